@@ -1,0 +1,25 @@
+"""The error that a user of metanet is meant to read, and name suggestions for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetanetError(Exception):
+    """Bad input, said in one line: what is wrong, where, and what to do.
+
+    The command line prints the message alone (no traceback) and exits with status 1.
+    """
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Returns ``' Did you mean "x"?'`` for the known name nearest to ``name``.
+
+    Where nothing is near, the known names are listed instead.
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    if near:
+        return f' Did you mean "{near[0]}"?'
+    return f" Known: {', '.join(options)}." if options else ""

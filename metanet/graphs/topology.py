@@ -1,0 +1,124 @@
+"""The static half of a parameter graph: typed node sets, edge sets and joins.
+
+A `Topology` is hashable and free of arrays. It is computed once per architecture from
+its `Symmetry`; the parameters of every network of that architecture are then *viewed*
+as the graph's dense blocks (see build.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class NodeSet:
+    """Nodes of one site of the network (a layer's units).
+
+    Attributes:
+        name: Readable and unique ("input", "layers/0", "output").
+        units: Sizes of the unit indices, major first; nodes are their joint index.
+        kind: "input", "hidden", "output", "state", "latent" (atoms of no site: LoRA rank).
+        depth: Longest path from the inputs.
+        identified: Nodes are individually distinguishable (inputs, outputs, anything
+            pinned): models give each its own embedding.
+        symmetry: What may act on the nodes beside permutations: "none", "sign", "phase",
+            "positive", "nonzero".
+        activation: Chain of nonlinearities through which all readers read the set, or ().
+    """
+
+    name: str
+    units: tuple[int, ...]
+    kind: str
+    depth: int
+    identified: bool
+    symmetry: str = "none"
+    activation: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return math.prod(self.units)
+
+
+@dataclass(frozen=True)
+class EdgeSet:
+    """One use of a parameter array as a dense block ``[both, source, target, mult]``.
+
+    Attributes:
+        name: Parameter path, with a suffix where a leaf has several tiles or uses.
+        leaf: Index of the leaf in the flattened parameters.
+        bounds: ``(start, stop)`` per axis of the leaf.
+        split: Sizes into which the sliced leaf is reshaped, one per atom.
+        order: Transposition of the split axes into (both..., source..., target...,
+            mult...).
+        shape: ``(both, sources, targets, multiplicity)``.
+        source: Index of the node set read; None: a bias node (the block has 1 source).
+        target: Index of the node set written.
+        kind: "weight", "conv", "bias", "scale", "embedding", ...
+        depth: Depth of the target.
+        chain: Nonlinearities applied to the source before it is read.
+        positions: Coordinates in [-1, 1] of each parallel edge (kernel or spatial
+            position), ``multiplicity`` tuples; empty tuples where it has none.
+        stride: Strides of a convolution, () elsewhere.
+        primary: The use that holds the parameter in `to_params`; later uses of the same
+            tile (tied weights) are copies.
+    """
+
+    name: str
+    leaf: int
+    bounds: tuple[tuple[int, int], ...]
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, int, int, int]
+    source: int | None
+    target: int
+    kind: str
+    depth: int
+    chain: tuple[str, ...] = ()
+    positions: tuple[tuple[float, ...], ...] = ((),)
+    stride: tuple[int, ...] = ()
+    primary: bool = True
+
+
+@dataclass(frozen=True)
+class JoinSet:
+    """Parameter-free edges: one exactly where the joined unit indices agree.
+
+    Attributes:
+        source, target: Node set indices.
+        kind: "residual", "gate", "pairing", "recurrence", ...
+        chain: Nonlinearities applied to the source before it is read.
+        join: Pairs (source unit place, target unit place).
+    """
+
+    source: int
+    target: int
+    kind: str
+    chain: tuple[str, ...]
+    join: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Typed parameter graph of one architecture, without the parameters.
+
+    Attributes:
+        nodes, edges, joins: The sets; indices into them are used throughout.
+        leaves: (path, shape) of each parameter leaf in flattening order.
+    """
+
+    nodes: tuple[NodeSet, ...]
+    edges: tuple[EdgeSet, ...]
+    joins: tuple[JoinSet, ...]
+    leaves: tuple[tuple[str, tuple[int, ...]], ...] = field(repr=False, default=())
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes over all sets."""
+        return sum(n.size for n in self.nodes)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters held by the primary edge sets."""
+        return sum(math.prod(e.shape) for e in self.edges if e.primary)

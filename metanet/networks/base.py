@@ -1,0 +1,95 @@
+"""What a network is to every later stage: a pure function, parameters, example inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Params = Any
+
+
+class Network(NamedTuple):
+    """A network as a function of its parameters.
+
+    Attributes:
+        apply_fn: ``apply_fn(params, *inputs) -> output``; pure.
+        params: Pytree of arrays (nested dicts with string or integer keys).
+        inputs: Example inputs, used for tracing.
+    """
+
+    apply_fn: Callable[..., Any]
+    params: Params
+    inputs: tuple[Any, ...]
+
+
+def functionalize(module: nnx.Module, *inputs: Any) -> Network:
+    """Splits an NNX module into a pure function and a nested dict of parameters.
+
+    Every array variable (also batch statistics) becomes a leaf; random number streams
+    stay inside the function.
+    """
+    graphdef, params, rest = nnx.split(
+        module, nnx.filterlib.Any(nnx.Param, nnx.BatchStat), ...
+    )
+
+    def apply_fn(pure: Mapping[str, Any], *args: Any) -> Any:
+        state = jax.tree.map(lambda x: x, params)
+        nnx.replace_by_pure_dict(state, pure)
+        return nnx.merge(graphdef, state, rest)(*args)
+
+    return Network(apply_fn, nnx.to_pure_dict(params), inputs)
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """Paths and shapes of a parameter pytree, and its layout as one flat vector.
+
+    The vector is the concatenation of the raveled leaves in flattening order.
+    """
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    treedef: Any
+
+    @classmethod
+    def of(cls, params: Params) -> ParamSpec:
+        """Reads the spec of a pytree of arrays (or of shape structs)."""
+        flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+        paths = tuple(
+            jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat
+        )
+        return cls(paths, tuple(tuple(x.shape) for _, x in flat), treedef)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values per leaf."""
+        return tuple(math.prod(s) for s in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Length of the flat vector."""
+        return sum(self.sizes)
+
+    def flatten(self, params: Params) -> jax.Array:
+        """Pytree with leaves ``[..., *shape]`` to vector ``[..., size]``."""
+        leaves = self.treedef.flatten_up_to(params)
+        flat = [
+            jnp.reshape(x, (*jnp.shape(x)[: jnp.ndim(x) - len(s)], math.prod(s)))
+            for x, s in zip(leaves, self.shapes, strict=True)
+        ]
+        return jnp.concatenate(flat, axis=-1)
+
+    def unflatten(self, vector: jax.Array) -> Params:
+        """Vector ``[..., size]`` to pytree with leaves ``[..., *shape]``; a view."""
+        leaves, start = [], 0
+        for shape, size in zip(self.shapes, self.sizes, strict=True):
+            part = vector[..., start : start + size]
+            leaves.append(part.reshape(*vector.shape[:-1], *shape))
+            start += size
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)

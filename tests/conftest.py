@@ -1,0 +1,21 @@
+"""Four virtual CPU devices, and strictness that catches silent broadcasting."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure() -> None:
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
