@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class NodeSet:
         symmetry: What may act on the nodes beside permutations: "none", "sign", "phase",
             "positive", "nonzero".
         activation: Chain of nonlinearities through which all readers read the set, or ().
+        site: The site of the symmetry whose activation the nodes carry (of several fused
+            sites the last); -1 for a latent set.
+        pinned: Per unit index: whether it cannot be permuted.
     """
 
     name: str
@@ -34,6 +38,8 @@ class NodeSet:
     identified: bool
     symmetry: str = "none"
     activation: tuple[str, ...] = ()
+    site: int = -1
+    pinned: tuple[bool, ...] = ()
 
     @property
     def size(self) -> int:
@@ -55,7 +61,8 @@ class EdgeSet:
         shape: ``(both, sources, targets, multiplicity)``.
         source: Index of the node set read; None: a bias node (the block has 1 source).
         target: Index of the node set written.
-        kind: "weight", "conv", "bias", "scale", "embedding", ...
+        kind: "weight", "conv", "bias", "scale", "embedding", ...; "unused" for a
+            parameter that no operation on activations reads.
         depth: Depth of the target.
         chain: Nonlinearities applied to the source before it is read.
         positions: Coordinates in [-1, 1] of each parallel edge (kernel or spatial
@@ -63,6 +70,10 @@ class EdgeSet:
         stride: Strides of a convolution, () elsewhere.
         primary: The use that holds the parameter in `to_params`; later uses of the same
             tile (tied weights) are copies.
+        units: Per axis of the transposed split: the place in the source's units that it
+            indexes, and in the target's; -1 for none.
+        join: Pairs (source unit place, target unit place) that agree without indexing
+            the parameter.
     """
 
     name: str
@@ -79,6 +90,8 @@ class EdgeSet:
     positions: tuple[tuple[float, ...], ...] = ((),)
     stride: tuple[int, ...] = ()
     primary: bool = True
+    units: tuple[tuple[int, int], ...] = ()
+    join: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,12 +119,22 @@ class Topology:
     Attributes:
         nodes, edges, joins: The sets; indices into them are used throughout.
         leaves: (path, shape) of each parameter leaf in flattening order.
+
+    The hash is kept after its first use: a topology is the static part of every graph,
+    so that each call of a compiled function hashes it.
     """
 
     nodes: tuple[NodeSet, ...]
     edges: tuple[EdgeSet, ...]
     joins: tuple[JoinSet, ...]
     leaves: tuple[tuple[str, tuple[int, ...]], ...] = field(repr=False, default=())
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.nodes, self.edges, self.joins, self.leaves))
 
     @property
     def num_nodes(self) -> int:

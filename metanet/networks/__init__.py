@@ -1,1 +1,41 @@
+"""Input networks that fill zoos, as pure functions of their parameters."""
 
+from metanet.networks.architecture import (
+    ARCHITECTURES,
+    Architecture,
+    build_module,
+    create,
+)
+from metanet.networks.base import Network, Params, ParamSpec, functionalize
+from metanet.networks.cnn import SmallCNN
+from metanet.networks.inr import (
+    FourierMLP,
+    Siren,
+    TanhINR,
+    coordinate_grid,
+    to_targets,
+    to_unit,
+)
+from metanet.networks.mlp import MLP
+from metanet.networks.sine import fast_sin, sine
+
+__all__ = [
+    "ARCHITECTURES",
+    "MLP",
+    "Architecture",
+    "FourierMLP",
+    "Network",
+    "ParamSpec",
+    "Params",
+    "Siren",
+    "SmallCNN",
+    "TanhINR",
+    "build_module",
+    "coordinate_grid",
+    "create",
+    "fast_sin",
+    "functionalize",
+    "sine",
+    "to_targets",
+    "to_unit",
+]

@@ -1,0 +1,89 @@
+"""The `metanet` command: one subcommand per task, each in a module of its own.
+
+Heavy imports (jax, flax, matplotlib) stay inside the functions that run a command, so
+that ``metanet --help`` and mistyped commands answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from metanet import __version__
+from metanet.cli import inspect, runs, train, zoo
+from metanet.cli.console import UsageError, quiet_libraries
+from metanet.errors import MetanetError
+
+__all__ = ["main"]
+
+_DESCRIPTION = """\
+Weight-space metanetworks: train networks that read the weights of other networks.
+
+  metanet train --config configs/classify_inr.py
+      fit a zoo of small networks, train a metanetwork on it, write a report
+  metanet predict runs/classify_inr model.pth
+      classify networks stored in files
+  metanet inspect siren:hidden=32,32
+      show the symmetries and the parameter graph of a network
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's argument parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="metanet",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="'metanet COMMAND --help' explains a command and its options.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"metanet {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for module in (train, runs, inspect, zoo):
+        module.add_commands(commands)
+    return parser
+
+
+def _say(message: str) -> None:
+    print(f"metanet: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status.
+
+    0: done. 1: bad input, told in one line on standard error. 2: wrong usage. 130:
+    interrupted. Anything unforeseen keeps its traceback.
+    """
+    parser = build_parser()
+    args, extra = parser.parse_known_args(argv)
+    if extra and args.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    quiet_libraries()
+    try:
+        if args.command == "train":
+            args.overrides = extra
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        _say(str(error))
+        return 2
+    except MetanetError as error:
+        _say(str(error))
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has left; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"{error.filename}: {error.strerror}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130

@@ -1,0 +1,185 @@
+"""``metanet train``: a config with overrides into a run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metanet.cli.console import UsageError, add_command, print_table
+from metanet.errors import MetanetError, suggest
+
+
+def add_commands(commands: Any) -> None:
+    """Adds ``train``."""
+    parser = add_command(
+        commands,
+        "train",
+        run_train,
+        "run or resume an experiment",
+        """
+        Runs the experiment that a config describes: fits or opens its zoo, trains a
+        metanetwork, evaluates the checkpoint that is best on validation, and writes
+        config.json, metrics.jsonl, checkpoints/, result.json and report.html into the
+        run's directory. An interrupted run continues where it stopped.
+
+        Every value of the config can be changed on the command line by its dotted name,
+        --config.SECTION.NAME=VALUE; what a config offers is said in its file.
+        """,
+        """
+        metanet train --config configs/classify_inr.py
+        metanet train --config configs/classify_inr.py:smoke --workdir /tmp/smoke
+        metanet train --config configs/classify_inr.py --config.model.dim=128
+        """,
+    )
+    parser.usage = (
+        "metanet train --config FILE[:ARG] [--config.NAME=VALUE ...] [--workdir DIR]"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        required=True,
+        help="config file, and the variant of it to take",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        type=Path,
+        help="directory of the run (default: runs/NAME-ARG after the config)",
+    )
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0; starts jax.distributed",
+    )
+    several.add_argument(
+        "--num-processes", metavar="N", type=int, help="number of processes"
+    )
+    several.add_argument(
+        "--process-id", metavar="I", type=int, help="number of this process, from 0"
+    )
+
+
+def default_workdir(config: str) -> Path:
+    """``configs/a.py:b`` to ``runs/a-b``."""
+    file, _, arg = config.partition(":")
+    arg = re.sub(r"[^\w.=-]+", "-", arg).strip("-")
+    return Path("runs") / (Path(file).stem + (f"-{arg}" if arg else ""))
+
+
+def _unknown_key(config: Any, option: str) -> str | None:
+    """Says which key of an override does not exist, if one does not."""
+    from ml_collections import ConfigDict
+
+    path = re.sub(r"^--?(no)?config\.", "", option.split("=", 1)[0]).split(".")
+    node: Any = config
+    for depth, key in enumerate(path):
+        if not isinstance(node, ConfigDict):
+            return f"{'.'.join(['config', *path[:depth]])} is a value, not a section"
+        if key not in node:
+            where = ".".join(["config", *path[:depth]])
+            return f"{where} has no key {key!r}.{suggest(key, node.keys())}"
+        node = node[key]
+    return None
+
+
+def _get_config(config: str) -> Any:
+    """Runs ``get_config`` of ``FILE[:ARG]``."""
+    name, colon, argument = config.partition(":")
+    file = Path(name)
+    if not file.is_file():
+        near = [str(p) for p in file.parent.glob("*.py")]
+        raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
+    spec = importlib.util.spec_from_file_location("metanet_config", file)
+    if spec is None or spec.loader is None:
+        raise MetanetError(f"{file}: a config is a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise MetanetError(f"{file}: defines no function get_config")
+    return module.get_config(*([argument] if colon else []))
+
+
+def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
+    """Loads a config file and applies ``--config.x.y=z`` overrides.
+
+    Args:
+        config: ``FILE`` or ``FILE:ARG``.
+        overrides: Command line arguments, each starting with ``--config.``, or the
+            value of the one before.
+
+    Returns:
+        The locked ConfigDict, and the overridden values by dotted name.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one) or a value of another
+            type.
+        MetanetError: the file does not exist or is no config.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    base = _get_config(config)
+    for option in overrides:
+        if re.match(r"--?(no)?config\.", option):
+            if problem := _unknown_key(base, option):
+                raise UsageError(problem)
+        elif option.startswith("-") and not re.match(r"-\.?\d", option):
+            raise UsageError(
+                f"unrecognized argument {option}; config values are set by "
+                "--config.NAME=VALUE"
+            )
+    values = flags.FlagValues()
+    argv = ["metanet", *overrides]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", base, lock_config=True, flag_values=values, sys_argv=argv
+        )
+        left = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(_last_line(error)) from error
+    if left:
+        raise UsageError(f"unrecognized arguments: {' '.join(left)}")
+    flag = values["config"]
+    return flag.value, dict(flag.override_values)
+
+
+def _last_line(error: Exception) -> str:
+    """The part of a flag library's message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _start_processes(args: argparse.Namespace) -> None:
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if all(value is None for value in given):
+        return
+    if any(value is None for value in given):
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id belong together"
+        )
+    import jax
+
+    jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Trains, evaluates, reports."""
+    config, overrides = load_config(args.config, args.overrides)
+    workdir = args.workdir or default_workdir(args.config)
+    _start_processes(args)
+    import jax
+
+    from metanet.report import summary_rows, write_report
+    from metanet.training import train
+
+    result = train(config, workdir, overrides)
+    if jax.process_index() == 0:
+        page = write_report(workdir)
+        print_table(str(workdir), ("", ""), summary_rows(result), right=[1])
+        print(f"report: {page}")
+    return 0

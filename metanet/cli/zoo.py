@@ -1,0 +1,127 @@
+"""``metanet zoo``: make and describe collections of trained networks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from metanet.cli.console import UsageError, add_command, print_table
+
+
+def add_commands(commands: Any) -> None:
+    """Adds ``zoo`` with its own subcommands."""
+    zoo = commands.add_parser(
+        "zoo",
+        help="make and describe collections of trained networks",
+        description="A zoo is a directory of Parquet shards, one row per network.",
+        allow_abbrev=False,
+    )
+    inner = zoo.add_subparsers(
+        title="commands", metavar="COMMAND", dest="zoo_command", required=True
+    )
+    info = add_command(
+        inner,
+        "info",
+        run_info,
+        "describe a zoo",
+        "Prints the architectures, splits, classes and quality of a zoo.",
+        "metanet zoo info zoos/digits",
+    )
+    info.add_argument("zoo", metavar="DIR", type=Path)
+    _add_fit(inner)
+
+
+def _add_fit(inner: Any) -> None:
+    fit = add_command(
+        inner,
+        "fit-inrs",
+        run_fit,
+        "fit one small network per image",
+        """
+        Fits an implicit neural representation (a network from pixel coordinates to
+        colours) to every image and stores the weights as a zoo. Repeating an
+        interrupted command continues it; the same seed gives the same files.
+        """,
+        """
+        metanet zoo fit-inrs --images digits --out zoos/digits
+        metanet zoo fit-inrs --images mnist --download --limit 12000 --out zoos/mnist
+        metanet zoo fit-inrs --images photos/ --hidden 64,64 --out zoos/photos
+        """,
+    )
+    fit.add_argument(
+        "--images",
+        metavar="NAME|DIR",
+        required=True,
+        help="digits, mnist, fashion_mnist, cifar10, or a directory of image files",
+    )
+    fit.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="directory of the zoo"
+    )
+    fit.add_argument("--limit", metavar="N", type=int, help="take the first N images")
+    fit.add_argument(
+        "--views", metavar="V", type=int, help="independent networks per image"
+    )
+    fit.add_argument("--seed", metavar="S", type=int, help="seed of initialisations")
+    fit.add_argument(
+        "--steps", metavar="N", type=int, help="optimiser steps per network"
+    )
+    fit.add_argument(
+        "--learning-rate", metavar="LR", type=float, help="step size of Adam"
+    )
+    fit.add_argument(
+        "--network", choices=("siren", "fourier", "tanh"), help="kind of network"
+    )
+    fit.add_argument(
+        "--hidden", metavar="W,W", type=_widths, help="widths of the hidden layers"
+    )
+    fit.add_argument("--w0", metavar="W0", type=float, help="frequency of a SIREN")
+    fit.add_argument(
+        "--convention",
+        choices=("dws", "nfn"),
+        help="dws: images in [0, 1], output + 0.5; nfn: images in [-1, 1], raw output",
+    )
+    fit.add_argument(
+        "--data-root", metavar="DIR", help="where image files are, or are to be put"
+    )
+    fit.add_argument(
+        "--download", action="store_true", help="fetch missing image files"
+    )
+
+
+def _widths(value: str) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(part) for part in value.split(",") if part)
+    except ValueError:
+        widths = ()
+    if not widths or min(widths) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r}: give widths such as 32,32")
+    return widths
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Prints what a zoo holds."""
+    from metanet.zoos import Zoo, describe
+
+    print_table(str(args.zoo), ("", ""), describe(Zoo.open(args.zoo)))
+    return 0
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fits INRs; only options that were given override the library's defaults."""
+    from metanet.zoos import FitConfig, Zoo, describe, fit_inrs
+
+    if args.network not in (None, "siren"):
+        for option in ("w0", "convention"):
+            if getattr(args, option) is not None:
+                raise UsageError(
+                    f"--{option} is of SIRENs, not of --network {args.network}"
+                )
+    fields = {
+        name: getattr(args, name)
+        for name in FitConfig.__dataclass_fields__
+        if getattr(args, name, None) is not None
+    }
+    fit_inrs(FitConfig(**fields), args.out)
+    print_table(str(args.out), ("", ""), describe(Zoo.open(args.out)))
+    return 0

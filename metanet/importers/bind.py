@@ -1,0 +1,198 @@
+"""Arrays of a file onto the parameters of a known architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from metanet.errors import MetanetError
+from metanet.networks.base import ParamSpec
+
+# Name of a parameter in a file -> names it can have here, best first. Only "weight" is
+# stored outputs first (PyTorch); "kernel" is stored inputs first everywhere.
+_ALIASES = {
+    "weight": ("kernel", "scale", "embedding", "weight"),
+    "kernel": ("kernel",),
+    "bias": ("bias",),
+    "scale": ("scale",),
+    "gamma": ("scale",),
+    "beta": ("bias",),
+    "embedding": ("embedding",),
+    "running_mean": ("mean",),
+    "running_var": ("var",),
+    "mean": ("mean",),
+    "var": ("var",),
+}
+
+
+# Path of a parameter here -> name of its array in the file.
+Pairs = dict[str, str]
+
+
+class Bound(NamedTuple):
+    """Weights of one network, bound to an architecture.
+
+    Attributes:
+        vector: Flat parameters ``[P]`` float32 in the order of the `ParamSpec`.
+        ignored: Names of arrays of the file that are not weights ("label").
+    """
+
+    vector: np.ndarray
+    ignored: tuple[str, ...]
+
+
+def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+    parts = re.findall(r"\d+|[^\d]+", name)
+    return tuple((0, int(p)) if p.isdigit() else (1, p) for p in parts)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Splits "net/0/linear/weight" into its module and the parameter's own name."""
+    module, _, own = name.replace(".", "/").removesuffix(":0").rpartition("/")
+    return module, own
+
+
+def _modules(names: list[str]) -> list[dict[str, str]]:
+    """Groups names by module, modules in natural order: ``{own name: full name}``."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        module, own = _split(name)
+        groups.setdefault(module, {})[own] = name
+    return [groups[m] for m in sorted(groups, key=_natural)]
+
+
+def _is_weight(name: str, array: np.ndarray) -> bool:
+    known = _split(name)[1] in _ALIASES
+    return known or (array.ndim > 0 and array.dtype.kind == "f")
+
+
+def _exact(names: list[str], spec: ParamSpec) -> Pairs | None:
+    """Pairs where the file uses this project's own paths."""
+    by_path = {n.replace(".", "/"): n for n in names}
+    if set(by_path) != set(spec.paths):
+        return None
+    return by_path
+
+
+def _layout(path: str, key: str, array: np.ndarray) -> tuple[int, ...] | None:
+    """Axis order that brings an array of the file into the layout of ``path``."""
+    stored_outputs_first = _split(key)[1] == "weight" and _split(path)[1] == "kernel"
+    if not stored_outputs_first or array.ndim < 2:
+        return None
+    return (*range(2, array.ndim), 1, 0)
+
+
+def _shape(array: np.ndarray, order: tuple[int, ...] | None) -> tuple[int, ...]:
+    return array.shape if order is None else tuple(array.shape[i] for i in order)
+
+
+def _pair_layer(there: dict[str, str], here: dict[str, str], file: str) -> Pairs:
+    """Pairs the parameters of one layer by name."""
+    left, pairs = dict(here), {}
+    for own, name in there.items():
+        match = next((a for a in _ALIASES.get(own, ()) if a in left), None)
+        if match is None:
+            raise MetanetError(
+                f"{file}: {name}: unexpected array; this layer takes "
+                f"{', '.join(sorted(here.values()))}"
+            )
+        pairs[left.pop(match)] = name
+    for path in left.values():
+        raise MetanetError(
+            f"{file}: no array for {path}; the layer has "
+            f"{', '.join(sorted(there.values()))}"
+        )
+    return pairs
+
+
+def _paired(
+    names: list[str], arrays: Mapping[str, np.ndarray], spec: ParamSpec, file: str
+) -> Pairs:
+    """Pairs layers in order, each with the first free one of its shapes.
+
+    Shapes matter because order alone can mislead: "head" sorts before "layers".
+    """
+    found, free = _modules(names), _modules(list(spec.paths))
+    shapes = dict(zip(spec.paths, spec.shapes, strict=True))
+
+    def fits(there: dict[str, str], here: dict[str, str]) -> bool:
+        try:
+            pairs = _pair_layer(there, here, file)
+        except MetanetError:
+            return False
+        return all(
+            _shape(arrays[name], _layout(path, name, arrays[name])) == shapes[path]
+            for path, name in pairs.items()
+        )
+
+    pairs: Pairs = {}
+    count = f"{len(found)} layers, this architecture has {len(free)}"
+    for there in found:
+        if not free:
+            name = next(iter(there.values()))
+            raise MetanetError(f"{file}: {name}: unexpected array; {count}")
+        # Where none fits, the next in order is what the message compares with.
+        here = next((h for h in free if fits(there, h)), free[0])
+        free.remove(here)
+        pairs |= _pair_layer(there, here, file)
+    if free:
+        path = next(iter(free[0].values()))
+        raise MetanetError(f"{file}: no array for {path}; {count}")
+    return pairs
+
+
+def _convert(
+    array: np.ndarray, shape: tuple[int, ...], order: tuple[int, ...] | None, field: str
+) -> np.ndarray:
+    """Checks one array, brings it into this project's layout and float32."""
+    if _shape(array, order) != shape:
+        wanted = shape
+        if order is not None and len(shape) > 1:
+            wanted = (shape[-1], shape[-2], *shape[:-2])
+        raise MetanetError(
+            f"{field}: shape {array.shape}, this architecture takes {wanted}"
+        )
+    if array.dtype.kind not in "fiub":
+        raise MetanetError(f"{field}: values of type {array.dtype} are not weights")
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        what = "NaN" if np.isnan(values).any() else "infinite values (in float32)"
+        raise MetanetError(f"{field}: holds {what}; the network cannot be used")
+    return values if order is None else values.transpose(order)
+
+
+def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
+    """Binds the arrays of a file to an architecture.
+
+    Arrays named by the architecture's own paths ("layers/0/kernel", "/" or ".") are
+    taken as they are. Otherwise layers of the same shapes are paired in natural order
+    of their names ("net.2" before "net.10") and parameters by name within a layer; an
+    array called ``weight`` is PyTorch's and has its outputs first, so that it is
+    transposed: ``(out, in)`` to ``(in, out)``, ``(out, in, h, w)`` to
+    ``(h, w, in, out)``. The name decides, never the shape, so that square matrices come
+    out right. Numbers without axes and integer arrays that are no parameters are left
+    out and reported.
+
+    Args:
+        arrays: Arrays by name, as `read_arrays` gives them.
+        spec: Paths and shapes of the architecture's parameters.
+        name: The file's name, for messages.
+
+    Raises:
+        MetanetError: an array is missing, unexpected, of another shape, or not finite.
+    """
+    names = [n for n, a in arrays.items() if _is_weight(n, a)]
+    ignored = tuple(n for n in arrays if n not in set(names))
+    exact = _exact(names, spec)
+    pairs = exact or _paired(names, arrays, spec, name)
+    leaves = []
+    for path, shape in zip(spec.paths, spec.shapes, strict=True):
+        key = pairs[path]
+        order = None if exact else _layout(path, key, arrays[key])
+        values = _convert(arrays[key], shape, order, f"{name}: {key}")
+        leaves.append(values.reshape(-1))
+    return Bound(np.concatenate(leaves), ignored)

@@ -1,0 +1,230 @@
+"""PyTorch state dicts, read without PyTorch and without executing what they contain.
+
+A file written by ``torch.save`` is a zip archive: ``NAME/data.pkl`` is a pickle in
+which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a storage that
+lies, as raw bytes, in ``NAME/data/KEY``. The pickle is run by an unpickler to which the
+few names that this takes are inert stand-ins and every other name is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metanet.errors import MetanetError
+
+# Typed storages: element type, and bfloat16 as its bits.
+_STORAGES = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "u2",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "b1",
+}
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_MAX_PICKLE = 64 << 20
+_MAX_ENTRIES = 100_000
+_MAX_DEPTH = 16
+
+
+class _Refused(Exception):
+    """The pickle asks for something that a state dict does not need."""
+
+
+class _OrderedDict(dict):
+    """Stand-in for collections.OrderedDict; drops PyTorch's ``_metadata`` attribute."""
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+class _StorageType(NamedTuple):
+    name: str
+
+
+class _Storage(NamedTuple):
+    values: np.ndarray
+
+
+class _Call(NamedTuple):
+    """A function that a pickle can call but, being a tuple, cannot alter."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """Bfloat16 values given as uint16 bit patterns to float32; exact."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, *_: Any
+) -> np.ndarray:
+    """A strided view of a storage, after checking that it stays inside."""
+    numbers = (offset, *size, *stride)
+    if not isinstance(storage, _Storage) or len(size) != len(stride):
+        raise ValueError("malformed tensor")
+    if not all(type(n) is int and 0 <= n < 1 << 40 for n in numbers):
+        raise ValueError("tensor with an invalid offset, shape or stride")
+    available = storage.values.size
+    count = math.prod(size)
+    if count:
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        # An expanded tensor (stride 0) could claim any size at no cost in the file.
+        if last >= available or count > available:
+            raise ValueError(
+                f"tensor of shape {tuple(size)} reaches outside its {available} values"
+            )
+    step = storage.values.itemsize
+    return np.lib.stride_tricks.as_strided(
+        storage.values[offset:] if count else storage.values[:0],
+        tuple(size),
+        tuple(s * step for s in stride),
+        writeable=False,
+    )
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Call(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Call(_rebuild_parameter),
+    **{("torch", name): _StorageType(name) for name in _STORAGES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler to which only `_GLOBALS` exist."""
+
+    def __init__(self, data: bytes, archive: zipfile.ZipFile, prefix: str):
+        super().__init__(io.BytesIO(data))
+        self._archive = archive
+        self._prefix = prefix
+        self._storages: dict[str, _Storage] = {}
+        order = prefix + "byteorder"
+        big = order in archive.namelist() and archive.read(order) == b"big"
+        self._byteorder = ">" if big else "<"
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        try:
+            return _GLOBALS[module_name, global_name]
+        except KeyError:
+            raise _Refused(f"{module_name}.{global_name}") from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, storage_type, key, _, count = pid
+        if kind != "storage" or not isinstance(storage_type, _StorageType):
+            raise ValueError("malformed storage")
+        if key not in self._storages:
+            dtype = np.dtype(_STORAGES[storage_type.name])
+            raw = self._archive.read(f"{self._prefix}data/{key}")
+            if len(raw) < count * dtype.itemsize:
+                raise ValueError(f"storage {key} is shorter than its {count} values")
+            values = np.frombuffer(raw, dtype.newbyteorder(self._byteorder), count)
+            values = values.astype(dtype, copy=False)
+            if storage_type.name == "BFloat16Storage":
+                values = widen_bfloat16(values)
+            self._storages[key] = _Storage(values)
+        return self._storages[key]
+
+
+def _check_pickle(data: bytes) -> None:
+    """Refuses pickles that would make the unpickler itself allocate without bound."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
+            raise ValueError("invalid memo index")
+
+
+def _flatten(tree: dict[Any, Any]) -> dict[str, np.ndarray]:
+    """Collects arrays and plain numbers of nested dicts under dotted names."""
+    out: dict[str, np.ndarray] = {}
+    visited = 0
+
+    def visit(branch: dict[Any, Any], prefix: str, depth: int) -> None:
+        # Shared or cyclic dicts are small in the file and endless when walked.
+        nonlocal visited
+        visited += len(branch)
+        if depth > _MAX_DEPTH or visited > _MAX_ENTRIES:
+            raise ValueError("nested too deeply or too many entries")
+        for key, value in branch.items():
+            if isinstance(value, dict):
+                visit(value, f"{prefix}{key}.", depth + 1)
+            elif isinstance(value, (np.ndarray, bool, int, float)):
+                out[f"{prefix}{key}"] = np.asarray(value)
+
+    visit(tree, "", 0)
+    return out
+
+
+def _load(path: Path, archive: zipfile.ZipFile) -> Any:
+    infos = archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+        raise ValueError("compressed entries, which PyTorch does not write")
+    names = [info.filename for info in infos]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise MetanetError(
+            f"{path}: a TorchScript program; save model.state_dict() instead"
+        )
+    pickles = [name for name in names if name.endswith("data.pkl")]
+    if len(pickles) != 1 or archive.getinfo(pickles[0]).file_size > _MAX_PICKLE:
+        raise ValueError("no data.pkl of a state dict")
+    data = archive.read(pickles[0])
+    _check_pickle(data)
+    return _Unpickler(data, archive, pickles[0].removesuffix("data.pkl")).load()
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """Reads a state dict, also one nested under a key such as "state_dict".
+
+    Returns:
+        Arrays by parameter name ("net.0.linear.weight"), in the order of the file.
+        Numbers outside tensors become arrays without axes; text and None are left out.
+
+    Raises:
+        MetanetError: not a file of ``torch.save``, damaged, or in need of classes other
+            than tensors (which are named, and never imported).
+    """
+    with path.open("rb") as stream:
+        start = stream.read(len(_LEGACY_MAGIC))
+    if start == _LEGACY_MAGIC:
+        raise MetanetError(
+            f"{path}: the PyTorch format of before version 1.6; load it in PyTorch and "
+            "save it again with torch.save"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tree = _load(path, archive)
+        if not isinstance(tree, dict):
+            raise ValueError(f"a {type(tree).__name__} where a state dict is expected")
+        wrapped = [tree[w] for w in _WRAPPERS if isinstance(tree.get(w), dict)]
+        return _flatten(wrapped[0] if wrapped else tree)
+    except MetanetError:
+        raise
+    except _Refused as refused:
+        raise MetanetError(
+            f"{path}: refused to load {refused}: only tensors in dicts are read; "
+            "save model.state_dict() alone"
+        ) from None
+    except Exception as error:
+        # A damaged pickle can fail in any way; none of them is worth a traceback.
+        raise MetanetError(f"{path}: not a readable PyTorch file ({error})") from None

@@ -1,0 +1,103 @@
+"""Probe features: the activations of every node at learned inputs.
+
+Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations
+of Neural Networks" (ICLR 2024), section 3.3; there for MLPs only. Here the input
+network's traced program is replayed, so any architecture can be probed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from metanet.errors import MetanetError
+from metanet.graphs.topology import Topology
+from metanet.graphs.view import ParameterGraph, to_params
+from metanet.models.layers import Linear
+
+
+class Probe(NamedTuple):
+    """How to run the input network.
+
+    Attributes:
+        activations: ``activations(params, inputs) -> tuple``, per site of the network
+            the activations ``[*units, k]`` at ``k`` inputs (None: not to be had).
+        params: Example parameters (their structure is what matters).
+        input_shape: Shape of one input, without the batch axis.
+        low, high: Range of the inputs.
+    """
+
+    activations: Callable[[Any, jax.Array], tuple[jax.Array | None, ...]]
+    params: Any
+    input_shape: tuple[int, ...]
+    low: float = -1.0
+    high: float = 1.0
+
+
+class ProbeFeatures(nnx.Module):
+    """Learned probe inputs, and a map from activations to node features.
+
+    Args:
+        count: Number of probe inputs.
+        dim: Width of the node features.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        topology: Topology,
+        probe: Probe | None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        if probe is None:
+            raise MetanetError(
+                "config.model.probes: this model has no access to the input network; "
+                "set probes to 0"
+            )
+        self.probe, self.topology = probe, topology
+        shape = (count, *probe.input_shape)
+        self.inputs = nnx.Param(
+            jax.random.uniform(
+                rngs.params(), shape, minval=probe.low, maxval=probe.high
+            )
+        )
+        width = {n.name: self._width(i, count) for i, n in enumerate(topology.nodes)}
+        self.maps = nnx.List(
+            [
+                Linear(width[n.name], dim, rngs=rngs) if width[n.name] else None
+                for n in topology.nodes
+            ]
+        )
+
+    def _width(self, index: int, count: int) -> int:
+        node = self.topology.nodes[index]
+        example = jax.eval_shape(
+            lambda p: self.probe.activations(
+                p, jnp.zeros((count, *self.probe.input_shape))
+            ),
+            self.probe.params,
+        )
+        value = None if node.kind == "input" else example[node.site]
+        return 0 if value is None else int(np.prod(value.shape)) // node.size
+
+    def __call__(self, graphs: ParameterGraph) -> list[jax.Array | None]:
+        """Per node set the features ``[B, N, dim]``, None where there are none."""
+        params = to_params(graphs, self.probe.params)
+        inputs = self.inputs[...]
+        values = jax.vmap(lambda p: self.probe.activations(p, inputs))(params)
+        out: list[jax.Array | None] = []
+        for node, linear in zip(self.topology.nodes, self.maps, strict=True):
+            if linear is None:
+                out.append(None)
+                continue
+            value = values[node.site]
+            flat = value.reshape(value.shape[0], node.size, -1)
+            out.append(linear(flat))
+        return out

@@ -1,0 +1,128 @@
+"""Architectures by name and options, as zoos and configs write them down."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metanet.errors import MetanetError, suggest
+from metanet.networks.base import Network, functionalize
+from metanet.networks.cnn import SmallCNN
+from metanet.networks.inr import FourierMLP, Siren, TanhINR
+from metanet.networks.mlp import MLP
+from metanet.registry import Registry
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network's name in `ARCHITECTURES` and its options; hashable.
+
+    Options that are left out keep the module's defaults.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, **options: Any) -> Architecture:
+        """Builds an architecture; lists become tuples, options are sorted."""
+        pairs = ((k, _frozen(v)) for k, v in sorted(options.items()))
+        return cls(name, tuple(pairs))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+        """Reads ``{"name": ..., "options": {...}}``.
+
+        Raises:
+            MetanetError: where the fields are not those.
+        """
+        if set(data) - {"name", "options"} or not isinstance(data.get("name"), str):
+            raise MetanetError(
+                f"architecture {dict(data)!r}: expected the fields name and options"
+            )
+        return cls.of(data["name"], **dict(data.get("options", {})))
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`."""
+        options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options}
+        return {"name": self.name, "options": options}
+
+    def option(self, key: str) -> Any:
+        """The value of an option, or the module's default."""
+        module, _ = ARCHITECTURES[self.name]
+        given = dict(self.options)
+        if key in given:
+            return given[key]
+        return inspect.signature(module.__init__).parameters[key].default
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _coordinates(arch: Architecture) -> tuple[jax.Array, ...]:
+    return (jnp.zeros((4, arch.option("in_dim"))),)
+
+
+def _images(arch: Architecture) -> tuple[jax.Array, ...]:
+    return (jnp.zeros((2, 28, 28, arch.option("channels"))),)
+
+
+Inputs = Callable[[Architecture], tuple[jax.Array, ...]]
+ARCHITECTURES: Registry[tuple[type[nnx.Module], Inputs]] = Registry("architecture")
+for _name, _module, _inputs in (
+    ("mlp", MLP, _coordinates),
+    ("siren", Siren, _coordinates),
+    ("fourier_mlp", FourierMLP, _coordinates),
+    ("tanh_inr", TanhINR, _coordinates),
+    ("small_cnn", SmallCNN, _images),
+):
+    ARCHITECTURES.register(_name)((_module, _inputs))
+
+
+def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module:
+    """The NNX module of an architecture.
+
+    Args:
+        arch: Name and options.
+        rngs: Initialisation.
+        **extra: Keyword-only arguments of the module that are not options (``sine``).
+
+    Raises:
+        MetanetError: for an unknown name or option, or an option of a wrong type.
+    """
+    module, _ = ARCHITECTURES[arch.name]
+    parameters = inspect.signature(module.__init__).parameters
+    known = {
+        n: p
+        for n, p in parameters.items()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and n != "self"
+    }
+    for key, value in arch.options:
+        if key not in known:
+            raise MetanetError(
+                f"architecture {arch.name}: unknown option {key!r}."
+                f"{suggest(key, known)}"
+            )
+        default = known[key].default
+        same = isinstance(value, type(default)) and isinstance(value, bool) == (
+            isinstance(default, bool)
+        )
+        if not same and not (isinstance(default, float) and isinstance(value, int)):
+            raise MetanetError(
+                f"architecture {arch.name}: option {key} must be like {default!r}, "
+                f"got {value!r}"
+            )
+    return module(**dict(arch.options), **extra, rngs=rngs)
+
+
+def create(arch: Architecture, key: jax.Array) -> Network:
+    """A freshly initialised network of an architecture, with example inputs."""
+    inputs = ARCHITECTURES[arch.name][1](arch)
+    return functionalize(build_module(arch, nnx.Rngs(key)), *inputs)

@@ -1,0 +1,156 @@
+"""Several runs side by side; runs that differ only in their seed count as one row."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metanet.report import figures, page
+from metanet.report.files import duration, flatten, number, read_json
+
+_MISSING = "-"
+# Where runs put their output says nothing about what they are.
+_NOT_SETTINGS = ("seed", "workdir")
+
+
+class Comparison(NamedTuple):
+    """A table of run groups.
+
+    Attributes:
+        header: Column titles.
+        rows: Cells as text, best test value first.
+        path: The HTML page.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    path: Path
+
+
+class _Group(NamedTuple):
+    name: str
+    settings: dict[str, Any]
+    results: tuple[dict[str, Any], ...]
+
+
+def _group(workdirs: Sequence[Path]) -> list[_Group]:
+    found: dict[str, tuple[dict[str, Any], list[Path], list[dict[str, Any]]]] = {}
+    for workdir in workdirs:
+        config = read_json(workdir, "config.json")
+        settings = flatten(config.get("config", config))
+        for key in _NOT_SETTINGS:
+            settings.pop(key, None)
+        result = read_json(workdir, "result.json")
+        key = json.dumps(settings, sort_keys=True, default=str)
+        _, paths, results = found.setdefault(key, (settings, [], []))
+        paths.append(workdir)
+        results.append(result)
+    groups = []
+    for settings, paths, results in found.values():
+        names = [p.resolve().name for p in paths]
+        stem = (
+            os.path.commonprefix(names).rstrip("-_. ") if len(names) > 1 else names[0]
+        )
+        groups.append(_Group(stem or names[0], settings, tuple(results)))
+    return groups
+
+
+def _values(group: _Group, split: str, metric: str) -> list[float]:
+    values = [(r.get(split) or {}).get(metric) for r in group.results]
+    return [float(v) for v in values if isinstance(v, (int, float))]
+
+
+def _mean_sd(values: Sequence[float]) -> str:
+    if not values:
+        return _MISSING
+    mean = number(statistics.fmean(values))
+    return f"{mean} ± {number(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def _mean(group: _Group, key: str) -> float | None:
+    values = [r[key] for r in group.results if isinstance(r.get(key), (int, float))]
+    return statistics.fmean(values) if values else None
+
+
+def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
+    names = {
+        (split, metric)
+        for group in groups
+        for result in group.results
+        for split in ("test", "validation")
+        for metric, value in (result.get(split) or {}).items()
+        if isinstance(value, (int, float))
+    }
+    return sorted(names, key=lambda n: (n[0] != "test", n[1] != "accuracy", n[1]))
+
+
+def compare(workdirs: Sequence[Path], out: Path | None = None) -> Comparison:
+    """Compares finished runs.
+
+    Args:
+        workdirs: Directories of runs.
+        out: The page to write; default: ``comparison.html`` in the directory that the
+            runs have in common.
+
+    Returns:
+        The table and the page's path. Metrics are the mean over the runs of a group,
+        with the sample standard deviation where there are several.
+
+    Raises:
+        MetanetError: a directory holds no finished run.
+    """
+    groups = _group(workdirs)
+    metrics = _metrics(groups)
+    if metrics:
+        lowest = metrics[0][1] == "loss"
+
+        def rank(group: _Group) -> float:
+            values = _values(group, *metrics[0])
+            mean = statistics.fmean(values) if values else float("-inf")
+            return mean if lowest else -mean
+
+        groups.sort(key=rank)
+    keys = sorted({k for g in groups for k in g.settings})
+    differing = [
+        k for k in keys if len({str(g.settings.get(k, _MISSING)) for g in groups}) > 1
+    ]
+    header = ("run", "seeds", *differing, *(f"{s} {m}" for s, m in metrics))
+    header += ("parameters", "networks/s", "time")
+    rows = []
+    for g in groups:
+        parameters, speed, wall = (
+            _mean(g, k) for k in ("parameters", "networks_per_second", "wall_seconds")
+        )
+        rows.append(
+            (
+                g.name,
+                str(len(g.results)),
+                *(str(g.settings.get(k, _MISSING)) for k in differing),
+                *(_mean_sd(_values(g, s, m)) for s, m in metrics),
+                _MISSING if parameters is None else number(round(parameters)),
+                _MISSING if speed is None else number(speed),
+                _MISSING if wall is None else duration(wall),
+            )
+        )
+    if out is None:
+        parents = [str(w.resolve().parent) for w in workdirs]
+        out = Path(os.path.commonpath(parents)) / "comparison.html"
+    parts = [page.section("Runs", page.table(header, rows))]
+    if metrics:
+        split, metric = metrics[0]
+        values = [_values(g, split, metric) for g in groups]
+        drawn = [(g, v) for g, v in zip(groups, values, strict=True) if v]
+        chart = figures.bars(
+            [g.name for g, _ in drawn],
+            [statistics.fmean(v) for _, v in drawn],
+            [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in drawn],
+        )
+        note = "Mean over seeds; bars show the sample standard deviation."
+        parts.insert(0, page.section(f"{split} {metric}", chart, note=note))
+    title = f"{len(workdirs)} runs compared"
+    names = ", ".join(w.resolve().name for w in workdirs)
+    return Comparison(header, tuple(rows), page.write_page(out, title, names, parts))

@@ -1,0 +1,110 @@
+"""Plots as inline SVG that takes the page's colours, and images as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+from matplotlib.figure import Figure
+
+from metanet.report.page import Markup
+
+# Drawn for text and axes, then replaced by the colour of the text around the figure.
+_INK = "#010203"
+_COLOURS = ("#2f6fde", "#e07b39", "#2e8b57", "#a855c7", "#d13c3c", "#0f9fb3")
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=_COLOURS),
+    "legend.frameon": False,
+}
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def _to_svg(figure: Figure, salt: str) -> Markup:
+    """Renders to an ``<svg>`` element; ``salt`` keeps ids of one page apart."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return Markup(svg.replace(_INK, "currentColor"))
+
+
+def curves(panels: Mapping[str, Mapping[str, Curve]]) -> Markup:
+    """Line plots side by side.
+
+    Args:
+        panels: Per panel title its lines: name to ``(steps, values)``.
+    """
+    with matplotlib.rc_context(_STYLE):
+        count = len(panels)
+        figure = Figure(figsize=(5.0 * count, 3.2), layout="constrained")
+        axes = figure.subplots(1, count, squeeze=False)[0]
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for name, (steps, values) in lines.items():
+                few = len(steps) <= 30
+                axis.plot(
+                    steps, values, label=name, lw=1.6, marker="o" if few else None, ms=3
+                )
+            positive = [v for _, values in lines.values() for v in values if v > 0]
+            if "loss" in title and positive and max(positive) > 20 * min(positive):
+                axis.set_yscale("log")
+            axis.set_title(title, loc="left", fontsize=11)
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.15, color=_INK)
+            axis.legend()
+        return _to_svg(figure, "curves")
+
+
+def bars(
+    names: Sequence[str], means: Sequence[float], spreads: Sequence[float]
+) -> Markup:
+    """Horizontal bars with spreads, one per run group, first on top."""
+    with matplotlib.rc_context(_STYLE):
+        height = 0.9 + 0.42 * len(names)
+        figure = Figure(figsize=(8.0, height), layout="constrained")
+        axis = figure.subplots()
+        places = np.arange(len(names))[::-1]
+        axis.barh(
+            places, means, xerr=spreads, height=0.6, color=_COLOURS[0], ecolor=_INK
+        )
+        axis.set_yticks(places, [n.replace("$", r"\$") for n in names])
+        for place, mean, spread in zip(places, means, spreads, strict=True):
+            axis.annotate(
+                f"{mean:.3f}",
+                (mean + spread, float(place)),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axis.margins(x=0.12)
+        return _to_svg(figure, "bars")
+
+
+def png(values: np.ndarray) -> bytes:
+    """An image ``[H, W]`` or ``[H, W, 1 or 3]`` in [0, 1] (float) or uint8 as PNG."""
+    if values.dtype != np.uint8:
+        clipped = np.clip(np.nan_to_num(values, nan=0.0), 0.0, 1.0)
+        values = np.rint(clipped * 255).astype(np.uint8)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim == 2:
+        values = np.repeat(values[:, :, None], 3, axis=2)
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, values, format="png")
+    return buffer.getvalue()
