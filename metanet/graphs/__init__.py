@@ -1,1 +1,24 @@
+"""Parameter graphs: a network's parameters as typed node sets and dense edge blocks."""
 
+from metanet.graphs.batch import EdgeGroup, GraphBatch, edge_groups, node_parameters
+from metanet.graphs.build import build_topology
+from metanet.graphs.draw import draw
+from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
+from metanet.graphs.view import ParameterGraph, stack, to_graph, to_params
+
+__all__ = [
+    "EdgeGroup",
+    "EdgeSet",
+    "GraphBatch",
+    "JoinSet",
+    "NodeSet",
+    "ParameterGraph",
+    "Topology",
+    "build_topology",
+    "draw",
+    "edge_groups",
+    "node_parameters",
+    "stack",
+    "to_graph",
+    "to_params",
+]

@@ -68,9 +68,11 @@ class _Builder:
         self.depth = depth
         self.index = {site: i for i, site in enumerate(self.fused.sites)}
         self.latent: dict[tuple[int, ...], NodeSet] = {}
+        self.joins: list[JoinSet] = []
         self.seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
         self.edges = [
-            self.edge(use, d) for use, d in zip(self.fused.uses, use_depths, strict=True)
+            self.edge(use, d)
+            for use, d in zip(self.fused.uses, use_depths, strict=True)
         ]
         self.edges += [
             self.unused(t) for k, t in self.tiles.items() if not self.seen[k]
@@ -81,17 +83,18 @@ class _Builder:
             JoinSet(self.index[j.source], self.index[j.target], j.kind, j.chain, j.join)
             for j in self.fused.joins
         )
+        joins += tuple(dict.fromkeys(self.joins))
         nodes = (*self.nodes(), *self.latent.values())
         names = _unique(n.name for n in nodes)
         nodes = tuple(replace(n, name=s) for n, s in zip(nodes, names, strict=True))
         edges = tuple(
             replace(e, name=s)
-            for e, s in zip(self.edges, _unique(e.name for e in self.edges), strict=True)
+            for e, s in zip(
+                self.edges, _unique(e.name for e in self.edges), strict=True
+            )
         )
         leaves = tuple((leaf.path, leaf.shape) for leaf in self.symmetry.leaves)
         return Topology(nodes, edges, joins, leaves)
-
-    # ---- node sets ---------------------------------------------------------------------
 
     def nodes(self) -> Iterable[NodeSet]:
         chains = defaultdict(set)
@@ -121,12 +124,16 @@ class _Builder:
         if site.kind != "hidden":
             return site.kind
         uses = [u for u in self.fused.uses if u.target == index]
-        uses.sort(key=lambda u: u.source is None)
         if uses:
+            uses.sort(key=lambda u: (u.source is None, -self.size(u)))
             path = self.symmetry.leaves[uses[0].leaf].path
             return path.rpartition("/")[0] or path
         kinds = [j.kind for j in self.fused.joins if j.target == index]
         return kinds[0] if kinds else "hidden"
+
+    def size(self, use: Use) -> int:
+        atoms = self.tiles[use.leaf, use.segments].atoms
+        return math.prod(self.atoms[a].size for a in atoms)
 
     def families(self) -> dict[int, set[str]]:
         """Per site, the kinds of the factors that may multiply its activations.
@@ -149,26 +156,31 @@ class _Builder:
         return acting
 
     def latent_set(self, atoms: tuple[int, ...], depth: int) -> int:
-        """Index of the node set of atoms that are units of no site."""
-        key = tuple(sorted(atoms))
-        if key not in self.latent:
-            self.latent[key] = NodeSet(
-                name="latent" if key else "unused",
-                units=tuple(self.atoms[a].size for a in key),
+        """Index of a node set that stands for no site: the joint index of atoms."""
+        if atoms not in self.latent:
+            self.latent[atoms] = NodeSet(
+                name="latent" if atoms else "unused",
+                units=tuple(self.atoms[a].size for a in atoms),
                 kind="latent",
                 depth=depth,
                 identified=False,
-                pinned=(False,) * len(key),
+                pinned=tuple(self.atoms[a].pinned is not None for a in atoms),
             )
-        return len(self.index) + list(self.latent).index(key)
-
-    # ---- edge sets ---------------------------------------------------------------------
+        return len(self.index) + list(self.latent).index(atoms)
 
     def edge(self, use: Use, depth: int) -> EdgeSet:
         tile = self.tiles[use.leaf, use.segments]
         ends = [_places(roles) for roles in use.roles]
-        source = None if use.source is None else self.index[use.source]
-        target, join = self.index[use.target], use.join
+        source, target, join = use.source, self.index[use.target], use.join
+        if source is not None:
+            # Read alike by all nodes of the source (a gain of weight normalisation): a
+            # parameter of the target alone.
+            alike = (
+                self.fused.sites[source].units
+                and not join
+                and all(s < 0 for s, _ in ends)
+            )
+            source = None if alike else self.index[source]
         free = [
             i
             for i, (a, end) in enumerate(zip(tile.atoms, ends, strict=True))
@@ -181,7 +193,10 @@ class _Builder:
             writes = any(t >= 0 for _, t in ends)
             first = free[: len(free) if writes else 0 if reads else len(free) // 2]
             second = free[len(first) :]
-            if first and not reads:
+            if reads and writes:
+                target = self.between(tile, free, ends, use, depth)
+                join = tuple((i, k + len(free)) for i, k in join)
+            elif first:
                 source, join = self.at_latent(tile, first, 0, ends, depth), ()
             if second and not writes:
                 target, join = self.at_latent(tile, second, 1, ends, depth), ()
@@ -200,7 +215,38 @@ class _Builder:
         for i in where:
             place = sorted(atoms).index(tile.atoms[i])
             ends[i] = (place, -1) if end == 0 else (-1, place)
-        return self.latent_set(atoms, depth)
+        return self.latent_set(tuple(sorted(atoms)), depth)
+
+    def between(
+        self,
+        tile: Tile,
+        where: list[int],
+        ends: list[tuple[int, int]],
+        use: Use,
+        depth: int,
+    ) -> int:
+        """Puts a set between the ends of a parameter that also has a third index.
+
+        Its nodes are the joint index of the tile positions ``where`` and the target's
+        units (an index of a generated weight); joins tie them to both.
+        """
+        third = tuple(tile.atoms[i] for i in where)
+        units = self.fused.sites[use.target].units
+        between = self.latent_set((*third, *units), depth)
+        for i, (s, t) in enumerate(ends):
+            if i in where:
+                ends[i] = (-1, where.index(i))
+            elif t >= 0:
+                ends[i] = (s, t + len(third))
+        own = self.latent_set(tuple(sorted(third)), depth)
+        member = tuple((sorted(third).index(a), k) for k, a in enumerate(third))
+        along = tuple((k + len(third), k) for k in range(len(units)))
+        target = self.index[use.target]
+        self.joins += [
+            JoinSet(own, between, "latent", (), member),
+            JoinSet(between, target, "latent", (), along),
+        ]
+        return between
 
     def unused(self, tile: Tile) -> EdgeSet:
         """The edge set of a tile that no use reads: it must still be stored."""
@@ -224,7 +270,9 @@ class _Builder:
     ) -> EdgeSet:
         kinds: list[list[int]] = [[], [], [], []]
         for i, (s, t) in enumerate(ends):
-            kinds[0 if s >= 0 and t >= 0 else 1 if s >= 0 else 2 if t >= 0 else 3] += [i]
+            kinds[0 if s >= 0 and t >= 0 else 1 if s >= 0 else 2 if t >= 0 else 3] += [
+                i
+            ]
         for group in kinds[:3]:
             group.sort(key=lambda i: (ends[i][1], ends[i][0]))
         order = tuple(itertools.chain(*kinds))
@@ -269,14 +317,22 @@ def _grid(sizes: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
 
 
 def _depths(fused: Fused) -> dict[int, int]:
-    """Longest path from a site without sources; edges back in the program are cut."""
-    sources = defaultdict(set)
+    """Longest path from the inputs; edges back in the program are cut.
+
+    A site that no input reaches (a token) stands just before its first reader.
+    """
+    sources, readers = defaultdict(set), defaultdict(set)
     for edge in (*fused.uses, *fused.joins):
         if edge.source is not None and edge.source < edge.target:
             sources[edge.target].add(edge.source)
+            readers[edge.source].add(edge.target)
     depth: dict[int, int] = {}
     for site in fused.sites:
         depth[site] = max((depth[s] + 1 for s in sources[site]), default=0)
+    for site in reversed(fused.sites):
+        if not sources[site] and fused.sites[site].kind != "input":
+            first = min((depth[r] for r in readers[site]), default=1)
+            depth[site] = max(first - 1, 0)
     return depth
 
 

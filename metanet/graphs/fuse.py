@@ -1,9 +1,9 @@
 """Which sites of a symmetry become one node set.
 
 Discovery makes a site at every parametrised or combining operation. Fusing a site with
-its only reader gives the graph of Graph Metanetworks (Lim et al., 2023: convolution, bias
-and norm are one layer of nodes); identifying everything that moves together gives the
-quotient of Universal Neural Functionals (Zhou et al., 2024).
+its only reader gives the graph of Graph Metanetworks (Lim et al., 2023: convolution,
+bias and norm are one layer of nodes); identifying everything that moves together gives
+the quotient of Universal Neural Functionals (Zhou et al., 2024).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-from metanet.symmetry.structure import Join, Role, Site, Use, Atom
+from metanet.symmetry.structure import Atom, Join, Role, Site, Use
 
 IDENTITY = ("bias", "scale", "residual")
 _RICH = ("scale", "gate", "residual")

@@ -19,15 +19,17 @@ class NodeSet:
     Attributes:
         name: Readable and unique ("input", "layers/0", "output").
         units: Sizes of the unit indices, major first; nodes are their joint index.
-        kind: "input", "hidden", "output", "state", "latent" (atoms of no site: LoRA rank).
+        kind: "input", "hidden", "output", "state" (a scan's carry), "latent" (atoms of
+            no site: the rank of a low-rank factor).
         depth: Longest path from the inputs.
         identified: Nodes are individually distinguishable (inputs, outputs, anything
             pinned): models give each its own embedding.
-        symmetry: What may act on the nodes beside permutations: "none", "sign", "phase",
-            "positive", "nonzero".
-        activation: Chain of nonlinearities through which all readers read the set, or ().
-        site: The site of the symmetry whose activation the nodes carry (of several fused
-            sites the last); -1 for a latent set.
+        symmetry: What may act on the nodes beside permutations: "none", "sign",
+            "phase", "positive", "nonzero".
+        activation: Chain of nonlinearities through which all readers read the set, or
+            ().
+        site: The site of the symmetry whose activation the nodes carry (of several
+            fused sites the last); -1 for a latent set.
         pinned: Per unit index: whether it cannot be permuted.
     """
 

@@ -6,7 +6,6 @@ nothing and move every bit unchanged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -56,8 +55,8 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
 
     Args:
         topology: Topology of the network.
-        params: The parameter pytree; leaves ``[..., *shape]`` may carry the same leading
-            axes (one per batch dimension).
+        params: The parameter pytree; leaves ``[..., *shape]`` may all carry the same
+            leading axes (one per batch dimension).
         *more: Further pytrees of the same structure (gradients, momenta): one more
             feature each.
 
@@ -66,7 +65,9 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
     """
     values = [_leaves(topology, p) for p in (params, *more)]
     edges = tuple(
-        jnp.stack([_block(e, topology.leaves[e.leaf][1], v[e.leaf]) for v in values], -1)
+        jnp.stack(
+            [_block(e, topology.leaves[e.leaf][1], v[e.leaf]) for v in values], -1
+        )
         for e in topology.edges
     )
     return ParameterGraph(edges, (None,) * len(topology.nodes), topology)
@@ -148,8 +149,8 @@ def _block(edge: EdgeSet, shape: tuple[int, ...], leaf: jax.Array) -> jax.Array:
     if edge.bounds != tuple((0, n) for n in shape):
         leaf = leaf[(..., *(slice(*bound) for bound in edge.bounds))]
     order = (*range(len(batch)), *(len(batch) + i for i in edge.order))
-    return leaf.reshape(*batch, *edge.split).transpose(order).reshape(
-        *batch, *edge.shape
+    return (
+        leaf.reshape(*batch, *edge.split).transpose(order).reshape(*batch, *edge.shape)
     )
 
 

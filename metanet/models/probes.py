@@ -7,18 +7,19 @@ network's traced program is replayed, so any architecture can be probed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs.topology import Topology
+from metanet.graphs.topology import NodeSet, Topology
 from metanet.graphs.view import ParameterGraph, to_params
 from metanet.models.layers import Linear
+from metanet.networks import ParamSpec
 
 
 class Probe(NamedTuple):
@@ -27,13 +28,13 @@ class Probe(NamedTuple):
     Attributes:
         activations: ``activations(params, inputs) -> tuple``, per site of the network
             the activations ``[*units, k]`` at ``k`` inputs (None: not to be had).
-        params: Example parameters (their structure is what matters).
+        spec: Structure and shapes of the parameters.
         input_shape: Shape of one input, without the batch axis.
         low, high: Range of the inputs.
     """
 
     activations: Callable[[Any, jax.Array], tuple[jax.Array | None, ...]]
-    params: Any
+    spec: ParamSpec
     input_shape: tuple[int, ...]
     low: float = -1.0
     high: float = 1.0
@@ -61,37 +62,33 @@ class ProbeFeatures(nnx.Module):
                 "config.model.probes: this model has no access to the input network; "
                 "set probes to 0"
             )
-        self.probe, self.topology = probe, topology
+        self.activations, self.spec, self.topology = (
+            probe.activations,
+            probe.spec,
+            topology,
+        )
         shape = (count, *probe.input_shape)
         self.inputs = nnx.Param(
             jax.random.uniform(
                 rngs.params(), shape, minval=probe.low, maxval=probe.high
             )
         )
-        width = {n.name: self._width(i, count) for i, n in enumerate(topology.nodes)}
+        example = jax.eval_shape(
+            lambda v: self.activations(self.spec.unflatten(v), jnp.zeros(shape)),
+            jax.ShapeDtypeStruct((self.spec.size,), jnp.float32),
+        )
         self.maps = nnx.List(
             [
-                Linear(width[n.name], dim, rngs=rngs) if width[n.name] else None
-                for n in topology.nodes
+                Linear(width, dim, rngs=rngs) if width else None
+                for width in (_width(n, example) for n in topology.nodes)
             ]
         )
 
-    def _width(self, index: int, count: int) -> int:
-        node = self.topology.nodes[index]
-        example = jax.eval_shape(
-            lambda p: self.probe.activations(
-                p, jnp.zeros((count, *self.probe.input_shape))
-            ),
-            self.probe.params,
-        )
-        value = None if node.kind == "input" else example[node.site]
-        return 0 if value is None else int(np.prod(value.shape)) // node.size
-
     def __call__(self, graphs: ParameterGraph) -> list[jax.Array | None]:
         """Per node set the features ``[B, N, dim]``, None where there are none."""
-        params = to_params(graphs, self.probe.params)
+        params = to_params(graphs, self.spec.treedef)
         inputs = self.inputs[...]
-        values = jax.vmap(lambda p: self.probe.activations(p, inputs))(params)
+        values = jax.vmap(lambda p: self.activations(p, inputs))(params)
         out: list[jax.Array | None] = []
         for node, linear in zip(self.topology.nodes, self.maps, strict=True):
             if linear is None:
@@ -101,3 +98,10 @@ class ProbeFeatures(nnx.Module):
             flat = value.reshape(value.shape[0], node.size, -1)
             out.append(linear(flat))
         return out
+
+
+def _width(node: NodeSet, activations: tuple[Any, ...]) -> int:
+    """Activations per node; 0 for inputs and where they cannot be had."""
+    held = node.kind != "input" and 0 <= node.site < len(activations)
+    value = activations[node.site] if held else None
+    return 0 if value is None else math.prod(value.shape) // node.size

@@ -13,6 +13,7 @@ from metanet.networks.inr import (
     Siren,
     TanhINR,
     coordinate_grid,
+    siren_on_grid,
     to_targets,
     to_unit,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "fast_sin",
     "functionalize",
     "sine",
+    "siren_on_grid",
     "to_targets",
     "to_unit",
 ]

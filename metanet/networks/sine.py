@@ -9,18 +9,33 @@ import numpy as np
 # pi split in two float32 parts (Cody and Waite): x - k * pi stays accurate for large k.
 _PI_HIGH = np.float32(3.140625)
 _PI_LOW = np.float32(np.pi - 3.140625)
-_INVERSE_PI = np.float32(1.0 / np.pi)
+_INVERSE_PI = np.float32(1 / np.pi)
+# Minimax on |r| <= 1/2 for sin(pi r), error 6e-7, and cos(pi r), error 7e-6.
+_SINE = (3.14158216, -5.16714861, 2.541954, -0.55476973)
+_COSINE = (0.99999331, -4.93393914, 4.0412973, -1.22216298)
 
 
-def _sine_cosine(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both functions by range reduction to [-pi/2, pi/2] and minimax polynomials."""
-    k = jnp.round(x * _INVERSE_PI)
-    r = (x - k * _PI_HIGH) - k * _PI_LOW
-    sign = 1.0 - 2.0 * jnp.abs(k - 2.0 * jnp.floor(0.5 * k))
+def sine_cosine_pi(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``sin(pi u)`` and ``cos(pi u)`` for float32 ``u``, absolute error below 7e-6.
+
+    Counting in half turns makes the range reduction exact and nearly free.
+    """
+    k = jnp.round(u)
+    return _reduced(u - k, k)
+
+
+def _reduced(r: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The polynomials at ``r`` in [-1/2, 1/2] times ``(-1)**k``."""
+    sign = k.astype(jnp.int32) << 31
     q = r * r
-    s = r * (0.9999966 + q * (-0.16664824 + q * (0.00830629 - 0.00018363 * q)))
-    c = 1.0 + q * (-0.49999905 + q * (0.041663583 + q * (-0.0013853704 + q * 2.3154e-5)))
-    return sign * s, sign * c
+    s = r * (_SINE[0] + q * (_SINE[1] + q * (_SINE[2] + q * _SINE[3])))
+    c = _COSINE[0] + q * (_COSINE[1] + q * (_COSINE[2] + q * _COSINE[3]))
+    return _flip(s, sign), _flip(c, sign)
+
+
+def _flip(x: jax.Array, sign: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32) ^ sign
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 @jax.custom_jvp
@@ -29,7 +44,8 @@ def fast_sin(x: jax.Array) -> jax.Array:
     CPU, where XLA does not vectorise the library call.
 
     The absolute error is below 1e-5 for ``|x| < 1e3`` and grows with ``|x|`` beyond, as
-    the spacing of float32 does. Its derivative is the cosine from the same reduction.
+    the spacing of float32 does; the result always lies in [-1, 1]. Its derivative is
+    the cosine from the same reduction.
 
     Args:
         x: Angles in radians, any shape, float32.
@@ -37,20 +53,22 @@ def fast_sin(x: jax.Array) -> jax.Array:
     return _sine_cosine(x)[0]
 
 
+@jax.custom_jvp
+def _sine_cosine(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    k = jnp.round(x * _INVERSE_PI)
+    r = ((x - k * _PI_HIGH) - k * _PI_LOW) * _INVERSE_PI
+    return _reduced(jnp.clip(r, -0.5, 0.5), k)
+
+
 @fast_sin.defjvp
 def _fast_sin_jvp(primals, tangents):
-    s, c = _fast_sin_and_cos(primals[0])
+    s, c = _sine_cosine(primals[0])
     return s, c * tangents[0]
 
 
-@jax.custom_jvp
-def _fast_sin_and_cos(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _sine_cosine(x)
-
-
-@_fast_sin_and_cos.defjvp
-def _fast_sin_and_cos_jvp(primals, tangents):
-    s, c = _fast_sin_and_cos(primals[0])
+@_sine_cosine.defjvp
+def _sine_cosine_jvp(primals, tangents):
+    s, c = _sine_cosine(primals[0])
     return (s, c), (c * tangents[0], -s * tangents[0])
 
 

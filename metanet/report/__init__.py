@@ -1,6 +1,17 @@
 """Reports: one HTML page per run, and comparisons of runs."""
 
 from metanet.report.compare import Comparison, compare
+from metanet.report.describe import edge_rows, family_rows, group_rows, node_rows
 from metanet.report.files import summary_rows
+from metanet.report.run import write_report
 
-__all__ = ["Comparison", "compare", "summary_rows"]
+__all__ = [
+    "Comparison",
+    "compare",
+    "edge_rows",
+    "family_rows",
+    "group_rows",
+    "node_rows",
+    "summary_rows",
+    "write_report",
+]

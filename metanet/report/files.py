@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metanet.errors import MetanetError
+from metanet.training import read_metrics
 
 
 def read_json(workdir: Path, name: str) -> dict[str, Any]:
@@ -32,29 +33,16 @@ def read_json(workdir: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def read_metrics(workdir: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads ``metrics.jsonl``: per metric name its steps and values.
-
-    A resumed run may have logged steps twice, and a killed one may have left half a
-    line: the last value of a step counts, half a line is left out.
-    """
-    path = workdir / "metrics.jsonl"
-    series: dict[str, dict[int, float]] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                continue
-            for name, value in row.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    series.setdefault(name, {})[row["step"]] = float(value)
-    return {
-        name: (sorted(points), [points[s] for s in sorted(points)])
-        for name, points in series.items()
-    }
+def metric_series(workdir: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of every metric in ``metrics.jsonl``."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for row in read_metrics(workdir):
+        for name, value in row.items():
+            if name != "step" and isinstance(value, (int, float)):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(int(row["step"]))
+                values.append(float(value))
+    return series
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

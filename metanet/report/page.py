@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NewType
+
+from metanet.zoos import write_file
 
 Markup = NewType("Markup", str)
 
@@ -152,7 +153,7 @@ def folded(summary: str, content: str) -> Markup:
 
 
 def write_page(path: Path, title: str, subtitle: str, parts: Iterable[Markup]) -> Path:
-    """Writes the page under a temporary name and renames it into place."""
+    """Writes the page, whole or not at all."""
     content = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -160,10 +161,5 @@ def write_page(path: Path, title: str, subtitle: str, parts: Iterable[Markup]) -
         f'<h1>{text(title)}</h1><div class="sub">{text(subtitle)}</div>'
         f"{join(parts)}</main></body></html>\n"
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, content.encode("utf-8"))
     return path

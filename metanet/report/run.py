@@ -11,9 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metanet.errors import MetanetError
+from metanet.graphs import draw, to_graph
 from metanet.report import describe, figures, page
-from metanet.report.files import flatten, read_json, read_metrics, summary_rows
+from metanet.report.files import flatten, metric_series, read_json, summary_rows
 from metanet.report.page import Markup
+from metanet.training import Experiment, Run, load_run
+from metanet.zoos import load_images, reconstruct
+
+# Networks shown, and test networks among which misread ones are looked for.
+_SHOWN = 24
+_SEARCHED = 512
 
 
 class Sample(NamedTuple):
@@ -36,16 +44,17 @@ class Sample(NamedTuple):
 
 
 def curves_section(workdir: Path) -> list[Markup]:
-    """Learning curves from metrics.jsonl: loss first, then accuracy, then the rest."""
+    """Learning curves from metrics.jsonl: loss and accuracy."""
     panels: dict[str, dict[str, figures.Curve]] = {}
-    for name, series in read_metrics(workdir).items():
-        split, _, metric = name.rpartition("/")
-        if metric in ("loss", "accuracy") and len(series[0]) > 0:
-            panels.setdefault(metric, {})[split or metric] = series
+    series = metric_series(workdir)
+    for metric in ("loss", "accuracy"):
+        lines = {"training": metric, "validation": f"validation_{metric}"}
+        held = {split: series[name] for split, name in lines.items() if name in series}
+        if held:
+            panels[metric] = held
     if not panels:
         return []
-    ordered = {k: panels[k] for k in ("loss", "accuracy") if k in panels}
-    return [page.section("Learning curves", figures.curves(ordered))]
+    return [page.section("Learning curves", figures.curves(panels))]
 
 
 def confusion_section(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
@@ -89,24 +98,106 @@ def samples_section(samples: Sequence[Sample]) -> Markup:
     )
 
 
-def graph_sections(
-    symmetry: Any, topology: Any, drawing: bytes | None
-) -> list[Markup]:
-    """Drawing and tables of the input networks' symmetry and parameter graph."""
-    parts = []
-    if drawing is not None:
-        parts.append(page.image(drawing, "parameter graph", css="drawing"))
-    for header, *rows in (describe.node_rows(topology), describe.edge_rows(topology)):
-        parts.append(page.table(header, rows))
-    sections = [page.section("Parameter graph of an input network", *parts)]
-    groups, families = describe.group_rows(symmetry), describe.family_rows(symmetry)
-    tables = [page.table(t[0], t[1:]) for t in (groups, families) if len(t) > 1]
-    if tables:
-        sections.append(
-            page.section(
-                "Symmetries of the input networks",
-                *tables,
-                note="Found in the traced program and checked numerically.",
-            )
+def graph_sections(experiment: Experiment) -> list[Markup]:
+    """Drawing and tables of the input networks' parameter graph and symmetry."""
+    symmetry, topology = experiment.symmetry, experiment.topology
+    drawing = io.BytesIO()
+    figure = draw(topology, graph=to_graph(topology, experiment.network.params))
+    figure.savefig(drawing, format="png", dpi=130)
+    nodes, edges = describe.node_rows(topology), describe.edge_rows(topology)
+    tables = (describe.group_rows(symmetry), describe.family_rows(symmetry))
+    return [
+        page.section(
+            "Parameter graph of an input network",
+            page.image(drawing.getvalue(), "parameter graph", css="drawing"),
+            page.table(nodes[0], nodes[1:]),
+            page.table(edges[0], edges[1:]),
+            note=f"{experiment.zoo.architecture.name}: {topology.num_nodes} nodes, "
+            f"{topology.num_parameters:,} parameters. Drawn at initialisation.",
+        ),
+        page.section(
+            "Symmetries of the input networks",
+            *(page.table(t[0], t[1:]) for t in tables if len(t) > 1),
+            note="Found in the traced program and checked numerically.",
+        ),
+    ]
+
+
+def _samples(run: Run) -> list[Sample]:
+    """Some test networks, misread ones first; none where they draw no images."""
+    zoo = run.experiment.zoo
+    if zoo.info["kind"] != "inr":
+        return []
+    table = zoo.read("test", ["id", "label", "image"])
+    kept = slice(0, _SEARCHED)
+    probabilities = np.asarray(run.predict(table.weights[kept]))
+    predicted, labels = probabilities.argmax(axis=1), table["label"][kept]
+    wrong = np.flatnonzero(predicted != labels)[: _SHOWN // 3]
+    right = np.flatnonzero(predicted == labels)[: _SHOWN - len(wrong)]
+    shown = np.concatenate([wrong, right])
+    fit = run.config.zoo.fit
+    try:
+        images = load_images(fit.images, fit.data_root or None).images
+    except MetanetError:
+        images = None
+    drawn = reconstruct(zoo, table.weights[shown])
+    return [
+        Sample(
+            image=None if images is None else images[table["image"][i]],
+            reconstruction=drawing,
+            label=zoo.class_names[labels[i]],
+            predicted=zoo.class_names[predicted[i]],
+            probability=float(probabilities[i, predicted[i]]),
+            name=f"network {table['id'][i]}",
         )
-    return sections
+        for i, drawing in zip(shown, drawn, strict=True)
+    ]
+
+
+def _settings_section(workdir: Path, config: Mapping[str, Any]) -> Markup:
+    """Config, overrides, versions, and the command that repeats the run."""
+    rest = {k: v for k, v in config.items() if k not in ("config", "overrides")}
+    rows = [(k, v) for k, v in flatten(rest).items() if v is not None]
+    settings = json.dumps(config["config"], indent=2)
+    changed = config.get("overrides") or {}
+    values = " ".join(f"{k}={v}" for k, v in changed.items()) or "none"
+    return page.section(
+        "How to repeat it",
+        page.code(command(workdir)),
+        page.table(("", ""), [*rows, ("overrides", values)]),
+        page.folded("Config", settings),
+    )
+
+
+def command(workdir: Path) -> str:
+    """The command line that trains this run again."""
+    again = workdir.with_name(f"{workdir.name}-again")
+    words = ["metanet", "train", "--config", str(workdir / "config.json")]
+    return shlex.join([*words, "--workdir", str(again)])
+
+
+def write_report(workdir: str | Path) -> Path:
+    """Writes ``report.html`` of a finished run.
+
+    Returns:
+        Its path.
+
+    Raises:
+        MetanetError: the directory holds no finished run, or cannot be written.
+    """
+    workdir = Path(workdir)
+    result = read_json(workdir, "result.json")
+    config = read_json(workdir, "config.json")
+    run = load_run(workdir)
+    parts = [page.tiles(summary_rows(result)), *curves_section(workdir)]
+    confusion = result["test"].get("confusion")
+    if confusion:
+        parts.append(confusion_section(confusion, run.experiment.zoo.class_names))
+    samples = _samples(run)
+    if samples:
+        parts.append(samples_section(samples))
+    parts += graph_sections(run.experiment)
+    parts.append(_settings_section(workdir, config))
+    title = workdir.resolve().name
+    subtitle = f"{run.config.model.name} on {run.config.zoo.path}"
+    return page.write_page(workdir / "report.html", title, subtitle, parts)

@@ -8,7 +8,9 @@ to the bit whatever is interrupted and resumed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,17 +19,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.networks import (
     Architecture,
     ParamSpec,
-    build_module,
     coordinate_grid,
     create,
-    functionalize,
     sine,
+    siren_on_grid,
     to_targets,
     to_unit,
 )
@@ -100,8 +100,9 @@ def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., A
     spec = ParamSpec.of(network.params)
     if architecture.name != "siren":
         return spec, network.apply_fn
-    module = build_module(architecture, nnx.Rngs(0), sine=sine)
-    return spec, functionalize(module).apply_fn
+    w0 = architecture.option("w0")
+    offset = 0.5 if convention_of(architecture) == "dws" else 0.0
+    return spec, lambda params, grid: siren_on_grid(params, grid, w0, offset, sine)
 
 
 @lru_cache(maxsize=4)
@@ -177,17 +178,25 @@ def fit_networks(
     targets = to_targets(images.reshape(count, -1, shape[-1]), convention)
     keys = _keys(config.seed, ids, views)
     group = config.batch * _CHUNKS_PER_CALL
-    weights, psnr = [], []
-    for start in range(0, count, group):
+
+    def run(start: int) -> tuple[np.ndarray, np.ndarray]:
         # Short groups repeat their first networks, so that one program serves all.
-        index = start + np.arange(group) % min(group, count - start)
+        kept = min(group, count - start)
+        index = start + np.arange(group) % kept
         pixels = targets[index].reshape(-1, config.batch, *targets.shape[1:])
         x, p = fit(keys[index].reshape(-1, config.batch), pixels)
-        kept = min(group, count - start)
-        weights.append(np.asarray(x).reshape(group, -1)[:kept])
-        psnr.append(np.asarray(p).reshape(group)[:kept])
-        advance(kept)
-    return np.concatenate(weights), np.concatenate(psnr)
+        weights = np.asarray(x).reshape(group, -1)[:kept]
+        return weights, np.asarray(p).reshape(group)[:kept]
+
+    # Chunks are small: two programs side by side keep the cores of a CPU busier than
+    # one that splits every small operation between them.
+    workers = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+    parts = []
+    with ThreadPoolExecutor(workers) as pool:
+        for weights, psnr in pool.map(run, range(0, count, group)):
+            parts.append((weights, psnr))
+            advance(len(weights))
+    return np.concatenate([w for w, _ in parts]), np.concatenate([p for _, p in parts])
 
 
 def _keys(seed: int, ids: np.ndarray, views: np.ndarray) -> jax.Array:

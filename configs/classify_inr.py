@@ -1,0 +1,101 @@
+r"""Tell from an INR's weights what it represents.
+
+Fits one SIREN per image and view (a zoo, made when it is missing), then trains a graph
+metanetwork on the weights. Digits come with scikit-learn; the other sets are read from
+``data_root``.
+
+Commands:
+
+    metanet train --config configs/classify_inr.py
+    metanet train --config configs/classify_inr.py:smoke
+    metanet train --config configs/classify_inr.py:mnist,data_root=DIR
+    metanet train --config configs/classify_inr.py:fashion_mnist,data_root=DIR,probes=64
+
+Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
+``model=gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
+"""
+
+from ml_collections import ConfigDict
+
+from metanet.training import parse_argument
+
+VARIANTS = ("digits", "mnist", "fashion_mnist", "smoke")
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The experiment; ``argument`` is what follows the colon after the file's name."""
+    variant, given = parse_argument(
+        argument, VARIANTS, model="gmn", probes=16, seed=0, data_root=""
+    )
+    small = variant in ("digits", "smoke")
+    images = "digits" if small else variant
+
+    config = ConfigDict()
+    config.seed = given["seed"]
+    config.canonicalize = True
+
+    config.zoo = ConfigDict()
+    config.zoo.path = f"zoos/{variant}-siren"
+    config.zoo.fit = fit = ConfigDict()
+    fit.images = images
+    fit.data_root = given["data_root"]
+    fit.download = False
+    fit.limit = {"smoke": 60, "digits": 0}.get(variant, 24_000)
+    fit.views = {"smoke": 1, "digits": 6}.get(variant, 1)
+    fit.seed = 0
+    # 8x8 images need a small network of low frequency: 105 weights for 64 pixels.
+    fit.architecture = ConfigDict({"name": "siren"})
+    fit.architecture.options = ConfigDict(
+        {"hidden": (8, 8), "w0": 5.0} if small else {"hidden": (32, 32), "w0": 30.0}
+    )
+    fit.steps = {"smoke": 50, "digits": 300}.get(variant, 100)
+    fit.learning_rate = 1e-2 if small else 2e-3
+    fit.batch = 16
+    fit.shard_size = 1024
+
+    config.model = model = ConfigDict({"name": given["model"]})
+    if given["model"] == "gmn":
+        model.dim = 16 if variant == "smoke" else 64
+        model.depth = 2 if variant == "smoke" else 3
+        model.frequencies = 16
+        model.max_frequency = 8.0
+        model.probes = 4 if variant == "smoke" and given["probes"] else given["probes"]
+        model.pool = "mean"
+        model.dropout = 0.0
+    else:
+        # About the graph model's number of parameters.
+        model.dim = 16 if variant == "smoke" else 320
+        model.depth = 3
+        model.dropout = 0.0
+
+    config.task = ConfigDict({"name": "classification"})
+    config.task.hidden = 128
+    config.task.label_smoothing = 0.0
+
+    config.augment = ConfigDict()
+    config.augment.permutation = False
+    config.augment.sign = False
+    config.augment.phase = False
+    config.augment.scale = False
+    config.augment.noise = 0.0
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 5e-4
+    optimizer.weight_decay = 1e-2
+    optimizer.schedule = "cosine"
+    optimizer.warmup_steps = 10 if variant == "smoke" else 200
+    optimizer.clip_norm = 1.0
+    optimizer.ema_decay = 0.0 if variant == "smoke" else 0.998
+
+    config.train = train = ConfigDict()
+    train.steps = {"smoke": 20, "digits": 4_000}.get(variant, 16_000)
+    train.batch_size = {"smoke": 8, "digits": 32}.get(variant, 64)
+    train.micro_batch = 0
+    train.log_every = {"smoke": 5}.get(variant, 50)
+    train.eval_every = {"smoke": 10, "digits": 500}.get(variant, 1_000)
+    train.checkpoint_every = {"smoke": 10, "digits": 500}.get(variant, 1_000)
+    train.keep = 2
+    train.patience = 0
+    train.eval_batch = 32
+    return config

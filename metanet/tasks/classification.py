@@ -1,0 +1,79 @@
+"""Classification of networks: cross-entropy, accuracy, confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from metanet.models.layers import MLP
+from metanet.tasks.base import TASKS, Sums
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """Options of the classification task.
+
+    Attributes:
+        hidden: Width of the head's hidden layer.
+        label_smoothing: Mass spread evenly over all classes in the training loss.
+    """
+
+    hidden: int = 128
+    label_smoothing: float = 0.0
+
+
+class Classification:
+    """Predicts the class of what a network represents from its pooled features."""
+
+    column = "label"
+    select_by = "accuracy"
+
+    def __init__(self, config: ClassificationConfig, class_names: tuple[str, ...]):
+        self.config, self.class_names = config, class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def head(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        return MLP(features, self.config.hidden, self.num_classes, rngs=rngs)
+
+    def loss(
+        self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        smooth = self.config.label_smoothing
+        wanted = jax.nn.one_hot(targets, self.num_classes) * (1 - smooth)
+        wanted = wanted + smooth / self.num_classes
+        return jnp.sum(optax.softmax_cross_entropy(outputs, wanted) * mask)
+
+    def sums(self, outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> Sums:
+        exact = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        true = jax.nn.one_hot(targets, self.num_classes)
+        guess = jax.nn.one_hot(outputs.argmax(-1), self.num_classes)
+        return {
+            "count": mask.sum(),
+            "loss": jnp.sum(exact * mask),
+            "confusion": jnp.einsum("bt,bp,b->tp", true, guess, mask),
+        }
+
+    def metrics(self, sums: Any) -> dict[str, Any]:
+        count = float(sums["count"])
+        confusion = np.rint(np.asarray(sums["confusion"])).astype(int)
+        return {
+            "accuracy": float(np.trace(confusion)) / count,
+            "loss": float(sums["loss"]) / count,
+            "confusion": confusion.tolist(),
+        }
+
+    def predictions(self, outputs: jax.Array) -> jax.Array:
+        return jax.nn.softmax(outputs, axis=-1)
+
+
+TASKS.register("classification")((ClassificationConfig, Classification))

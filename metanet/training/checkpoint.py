@@ -1,0 +1,153 @@
+"""Checkpoints; the only file that touches Orbax.
+
+A checkpoint is the training state and a JSON record (data position, best metric), saved
+together and atomically. A checksum manifest beside each finds damage that a reader would
+not notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from metanet.errors import MetanetError
+from metanet.zoos import write_file
+
+S = TypeVar("S")
+
+# Orbax reports every directory it touches; only its warnings are of use here.
+logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+class Checkpoints:
+    """The checkpoints of one kind ("latest" or "best") of a run.
+
+    Args:
+        directory: Where they lie.
+        keep: How many of the newest are kept.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise MetanetError(
+                f"{directory}: cannot be written: {error.strerror or error}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+        """Stores state and record; replaces a checkpoint of the same step.
+
+        Raises:
+            MetanetError: when it cannot be written (permissions, full disk).
+        """
+        try:
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+                ),
+            )
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise MetanetError(
+                f"{self.directory}: checkpoint {step} cannot be written: {error}"
+            ) from error
+        if jax.process_index() == 0:
+            sums = json.dumps(_checksums(self.directory / str(step)), indent=1)
+            write_file(self._manifest(step), sums.encode())
+            for old in self.directory.glob("*.sha256.json"):
+                if not (self.directory / old.name.split(".")[0]).is_dir():
+                    old.unlink()
+
+    def restore(self, example: S) -> tuple[S, dict[str, Any]] | None:
+        """The newest checkpoint that is whole; None where there are none.
+
+        Damaged ones are reported on standard error, and deleted so that they can be
+        written again.
+
+        Args:
+            example: A state of the same structure, shapes and shardings.
+
+        Raises:
+            MetanetError: when all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                self._verify(step)
+                held = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(_abstract(example)),
+                        record=ocp.args.JsonRestore(),
+                    ),
+                )
+                return held.state, held.record
+            except Exception as error:  # damage surfaces as nearly any error
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(
+                    f"metanet: warning: {self.directory / str(step)}: damaged "
+                    f"checkpoint ({why}); falling back to the one before",
+                    file=sys.stderr,
+                )
+        if steps:
+            raise MetanetError(
+                f"{self.directory}: every checkpoint is damaged; delete the run's "
+                "directory to start again"
+            )
+        return None
+
+    def discard_after(self, step: int) -> None:
+        """Deletes checkpoints newer than a step (found damaged, to be made again)."""
+        for newer in [s for s in self.steps() if s > step]:
+            self._manager.delete(newer)
+
+    def close(self) -> None:
+        """Releases what Orbax holds."""
+        self._manager.close()
+
+    def _manifest(self, step: int) -> Path:
+        return self.directory / f"{step}.sha256.json"
+
+    def _verify(self, step: int) -> None:
+        manifest = self._manifest(step)
+        # A process killed between the two writes leaves a whole checkpoint without one.
+        if not manifest.is_file():
+            return
+        found = _checksums(self.directory / str(step))
+        for name, expected in json.loads(manifest.read_text()).items():
+            if found.get(name) != expected:
+                raise ValueError(f"{name}: missing or altered")
+
+
+def _abstract(state: Any) -> Any:
+    def describe(x: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(describe, state)
+
+
+def _checksums(directory: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }

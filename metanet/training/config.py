@@ -1,0 +1,221 @@
+"""Typed experiment configs: mappings in, frozen dataclasses out, every error named."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from metanet.augment import AugmentConfig
+from metanet.errors import MetanetError, suggest
+from metanet.models import model_config
+from metanet.networks import Architecture
+from metanet.tasks import TASKS
+from metanet.zoos import FitConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """Where the zoo lies, and how it is made when it is missing."""
+
+    path: str = "zoos/digits"
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True)
+class NamedConfig:
+    """Something chosen by name, with its options: ``{name: ..., option: ...}``."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, **options: Any) -> NamedConfig:
+        """Builds one with sorted options; lists become tuples."""
+        freeze = lambda v: tuple(v) if isinstance(v, list) else v
+        return cls(name, tuple((k, freeze(v)) for k, v in sorted(options.items())))
+
+    def to_json(self) -> dict[str, Any]:
+        """The mapping that `from_mapping` reads."""
+        return {"name": self.name, **dict(self.options)}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser, schedule and parameter averaging.
+
+    Attributes:
+        name: Attribute path in optax ("adamw", "contrib.muon").
+        learning_rate: Peak learning rate.
+        weight_decay: Applied to matrices only, where the optimiser has it.
+        schedule: "cosine", "linear" or "constant", after a linear warm-up.
+        warmup_steps: Length of the warm-up.
+        clip_norm: Largest norm of the gradient; 0 for no clipping.
+        ema_decay: Decay of the averaged parameters that are evaluated; 0 for none.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of training.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Networks per step.
+        micro_batch: Networks per pass of the scan inside a step; 0 chooses for the
+            cache on CPU, and the whole batch elsewhere.
+        log_every, eval_every, checkpoint_every: Steps between these.
+        keep: Number of latest checkpoints kept, beside the best.
+        patience: Evaluations without improvement before training stops; 0 for never.
+        eval_batch: Networks per pass of an evaluation.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    micro_batch: int = 0
+    log_every: int = 50
+    eval_every: int = 200
+    checkpoint_every: int = 200
+    keep: int = 2
+    patience: int = 0
+    eval_batch: int = 32
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """All that decides a run.
+
+    Attributes:
+        seed: Seed of initialisation, data order and augmentation.
+        canonicalize: Bring every input network to the canonical representative of its
+            scale, sign and phase orbit before anything else reads it.
+        zoo, model, task, augment, optimizer, train: The parts.
+    """
+
+    seed: int = 0
+    canonicalize: bool = True
+    zoo: ZooConfig = field(default_factory=ZooConfig)
+    model: NamedConfig = field(default_factory=lambda: NamedConfig("gmn"))
+    task: NamedConfig = field(default_factory=lambda: NamedConfig("classification"))
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> ExperimentConfig:
+        """Reads nested mappings (a config file's content, or config.json).
+
+        Raises:
+            MetanetError: for unknown keys (with the nearest known one), wrong types
+                and impossible values, naming the dotted field.
+        """
+        config = from_mapping(cls, mapping, "config")
+        model_config(config.model.name, dict(config.model.options))
+        task_options, _ = TASKS[config.task.name]
+        from_mapping(task_options, dict(config.task.options), "config.task")
+        _check_values(config)
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_mapping`."""
+        return _to_json(self)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, NamedConfig | Architecture):
+        return value.to_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Builds a dataclass from a mapping; fields that are left out keep their defaults.
+
+    Args:
+        cls: The dataclass.
+        mapping: Values by field name, nested for nested dataclasses.
+        where: Dotted name of the mapping, for messages.
+
+    Raises:
+        MetanetError: for unknown keys and wrong types.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
+    values = {}
+    for key, value in mapping.items():
+        if key not in known:
+            raise MetanetError(f"{where}.{key}: unknown key.{suggest(str(key), known)}")
+        values[key] = _convert(hints[key], value, f"{where}.{key}")
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if kind is NamedConfig:
+        options = _mapping(value, where)
+        if not isinstance(options.get("name"), str):
+            raise MetanetError(f"{where}.name: expected str, got {options.get('name')!r}")
+        name = options.pop("name")
+        return NamedConfig.of(name, **options)
+    if kind is Architecture:
+        try:
+            return Architecture.from_json(_mapping(value, where))
+        except MetanetError as error:
+            raise MetanetError(f"{where}: {error}") from error
+    if dataclasses.is_dataclass(kind):
+        return from_mapping(typing.cast(type, kind), _mapping(value, where), where)
+    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if typing.get_origin(kind) is typing.Literal:
+        if value in typing.get_args(kind):
+            return value
+        choices = [str(a) for a in typing.get_args(kind)]
+        raise MetanetError(f"{where}: {value!r} is none of them.{suggest('', choices)}")
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    for option in allowed:
+        plain = typing.get_origin(option) or option
+        if isinstance(value, list) and plain is tuple:
+            return tuple(value)
+        if isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
+            return value
+    expected = getattr(kind, "__name__", str(kind))
+    raise MetanetError(f"{where}: expected {expected}, got {value!r}")
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise MetanetError(f"{where}: expected a section, got {value!r}")
+    return dict(value)
+
+
+def _check_values(config: ExperimentConfig) -> None:
+    positive = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every",
+                "keep", "eval_batch")  # fmt: skip
+    for name in positive:
+        if getattr(config.train, name) < 1:
+            raise MetanetError(f"config.train.{name}: must be at least 1")
+    micro, batch = config.train.micro_batch, config.train.batch_size
+    if micro < 0 or (micro and batch % micro):
+        raise MetanetError(
+            f"config.train.micro_batch: {micro} does not divide batch_size {batch}"
+        )
+    if not 0 <= config.optimizer.ema_decay < 1:
+        raise MetanetError("config.optimizer.ema_decay: must lie in [0, 1)")
+    for name in ("views", "steps", "batch", "shard_size"):
+        if getattr(config.zoo.fit, name) < 1:
+            raise MetanetError(f"config.zoo.fit.{name}: must be at least 1")

@@ -1,0 +1,134 @@
+"""Everything an experiment is made of, built once from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from metanet import symmetry as sym
+from metanet.augment import build_augmentation
+from metanet.graphs import ParameterGraph, Topology, build_topology, to_graph
+from metanet.models import Model, Probe, build_model
+from metanet.networks import Network, Params, ParamSpec, create
+from metanet.tasks import TASKS, Task
+from metanet.training.config import ExperimentConfig, from_mapping
+from metanet.zoos import Zoo, open_or_fit
+
+# Networks whose weights set the standardisation.
+_STATISTICS_SAMPLE = 1024
+
+
+class Metanetwork(nnx.Module):
+    """A model and a task's head: parameter graphs in, outputs out."""
+
+    def __init__(self, model: Model, head: nnx.Module):
+        self.model, self.head = model, head
+
+    def __call__(
+        self,
+        graphs: ParameterGraph,
+        *,
+        key: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Outputs ``[B, k]`` of a batch of graphs."""
+        features = self.model(graphs, key=key, deterministic=deterministic)
+        return self.head(features.globals_)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The static parts of an experiment.
+
+    Attributes:
+        config: Its config.
+        zoo: Networks to learn from.
+        network: The zoo's architecture as a function.
+        spec: Layout of its parameters as a vector.
+        symmetry, topology: What discovery found, and the parameter graph.
+        task: Head, loss and metrics.
+    """
+
+    config: ExperimentConfig
+    zoo: Zoo
+    network: Network
+    spec: ParamSpec
+    symmetry: sym.Symmetry
+    topology: Topology
+    task: Task
+
+    @classmethod
+    def from_config(
+        cls, config: ExperimentConfig, *, progress: bool = True
+    ) -> Experiment:
+        """Opens the zoo, fitting it first where needed, and discovers its structure.
+
+        Raises:
+            MetanetError: for anything in the config that cannot be had.
+        """
+        zoo = open_or_fit(config.zoo.path, config.zoo.fit, progress=progress)
+        network = create(zoo.architecture, jax.random.key(0))
+        spec = ParamSpec.of(network.params)
+        symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
+        kind, task = TASKS[config.task.name]
+        options = from_mapping(kind, dict(config.task.options), "config.task")
+        return cls(
+            config=config,
+            zoo=zoo,
+            network=network,
+            spec=spec,
+            symmetry=symmetry,
+            topology=build_topology(symmetry),
+            task=task(options, zoo.class_names),
+        )
+
+    def prepare(self, weights: jax.Array) -> Params:
+        """Flat weights ``[B, P]`` to parameters, canonical if the config says so."""
+        params = self.spec.unflatten(weights)
+        if self.config.canonicalize:
+            params = jax.vmap(lambda p: sym.canonicalize(self.symmetry, p))(params)
+        return params
+
+    def graphs(self, weights: jax.Array) -> ParameterGraph:
+        """Flat weights ``[B, P]`` to the parameter graphs that models read."""
+        return to_graph(self.topology, self.prepare(weights))
+
+    def augmented(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """``(keys [B], weights [B, P]) -> weights``, or None without augmentation."""
+        augment = build_augmentation(self.config.augment, self.symmetry)
+        if augment is None:
+            return None
+
+        def apply(key: jax.Array, vector: jax.Array) -> jax.Array:
+            return self.spec.flatten(augment(key, self.spec.unflatten(vector)))
+
+        return jax.vmap(apply)
+
+    def probe(self) -> Probe:
+        """How models run the input network."""
+        apply_fn, example = self.network.apply_fn, self.network.inputs[0]
+
+        def activations(params: Any, inputs: jax.Array) -> tuple[Any, ...]:
+            return sym.activations(apply_fn, self.symmetry, params, inputs)
+
+        return Probe(activations, self.spec, example.shape[1:])
+
+    def build(self, sample: np.ndarray) -> Metanetwork:
+        """The untrained metanetwork, with statistics of a sample of flat weights."""
+        rngs = nnx.Rngs(self.config.seed)
+        model = build_model(
+            self.config.model.name,
+            dict(self.config.model.options),
+            topology=self.topology,
+            probe=self.probe(),
+            rngs=rngs,
+        )
+        graphs = jax.jit(self.graphs)(jnp.asarray(sample[:_STATISTICS_SAMPLE]))
+        model.set_statistics(graphs)
+        return Metanetwork(model, self.task.head(model.dim, rngs=rngs))

@@ -1,0 +1,79 @@
+"""Optimisers by their name in optax, schedules by name."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metanet.errors import MetanetError, suggest
+from metanet.registry import Registry
+from metanet.training.config import OptimizerConfig
+
+SCHEDULES: Registry[Any] = Registry("schedule")
+
+
+@SCHEDULES.register("cosine")
+def _cosine(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    length = max(steps, warmup + 1)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, length, 0.0)
+
+
+@SCHEDULES.register("linear")
+def _linear(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    down = optax.linear_schedule(peak, 0.0, max(steps - warmup, 1))
+    return _after_warmup(peak, warmup, down)
+
+
+@SCHEDULES.register("constant")
+def _constant(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    return _after_warmup(peak, warmup, optax.constant_schedule(peak))
+
+
+def _after_warmup(peak: float, warmup: int, then: optax.Schedule) -> optax.Schedule:
+    if not warmup:
+        return then
+    up = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([up, then], [warmup])
+
+
+def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then the named schedule."""
+    make = SCHEDULES[config.schedule]
+    return make(config.learning_rate, config.warmup_steps, steps)
+
+
+def build_optimizer(
+    config: OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
+    """The optimiser of a config.
+
+    Raises:
+        MetanetError: when optax has no optimiser of that name.
+    """
+    try:
+        make = operator.attrgetter(config.name)(optax)
+    except AttributeError:
+        known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
+        raise MetanetError(
+            f"config.optimizer.name: optax has no {config.name!r}."
+            f"{suggest(config.name, [*known, 'contrib.muon'])}"
+        ) from None
+    options: dict[str, Any] = {}
+    accepted = inspect.signature(make).parameters
+    if "weight_decay" in accepted:
+        options["weight_decay"] = config.weight_decay
+    if "mask" in accepted:
+        options["mask"] = _matrices
+    parts = [make(build_schedule(config, steps), **options)]
+    if config.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*parts)
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)

@@ -1,0 +1,126 @@
+"""The automorphisms of the typed parameter graph are the permutations of the symmetry.
+
+Every block is expanded into an undirected graph: a vertex per node, a vertex per
+parameter, and each edge subdivided by two typed vertices (which gives it a direction).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+
+import pytest
+from graph_networks import NETWORKS
+
+from metanet.graphs import EdgeSet, NodeSet, Topology, build_topology
+from metanet.symmetry import discover
+
+pynauty = pytest.importorskip("pynauty")
+
+Index = tuple[int, ...]
+# What no operation reads has no place in a graph of operations.
+CASES = sorted({*NETWORKS} - {"dead"})
+
+
+class Expanded:
+    """An undirected coloured graph under construction."""
+
+    def __init__(self):
+        self.ids: dict[Hashable, int] = {}
+        self.classes: dict[Hashable, set[int]] = defaultdict(set)
+        self.adjacent: dict[int, list[int]] = defaultdict(list)
+
+    def vertex(self, key: Hashable, colour: Hashable) -> int:
+        if key not in self.ids:
+            self.ids[key] = len(self.ids)
+            self.classes[colour].add(self.ids[key])
+        return self.ids[key]
+
+    def node(self, topology: Topology, index: int, unit: Index) -> int:
+        node = topology.nodes[index]
+        fixed = tuple(i for i, p in zip(unit, node.pinned, strict=True) if p)
+        return self.vertex(("node", index, unit), ("node", index, fixed))
+
+    def automorphisms(self) -> float:
+        graph = pynauty.Graph(
+            len(self.ids),
+            adjacency_dict=self.adjacent,
+            vertex_coloring=list(self.classes.values()),
+        )
+        _, mantissa, exponent, *_ = pynauty.autgrp(graph)
+        return mantissa * 10.0**exponent
+
+
+def units(node: NodeSet) -> Iterator[Index]:
+    return itertools.product(*(range(n) for n in node.units))
+
+
+def parallel(edge: EdgeSet, index: Index) -> Index:
+    """The kernel or spatial position of a parameter."""
+    ends = zip(index, edge.units, strict=True)
+    return tuple(i for i, (s, t) in ends if s < 0 and t < 0)
+
+
+def agrees(edge: EdgeSet, index: Index, source: Index, target: Index) -> bool:
+    """Whether the parameter lies on an edge between two nodes."""
+    return all(
+        (s < 0 or source[s] == i) and (t < 0 or target[t] == i)
+        for i, (s, t) in zip(index, edge.units, strict=True)
+    ) and all(source[i] == target[k] for i, k in edge.join if source)
+
+
+def expand(topology: Topology) -> Expanded:
+    graph = Expanded()
+    for k, node in enumerate(topology.nodes):
+        for unit in units(node):
+            graph.node(topology, k, unit)
+    for e, edge in enumerate(topology.edges):
+        tile = (edge.leaf, edge.bounds)
+        sources = [()]
+        if edge.source is not None:
+            sources = list(units(topology.nodes[edge.source]))
+        targets = list(units(topology.nodes[edge.target]))
+        for index in itertools.product(*(range(edge.split[i]) for i in edge.order)):
+            place = parallel(edge, index)
+            # Tied uses meet in the parameter: named by its place in the leaf.
+            home = tuple(index[edge.order.index(i)] for i in range(len(index)))
+            parameter = graph.vertex((*tile, home), (*tile, place))
+            for source, target in itertools.product(sources, targets):
+                if not agrees(edge, index, source, target):
+                    continue
+                key = (e, index, source, target)
+                end = graph.vertex(("end", *key), ("end", e, place))
+                graph.adjacent[end] += [
+                    parameter,
+                    graph.node(topology, edge.target, target),
+                ]
+                if edge.source is not None:
+                    start = graph.vertex(("start", *key), ("start", e, place))
+                    node = graph.node(topology, edge.source, source)
+                    graph.adjacent[start] += [end, node]
+    for j, join in enumerate(topology.joins):
+        ends = (topology.nodes[join.source], topology.nodes[join.target])
+        for source, target in itertools.product(*map(units, ends)):
+            if all(source[i] == target[k] for i, k in join.join):
+                key = (j, source, target)
+                start = graph.vertex(("js", *key), ("js", j))
+                end = graph.vertex(("je", *key), ("je", j))
+                graph.adjacent[start] += [
+                    end,
+                    graph.node(topology, join.source, source),
+                ]
+                graph.adjacent[end] += [graph.node(topology, join.target, target)]
+    return graph
+
+
+@pytest.mark.parametrize("fuse", ["reader", "quotient"])
+@pytest.mark.parametrize("name", CASES)
+def test_automorphisms_are_the_permutations(name, fuse):
+    network = NETWORKS[name]()
+    symmetry = discover(network.apply_fn, network.params, *network.inputs, check=False)
+    order = math.prod(g.order for g in symmetry.groups)
+    assert order > 1
+    found = expand(build_topology(symmetry, fuse)).automorphisms()
+    assert found == pytest.approx(order, rel=1e-9)
