@@ -1,4 +1,4 @@
-"""Bad input through the command: one clear line, a failing status, nothing half-written.
+"""Bad input through the command: one clear line, a failing status, no debris.
 
 One tiny run is trained for the whole module; each test spoils a copy of it.
 """
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch_writer
+from test_report import parse
 
 from metanet.cli import main
 
@@ -30,7 +31,7 @@ def get_config():
                 "architecture": {"name": "siren", "options": {"hidden": [8, 8]}},
             },
         },
-        "model": {"name": "gmn", "dim": 8},
+        "model": {"name": "flat_mlp", "dim": 8},
         "train": {
             "steps": 4, "batch_size": 8, "log_every": 2, "eval_every": 2,
             "checkpoint_every": 2,
@@ -284,7 +285,7 @@ def test_the_finished_run(trained, capsys):
     assert main(["evaluate", run, "--split", "validation"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", run]) == 0
-    page = (trained / "run" / "report.html").read_text()
+    page = parse(trained / "run" / "report.html")
     for title in ("Learning curves", "Confusion matrix", "Networks of the test split",
                   "Parameter graph", "Symmetries", "How to repeat it"):  # fmt: skip
         assert title in page

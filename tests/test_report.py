@@ -157,7 +157,13 @@ def test_images_are_rounded_and_clipped():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(12345, "12,345"), (0.93125, "0.9313"), (1.25e-5, "1.25e-05"), (581.23, "581.2")],
+    [
+        (12345, "12,345"),
+        (0.93125, "0.9313"),
+        (1.25e-5, "1.25e-05"),
+        (581.23, "581.2"),
+        (float("nan"), "-"),
+    ],
 )
 def test_numbers(value, shown):
     assert number(value) == shown

@@ -150,6 +150,7 @@ def _subjects(network: str) -> list[_Subject]:
 def run_inspect(args: argparse.Namespace) -> int:
     """Prints symmetry and graph of every architecture named; draws the first."""
     import jax
+    import jax.numpy as jnp
 
     from metanet.graphs import build_topology, draw, to_graph
     from metanet.networks import ParamSpec, create
@@ -163,14 +164,20 @@ def run_inspect(args: argparse.Namespace) -> int:
         if args.plot and i == 0:
             params = network.params
             if subject.vector is not None:
-                params = ParamSpec.of(params).unflatten(subject.vector)
+                params = ParamSpec.of(params).unflatten(jnp.asarray(subject.vector))
             draw(topology, args.plot, to_graph(topology, params))
             print(f"plot: {args.plot}")
     return 0
 
 
 def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
-    from metanet.report import edge_rows, family_rows, group_rows, node_rows
+    from metanet.report import (
+        coverage_rows,
+        edge_rows,
+        family_rows,
+        group_rows,
+        node_rows,
+    )
 
     options = ", ".join(f"{k}={v}" for k, v in subject.architecture.options)
     out = console()
@@ -184,10 +191,10 @@ def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
     tables = (
         ("Permutation groups", group_rows(symmetry)),
         ("Signs, scalings, phases", family_rows(symmetry)),
+        ("Coverage", coverage_rows(symmetry)),
         ("Node sets", node_rows(topology)),
         ("Edge sets", edge_rows(topology)),
     )
     for title, (header, *rows) in tables:
         if rows:
             print_table(title, header, rows)
-    out.print(str(symmetry.coverage()), markup=False)

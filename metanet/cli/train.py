@@ -161,7 +161,7 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     if left:
         raise UsageError(f"unrecognized arguments: {' '.join(left)}")
     flag = values["config"]
-    return flag.value, dict(flag.override_values)
+    return flag.value, config_flags.get_override_values(flag)
 
 
 def _last_line(error: Exception) -> str:

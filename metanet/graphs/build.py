@@ -252,11 +252,9 @@ class _Builder:
         """The edge set of a tile that no use reads: it must still be stored."""
         ends = [(-1, -1)] * len(tile.atoms)
         free = [i for i, a in enumerate(tile.atoms) if self.atoms[a].pinned is None]
-        half = len(free) // 2
-        source = self.at_latent(tile, free[:half], 0, ends, 0) if half else None
-        target = self.at_latent(tile, free[half:], 1, ends, 0)
-        use = Use(tile.leaf, tile.segments, source, target, "unused", (), ())
-        return self.block(tile, ends, source, target, use, 0, ())
+        target = self.at_latent(tile, free, 1, ends, 0)
+        use = Use(tile.leaf, tile.segments, None, target, "unused", (), ())
+        return self.block(tile, ends, None, target, use, 0, ())
 
     def block(
         self,

@@ -189,10 +189,10 @@ def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
     ignored = tuple(n for n in arrays if n not in set(names))
     exact = _exact(names, spec)
     pairs = exact or _paired(names, arrays, spec, name)
-    leaves = []
-    for path, shape in zip(spec.paths, spec.shapes, strict=True):
-        key = pairs[path]
+    shapes = dict(zip(spec.paths, spec.shapes, strict=True))
+    leaves = {}
+    for path, key in pairs.items():
         order = None if exact else _layout(path, key, arrays[key])
-        values = _convert(arrays[key], shape, order, f"{name}: {key}")
-        leaves.append(values.reshape(-1))
-    return Bound(np.concatenate(leaves), ignored)
+        values = _convert(arrays[key], shapes[path], order, f"{name}: {key}")
+        leaves[path] = values.reshape(-1)
+    return Bound(np.concatenate([leaves[path] for path in spec.paths]), ignored)

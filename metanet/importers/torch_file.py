@@ -15,7 +15,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
         self._storages: dict[str, _Storage] = {}
         order = prefix + "byteorder"
         big = order in archive.namelist() and archive.read(order) == b"big"
-        self._byteorder = ">" if big else "<"
+        self._byteorder: Literal[">", "<"] = ">" if big else "<"
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         try:

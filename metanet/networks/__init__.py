@@ -13,12 +13,11 @@ from metanet.networks.inr import (
     Siren,
     TanhINR,
     coordinate_grid,
-    siren_on_grid,
     to_targets,
     to_unit,
 )
 from metanet.networks.mlp import MLP
-from metanet.networks.sine import fast_sin, sine
+from metanet.networks.sine import fast_sin, sine, sine_cosine_pi
 
 __all__ = [
     "ARCHITECTURES",
@@ -37,7 +36,7 @@ __all__ = [
     "fast_sin",
     "functionalize",
     "sine",
-    "siren_on_grid",
+    "sine_cosine_pi",
     "to_targets",
     "to_unit",
 ]

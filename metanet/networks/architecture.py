@@ -59,7 +59,7 @@ class Architecture:
         given = dict(self.options)
         if key in given:
             return given[key]
-        return inspect.signature(module.__init__).parameters[key].default
+        return _options(module)[key].default
 
 
 def _frozen(value: Any) -> Any:
@@ -75,7 +75,9 @@ def _images(arch: Architecture) -> tuple[jax.Array, ...]:
 
 
 Inputs = Callable[[Architecture], tuple[jax.Array, ...]]
-ARCHITECTURES: Registry[tuple[type[nnx.Module], Inputs]] = Registry("architecture")
+ARCHITECTURES: Registry[tuple[Callable[..., nnx.Module], Inputs]] = Registry(
+    "architecture"
+)
 for _name, _module, _inputs in (
     ("mlp", MLP, _coordinates),
     ("siren", Siren, _coordinates),
@@ -84,6 +86,23 @@ for _name, _module, _inputs in (
     ("small_cnn", SmallCNN, _images),
 ):
     ARCHITECTURES.register(_name)((_module, _inputs))
+
+
+def _options(module: Callable[..., nnx.Module]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(module.__init__).parameters
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return {n: p for n, p in parameters.items() if p.kind is named and n != "self"}
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Same type as the default; numbers are positive where the default is."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_alike(v, default[0]) for v in value)
+    if isinstance(default, float | int) and not isinstance(default, bool):
+        kinds = (int, float) if isinstance(default, float) else (int,)
+        right = isinstance(value, kinds) and not isinstance(value, bool)
+        return right and (value > 0 if default > 0 else value >= 0)
+    return isinstance(value, type(default))
 
 
 def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module:
@@ -95,34 +114,26 @@ def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module
         **extra: Keyword-only arguments of the module that are not options (``sine``).
 
     Raises:
-        MetanetError: for an unknown name or option, or an option of a wrong type.
+        MetanetError: for an unknown name or option, or an option of a wrong type or
+            value.
     """
     module, _ = ARCHITECTURES[arch.name]
-    parameters = inspect.signature(module.__init__).parameters
-    known = {
-        n: p
-        for n, p in parameters.items()
-        if p.kind is p.POSITIONAL_OR_KEYWORD and n != "self"
-    }
+    known = _options(module)
     for key, value in arch.options:
         if key not in known:
             raise MetanetError(
                 f"architecture {arch.name}: unknown option {key!r}."
                 f"{suggest(key, known)}"
             )
-        default = known[key].default
-        same = isinstance(value, type(default)) and isinstance(value, bool) == (
-            isinstance(default, bool)
-        )
-        if not same and not (isinstance(default, float) and isinstance(value, int)):
+        if not _alike(value, known[key].default):
             raise MetanetError(
-                f"architecture {arch.name}: option {key} must be like {default!r}, "
-                f"got {value!r}"
+                f"architecture {arch.name}: option {key} must be like "
+                f"{known[key].default!r}, got {value!r}"
             )
     return module(**dict(arch.options), **extra, rngs=rngs)
 
 
 def create(arch: Architecture, key: jax.Array) -> Network:
     """A freshly initialised network of an architecture, with example inputs."""
-    inputs = ARCHITECTURES[arch.name][1](arch)
-    return functionalize(build_module(arch, nnx.Rngs(key)), *inputs)
+    module = build_module(arch, nnx.Rngs(key))
+    return functionalize(module, *ARCHITECTURES[arch.name][1](arch))

@@ -1,4 +1,4 @@
-"""What a network is to every later stage: a pure function, parameters, example inputs."""
+"""What a network is to every later stage: a pure function, parameters, inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def functionalize(module: nnx.Module, *inputs: Any) -> Network:
 
     def apply_fn(pure: Mapping[str, Any], *args: Any) -> Any:
         state = jax.tree.map(lambda x: x, params)
-        nnx.replace_by_pure_dict(state, pure)
+        nnx.replace_by_pure_dict(state, dict(pure))
         return nnx.merge(graphdef, state, rest)(*args)
 
     return Network(apply_fn, nnx.to_pure_dict(params), inputs)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "leaky_relu": jax.nn.leaky_relu,
-}
+from metanet.registry import Registry
+
+ACTIVATIONS: Registry[Callable[[jax.Array], jax.Array]] = Registry("activation")
+for _name, _function in (
+    ("relu", jax.nn.relu),
+    ("gelu", jax.nn.gelu),
+    ("silu", jax.nn.silu),
+    ("tanh", jnp.tanh),
+    ("sigmoid", jax.nn.sigmoid),
+    ("leaky_relu", jax.nn.leaky_relu),
+):
+    ACTIVATIONS.register(_name)(_function)
 
 
 class MLP(nnx.Module):
-    """Dense layers with an activation between them, ``[..., in_dim] -> [..., out_dim]``.
+    """Dense layers and an activation between: ``[..., in_dim] -> [..., out_dim]``.
 
     Args:
         in_dim, hidden, out_dim: Widths.

@@ -1,13 +1,20 @@
 """Reports: one HTML page per run, and comparisons of runs."""
 
 from metanet.report.compare import Comparison, compare
-from metanet.report.describe import edge_rows, family_rows, group_rows, node_rows
+from metanet.report.describe import (
+    coverage_rows,
+    edge_rows,
+    family_rows,
+    group_rows,
+    node_rows,
+)
 from metanet.report.files import summary_rows
 from metanet.report.run import write_report
 
 __all__ = [
     "Comparison",
     "compare",
+    "coverage_rows",
     "edge_rows",
     "family_rows",
     "group_rows",

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from metanet.graphs.topology import Topology
+from metanet.symmetry import Symmetry
 
 Rows = list[tuple[str, ...]]
 
 
-def _places(symmetry: Any, atoms: Sequence[int]) -> str:
-    """Where the atoms stand: "layers/0/kernel[1], layers/0/bias[0]"."""
-    found: dict[str, None] = {}
-    for tile in symmetry.tiles:
-        axes = [
-            str(p.axis)
-            for p, atom in zip(tile.positions, tile.atoms, strict=True)
-            if atom in atoms
-        ]
-        if axes:
-            path = symmetry.leaves[tile.leaf].path
-            found[f"{path}[{','.join(dict.fromkeys(axes))}]"] = None
-    return ", ".join(found)
-
-
-def group_rows(symmetry: Any) -> Rows:
+def group_rows(symmetry: Symmetry) -> Rows:
     """Permutation groups: order, size, and the parameter axes that they permute."""
     rows: Rows = [("group", "acts on")]
     for group in symmetry.groups:
         order = f"S_{group.degree}"
         if group.copies > 1:
             order += f" ^ {group.copies}"
-        rows.append((order, _places(symmetry, group.atoms)))
+        rows.append((order, _join(symmetry.axes_of(group.atoms))))
     return rows
 
 
-def family_rows(symmetry: Any) -> Rows:
+def family_rows(symmetry: Symmetry) -> Rows:
     """Factors that units can take: kind, number of units, and how weights follow."""
     rows: Rows = [("kind", "units", "acts on")]
     for family in symmetry.families:
@@ -57,29 +42,28 @@ def _join(parts: Iterable[str]) -> str:
     return ", ".join(parts) or "-"
 
 
+def coverage_rows(symmetry: Symmetry) -> Rows:
+    """What share of the parameters has a symmetry, and why the rest has none."""
+    coverage = symmetry.coverage()
+    share = f"{100 * coverage.share:.1f} % of {coverage.parameters:,} parameters"
+    rows: Rows = [("coverage", ""), ("some symmetry acts on", share)]
+    for reason, count in sorted(coverage.pinned.items()):
+        rows.append((f"pinned: {reason}", str(count)))
+    for primitive, where in sorted(coverage.unknown.items()):
+        rows.append((f"no rule for {primitive}", where))
+    return rows
+
+
 def node_rows(topology: Topology) -> Rows:
     """Node sets of a topology."""
-    header = (
-        "nodes",
-        "size",
-        "kind",
-        "depth",
-        "identified",
-        "symmetry",
-        "read through",
-    )
-    return [header] + [
-        (
-            node.name,
-            str(node.size),
-            node.kind,
-            str(node.depth),
-            "yes" if node.identified else "no",
-            node.symmetry,
-            _join(node.activation),
-        )
-        for node in topology.nodes
+    rows: Rows = [
+        ("nodes", "size", "kind", "depth", "identified", "symmetry", "read through")
     ]
+    for node in topology.nodes:
+        identified = "yes" if node.identified else "no"
+        row = (node.name, str(node.size), node.kind, str(node.depth), identified)
+        rows.append((*row, node.symmetry, _join(node.activation)))
+    return rows
 
 
 def edge_rows(topology: Topology) -> Rows:

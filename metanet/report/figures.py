@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from metanet.report.page import Markup
 
 # Drawn for text and axes, then replaced by the colour of the text around the figure.
 _INK = "#010203"
 _COLOURS = ("#2f6fde", "#e07b39", "#2e8b57", "#a855c7", "#d13c3c", "#0f9fb3")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "text.color": _INK,
@@ -27,7 +29,7 @@ _STYLE = {
     "ytick.color": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=_COLOURS),
+    "axes.prop_cycle": cycler(color=_COLOURS),
     "legend.frameon": False,
 }
 
@@ -51,6 +53,8 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> Markup:
     Args:
         panels: Per panel title its lines: name to ``(steps, values)``.
     """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
     with matplotlib.rc_context(_STYLE):
         count = len(panels)
         figure = Figure(figsize=(5.0 * count, 3.2), layout="constrained")
@@ -59,7 +63,13 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> Markup:
             for name, (steps, values) in lines.items():
                 few = len(steps) <= 30
                 axis.plot(
-                    steps, values, label=name, lw=1.6, marker="o" if few else None, ms=3
+                    steps,
+                    values,
+                    label=name,
+                    color=colours[name],
+                    lw=1.6,
+                    marker="o" if few else None,
+                    ms=3,
                 )
             positive = [v for _, values in lines.values() for v in values if v > 0]
             if "loss" in title and positive and max(positive) > 20 * min(positive):

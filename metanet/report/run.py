@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
@@ -45,11 +46,13 @@ class Sample(NamedTuple):
 
 def curves_section(workdir: Path) -> list[Markup]:
     """Learning curves from metrics.jsonl: loss and accuracy."""
-    panels: dict[str, dict[str, figures.Curve]] = {}
+    panels: dict[str, Mapping[str, figures.Curve]] = {}
     series = metric_series(workdir)
     for metric in ("loss", "accuracy"):
         lines = {"training": metric, "validation": f"validation_{metric}"}
-        held = {split: series[name] for split, name in lines.items() if name in series}
+        held: dict[str, figures.Curve] = {
+            split: series[name] for split, name in lines.items() if name in series
+        }
         if held:
             panels[metric] = held
     if not panels:
@@ -101,11 +104,19 @@ def samples_section(samples: Sequence[Sample]) -> Markup:
 def graph_sections(experiment: Experiment) -> list[Markup]:
     """Drawing and tables of the input networks' parameter graph and symmetry."""
     symmetry, topology = experiment.symmetry, experiment.topology
+    weights, columns = experiment.zoo.row(0)
     drawing = io.BytesIO()
-    figure = draw(topology, graph=to_graph(topology, experiment.network.params))
+    figure = draw(
+        topology,
+        graph=to_graph(topology, experiment.spec.unflatten(jnp.asarray(weights))),
+    )
     figure.savefig(drawing, format="png", dpi=130)
     nodes, edges = describe.node_rows(topology), describe.edge_rows(topology)
-    tables = (describe.group_rows(symmetry), describe.family_rows(symmetry))
+    tables = (
+        describe.group_rows(symmetry),
+        describe.family_rows(symmetry),
+        describe.coverage_rows(symmetry),
+    )
     return [
         page.section(
             "Parameter graph of an input network",
@@ -113,7 +124,8 @@ def graph_sections(experiment: Experiment) -> list[Markup]:
             page.table(nodes[0], nodes[1:]),
             page.table(edges[0], edges[1:]),
             note=f"{experiment.zoo.architecture.name}: {topology.num_nodes} nodes, "
-            f"{topology.num_parameters:,} parameters. Drawn at initialisation.",
+            f"{topology.num_parameters:,} parameters. Drawn with the weights of "
+            f"network {columns['id']}.",
         ),
         page.section(
             "Symmetries of the input networks",
@@ -157,7 +169,11 @@ def _samples(run: Run) -> list[Sample]:
 def _settings_section(workdir: Path, config: Mapping[str, Any]) -> Markup:
     """Config, overrides, versions, and the command that repeats the run."""
     rest = {k: v for k, v in config.items() if k not in ("config", "overrides")}
-    rows = [(k, v) for k, v in flatten(rest).items() if v is not None]
+    rows = [
+        (k.removeprefix("versions."), v)
+        for k, v in flatten(rest).items()
+        if v is not None
+    ]
     settings = json.dumps(config["config"], indent=2)
     changed = config.get("overrides") or {}
     values = " ".join(f"{k}={v}" for k, v in changed.items()) or "none"

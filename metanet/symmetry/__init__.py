@@ -1,1 +1,33 @@
+"""Weight symmetries, discovered from a network's program."""
 
+from metanet.symmetry.canonical import canonicalize
+from metanet.symmetry.check import SymmetryError, check
+from metanet.symmetry.discover import discover
+from metanet.symmetry.elements import (
+    Element,
+    act,
+    compose,
+    identity,
+    invert,
+    random,
+)
+from metanet.symmetry.interpreter import register_rule
+from metanet.symmetry.replay import activations
+from metanet.symmetry.symmetry import Coverage, Symmetry
+
+__all__ = [
+    "Coverage",
+    "Element",
+    "Symmetry",
+    "SymmetryError",
+    "act",
+    "activations",
+    "canonicalize",
+    "check",
+    "compose",
+    "discover",
+    "identity",
+    "invert",
+    "random",
+    "register_rule",
+]

@@ -127,6 +127,23 @@ class Family:
 
 
 @dataclass(frozen=True)
+class View:
+    """Where the units of a site stand in an array of the traced program.
+
+    Attributes:
+        location: Path of equation indices from the outermost jaxpr, then the operand's
+            index (``operand`` True) or the result's.
+        operand: The array is an operand of the equation, not a result.
+        axes: Per axis None (carries no unit), or ``(start, stop, factors)`` with factors
+            ``(size, unit)``, unit -1 for an index that is no unit of the site.
+    """
+
+    location: tuple[int, ...]
+    operand: bool
+    axes: tuple[tuple[int, int, tuple[tuple[int, int], ...]] | None, ...]
+
+
+@dataclass(frozen=True)
 class Site:
     """An activation that a parametrised or combining operation produces.
 
@@ -135,11 +152,14 @@ class Site:
         units: Atoms whose joint index enumerates the nodes, major first; () is one node.
         location: Path of equation indices from the outermost jaxpr to the equation that
             produced the value, then the index of its output; for an input ``(-1, i)``.
+        view: Where its activations, as its first reader reads them, are to be found;
+            None where they cannot be captured.
     """
 
     kind: str
     units: tuple[int, ...]
     location: tuple[int, ...]
+    view: View | None = None
 
 
 @dataclass(frozen=True)

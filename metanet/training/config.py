@@ -216,6 +216,6 @@ def _check_values(config: ExperimentConfig) -> None:
         )
     if not 0 <= config.optimizer.ema_decay < 1:
         raise MetanetError("config.optimizer.ema_decay: must lie in [0, 1)")
-    for name in ("views", "steps", "batch", "shard_size"):
+    for name in ("views", "steps", "shard_size"):
         if getattr(config.zoo.fit, name) < 1:
             raise MetanetError(f"config.zoo.fit.{name}: must be at least 1")

@@ -1,9 +1,9 @@
-"""Fits one INR per image and view: many at once, in one compiled program.
+"""Fits one INR per image and view: many at once, in compiled programs.
 
-Networks are fitted in chunks of 16 under `vmap` (the working set of a chunk stays in
-cache), chunks and Adam steps run under two nested scans, and each network's
-initialisation depends on the seed, its image and its view alone. The result is the same
-to the bit whatever is interrupted and resumed.
+A program takes a chunk of networks, small enough for its working set to stay in cache,
+through initialisation, all Adam steps (one scan) and the final PSNR; on CPU a thread
+per core runs one. Each network's initialisation depends on the seed, its image and its
+view alone. The result is the same to the bit whatever is interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,17 @@ from metanet.networks import (
     ParamSpec,
     coordinate_grid,
     create,
-    sine,
-    siren_on_grid,
     to_targets,
     to_unit,
 )
 from metanet.progress import track
+from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.splits import choose_images
-from metanet.zoos.store import Zoo, ZooWriter
+from metanet.zoos.store import Zoo, ZooWriter, completed
 
-# Chunks per call of the compiled program: enough to hide its start, few enough to show
-# progress.
-_CHUNKS_PER_CALL = 8
+# Networks per call: on CPU the arrays of a chunk should stay in a core's cache.
+_CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class FitConfig:
         architecture: The INR; its output width must match the images' channels.
         steps: Adam steps on all pixels.
         learning_rate: Peak learning rate, decayed to zero by a cosine.
-        batch: Networks fitted at once.
+        batch: Networks fitted at once; 0 chooses (8 on CPU, 1024 on accelerators).
         shard_size: Networks per file of the zoo.
     """
 
@@ -70,7 +68,7 @@ class FitConfig:
     )
     steps: int = 200
     learning_rate: float = 2e-3
-    batch: int = 16
+    batch: int = 0
     shard_size: int = 1024
 
     def identity(self) -> dict[str, Any]:
@@ -97,60 +95,49 @@ def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., A
         raise MetanetError(
             f"architecture {architecture.name}: does not map 2-D coordinates to pixels"
         )
-    spec = ParamSpec.of(network.params)
-    if architecture.name != "siren":
-        return spec, network.apply_fn
-    w0 = architecture.option("w0")
-    offset = 0.5 if convention_of(architecture) == "dws" else 0.0
-    return spec, lambda params, grid: siren_on_grid(params, grid, w0, offset, sine)
+    return ParamSpec.of(network.params), inr_apply(architecture)
 
 
 @lru_cache(maxsize=4)
 def _program(
     architecture: Architecture, steps: int, learning_rate: float, shape: tuple[int, ...]
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Compiled ``fit(keys [C, M], pixels [C, M, P, channels]) -> weights, psnr``."""
-    spec, apply_fn = inr_function(architecture)
-    exact = create(architecture, jax.random.key(0)).apply_fn
+    """Compiled ``fit(keys [B], targets [B, pixels, channels]) -> weights, psnr``."""
+    network = create(architecture, jax.random.key(0))
+    spec, exact = ParamSpec.of(network.params), network.apply_fn
     convention = convention_of(architecture)
-    grid = jnp.asarray(coordinate_grid(shape[0], shape[1], convention))
+    grid = coordinate_grid(shape[0], shape[1], convention)
+    gradient = error_gradient(architecture, grid)
 
-    def error(vector: jax.Array, pixels: jax.Array, function: Any) -> jax.Array:
-        difference = function(spec.unflatten(vector), grid) - pixels
-        return jnp.mean(difference * difference)
+    def error(params: Any, targets: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(exact(params, jnp.asarray(grid)) - targets))
 
-    gradient = jax.vmap(jax.grad(lambda v, p: error(v, p, apply_fn)))
-
-    def initial(key: jax.Array) -> jax.Array:
-        return spec.flatten(create(architecture, key).params)
-
-    def chunk(keys: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        start = jax.vmap(initial)(keys)
-
-        def step(carry, i):
-            x, m, v = carry
-            g = gradient(x, pixels)
-            m = 0.9 * m + 0.1 * g
-            v = 0.999 * v + 0.001 * (g * g)
+    def fit(keys: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(state: Any, i: jax.Array) -> tuple[Any, None]:
+            x, m, v = state
+            g = gradient(x, targets)
+            m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+            v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * (g * g), v, g)
             rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * i / steps))
-            m_hat = m / (1 - 0.9 ** (i + 1))
-            v_hat = v / (1 - 0.999 ** (i + 1))
-            x = x - rate * m_hat / (jnp.sqrt(v_hat) + 1e-8)
-            return (x, m, v), None
+            rate, scale = rate / (1 - 0.9 ** (i + 1)), 1 / (1 - 0.999 ** (i + 1))
+            move = lambda x, m, v: x - rate * m / (jnp.sqrt(v * scale) + 1e-8)
+            return (jax.tree.map(move, x, m, v), m, v), None
 
-        zero = jnp.zeros_like(start)
+        start = jax.vmap(lambda key: create(architecture, key).params)(keys)
+        zeros = jax.tree.map(jnp.zeros_like, start)
         counter = jnp.arange(steps, dtype=jnp.float32)
-        (x, _, _), _ = jax.lax.scan(step, (start, zero, zero), counter)
-        mse = jax.vmap(lambda v, p: error(v, p, exact))(x, pixels)
+        (x, _, _), _ = jax.lax.scan(step, (start, zeros, zeros), counter)
         span = 1.0 if convention == "dws" else 2.0
-        psnr = 10 * jnp.log10(span**2 / jnp.maximum(mse, 1e-12))
-        return x, psnr
+        mse = jnp.maximum(jax.vmap(error)(x, targets), 1e-12)
+        return spec.flatten(x), 10 * jnp.log10(span**2 / mse)
 
-    @jax.jit
-    def fit(keys: jax.Array, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda a: chunk(*a), (keys, pixels))
+    # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
+    wide = {"xla_cpu_prefer_vector_width": 512}
+    return jax.jit(fit, compiler_options=wide if _on_cpu() else None)
 
-    return fit
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def fit_networks(
@@ -171,32 +158,52 @@ def fit_networks(
 
     Returns:
         Flat weights ``[N, P]`` and PSNR in dB ``[N]``.
+
+    Raises:
+        MetanetError: when a fit diverged.
     """
     convention = convention_of(config.architecture)
     shape, count = images.shape[1:], len(images)
+    batch = config.batch or (_CPU_BATCH if _on_cpu() else _ACCELERATOR_BATCH)
     fit = _program(config.architecture, config.steps, config.learning_rate, shape)
-    targets = to_targets(images.reshape(count, -1, shape[-1]), convention)
     keys = _keys(config.seed, ids, views)
-    group = config.batch * _CHUNKS_PER_CALL
 
-    def run(start: int) -> tuple[np.ndarray, np.ndarray]:
-        # Short groups repeat their first networks, so that one program serves all.
-        kept = min(group, count - start)
-        index = start + np.arange(group) % kept
-        pixels = targets[index].reshape(-1, config.batch, *targets.shape[1:])
-        x, p = fit(keys[index].reshape(-1, config.batch), pixels)
-        weights = np.asarray(x).reshape(group, -1)[:kept]
-        return weights, np.asarray(p).reshape(group)[:kept]
+    def chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
+        # A short chunk repeats its networks, so that one program serves all.
+        kept = min(batch, count - start)
+        index = start + np.arange(batch) % kept
+        targets = to_targets(images[index].reshape(batch, -1, shape[-1]), convention)
+        weights, psnr = fit(keys[index], targets)
+        return np.asarray(weights)[:kept], np.asarray(psnr)[:kept]
 
-    # Chunks are small: two programs side by side keep the cores of a CPU busier than
-    # one that splits every small operation between them.
-    workers = min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
-    parts = []
-    with ThreadPoolExecutor(workers) as pool:
-        for weights, psnr in pool.map(run, range(0, count, group)):
-            parts.append((weights, psnr))
-            advance(len(weights))
-    return np.concatenate([w for w, _ in parts]), np.concatenate([p for _, p in parts])
+    done = []
+    # XLA runs a loop of small operations on one core, and releases the GIL meanwhile.
+    with ThreadPoolExecutor(_workers()) as pool:
+        try:
+            for part in pool.map(chunk, range(0, count, batch)):
+                done.append(part)
+                advance(len(part[1]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    weights, psnr = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    finite = np.isfinite(weights).all(axis=1)
+    if not finite.all():
+        raise MetanetError(
+            f"{config.images}: image {ids[np.argmin(finite)]}: the fit diverged; lower "
+            f"the learning rate ({config.learning_rate})"
+        )
+    return weights, psnr
+
+
+def _workers() -> int:
+    if not _on_cpu():
+        return 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
 
 
 def _keys(seed: int, ids: np.ndarray, views: np.ndarray) -> jax.Array:
@@ -248,6 +255,7 @@ def fit_inrs(config: FitConfig, out: str | Path, *, progress: bool = True) -> Zo
                     "view": view,
                     "split": split[part // config.views],
                     "psnr": psnr,
+                    "seed": np.full(len(part), config.seed),
                 },
             )
     return writer.finish()
@@ -273,12 +281,15 @@ def _description(
 
 
 def open_or_fit(path: str | Path, config: FitConfig, *, progress: bool = True) -> Zoo:
-    """Opens a zoo; fits it first where it is missing or unfinished.
+    """Opens a zoo; fits it first where it is missing, unfinished or damaged.
+
+    A complete zoo needs no image files.
 
     Raises:
         MetanetError: when the directory holds a zoo of another configuration.
     """
-    return fit_inrs(config, path, progress=progress)
+    held = completed(path, config.identity())
+    return held or fit_inrs(config, path, progress=progress)
 
 
 def reconstruct(zoo: Zoo, weights: np.ndarray) -> np.ndarray:

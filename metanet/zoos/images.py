@@ -1,8 +1,8 @@
-"""Labelled image sets: digits, MNIST, Fashion-MNIST, CIFAR-10, or a folder of images."""
+"""Labelled image sets: digits, MNIST, Fashion-MNIST, CIFAR-10, folders of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,7 @@ from metanet.errors import MetanetError, suggest
 from metanet.zoos import readers
 from metanet.zoos.sources import find_file
 
-_CIFAR_CLASSES = (
-    "airplane automobile bird cat deer dog frog horse ship truck".split()
-)
+_CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 _FASHION_CLASSES = (
     "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 ).split(",")
@@ -41,16 +39,19 @@ class ImageSet:
     class_names: tuple[str, ...]
 
 
+Loader = Callable[[Path | None, bool], ImageSet]
+
+
 def load_images(
     name: str, data_root: str | Path | None = None, download: bool = False
 ) -> ImageSet:
     """Loads an image set by name, or a folder with one sub-folder of images per class.
 
     Args:
-        name: "digits" (comes with scikit-learn), "mnist", "fashion_mnist", "cifar10", or
-            a path.
-        data_root: Folder that holds the sets' folders; files may also lie in it directly.
-        download: Fetch missing files from their publishers, checked against known hashes.
+        name: "digits" (comes with scikit-learn), "mnist", "fashion_mnist", "cifar10",
+            or a path.
+        data_root: Folder that holds the sets' folders, or their files directly.
+        download: Fetch missing files from their publishers, by known checksums.
 
     Raises:
         MetanetError: for an unknown name, and missing, truncated or altered files.
@@ -69,12 +70,13 @@ def load_images(
 def _digits(root: Path | None, download: bool) -> ImageSet:
     from sklearn.datasets import load_digits  # heavy, and needed for this set only
 
-    data = load_digits()
-    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]
-    return ImageSet("digits", pixels, data.target.astype(np.int32), None, tuple(_DIGITS))
+    values, labels = load_digits(return_X_y=True)
+    values = np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)
+    pixels, labels = np.rint(values).astype(np.uint8), np.asarray(labels, np.int32)
+    return ImageSet("digits", pixels, labels, None, tuple(_DIGITS))
 
 
-def _idx_set(name: str, classes: list[str]) -> Callable[[Path | None, bool], ImageSet]:
+def _idx_set(name: str, classes: Sequence[str]) -> Loader:
     def load(root: Path | None, download: bool) -> ImageSet:
         parts = []
         for prefix in ("train", "t10k"):
@@ -139,7 +141,7 @@ def _cifar_batches(
 
 
 def _joined(
-    name: str, parts: list[tuple[np.ndarray, np.ndarray]], classes: list[str]
+    name: str, parts: list[tuple[np.ndarray, np.ndarray]], classes: Sequence[str]
 ) -> ImageSet:
     for images, labels in parts:
         if len(images) != len(labels):
@@ -178,7 +180,7 @@ def _folder(path: Path) -> ImageSet:
     )
 
 
-_LOADERS: dict[str, Callable[[Path | None, bool], ImageSet]] = {
+_LOADERS: dict[str, Loader] = {
     "digits": _digits,
     "mnist": _idx_set("mnist", _DIGITS),
     "fashion_mnist": _idx_set("fashion_mnist", _FASHION_CLASSES),

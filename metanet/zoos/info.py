@@ -27,7 +27,8 @@ def describe(zoo: Zoo) -> list[Table]:
     low, middle, high = np.quantile(psnr, [0.05, 0.5, 0.95])
     about.add_row(
         "PSNR",
-        f"mean {psnr.mean():.2f} dB, 5 % {low:.2f}, median {middle:.2f}, 95 % {high:.2f}",
+        f"mean {psnr.mean():.2f} dB, 5 % {low:.2f}, median {middle:.2f}, "
+        f"95 % {high:.2f}",
     )
     versions = zoo.info["versions"]
     about.add_row("made with", ", ".join(f"{k} {v}" for k, v in versions.items()))

@@ -26,7 +26,7 @@ def _broken(path: Path | str, why: object) -> MetanetError:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Bytes of a gzip-compressed idx file (MNIST): ``[N]`` or ``[N, rows, columns]``."""
+    """Bytes of a gzip-compressed idx file: ``[N]`` or ``[N, rows, columns]``."""
     try:
         with gzip.open(path) as stream:
             data = stream.read()

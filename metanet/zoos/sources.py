@@ -14,7 +14,7 @@ from metanet.errors import MetanetError
 # a folder or server that holds the sets' folders.
 _BASE = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion_mnist": "https://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "cifar10": "https://www.cs.toronto.edu/~kriz/",
 }
 

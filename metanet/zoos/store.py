@@ -1,24 +1,29 @@
 """The zoo on disk: Parquet shards with one row per network, and ``zoo.json``.
 
     zoo.json             architectures, leaves, conventions, provenance, checksums
-    shard-00000.parquet  id, architecture, weights, label, image, view, split, psnr
+    shard-00000.parquet  id, architecture, weights, label, image, view, split, psnr,
+                         seed
 
-``weights`` is a list of float32: the raveled parameter leaves in the order of ``leaves``
-in zoo.json. The files open in pandas, DuckDB or the Hugging Face hub as they are.
+``weights`` is a list of float32: the raveled parameter leaves in the order of
+``leaves`` in zoo.json. The files open in pandas, DuckDB or the Hugging Face hub as they
+are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metanet import __version__
@@ -35,6 +40,7 @@ _TYPES = {
     "view": pa.int32(),
     "split": pa.string(),
     "psnr": pa.float32(),
+    "seed": pa.int64(),
 }
 
 
@@ -68,7 +74,8 @@ def write_file(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise MetanetError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -91,24 +98,13 @@ class ZooWriter:
         rows, size = self.description["rows"], self.description["shard_size"]
         self._sizes = [min(size, rows - s) for s in range(0, rows, size)]
         self._shards: list[dict[str, Any] | None] = [None] * len(self._sizes)
-        held = _read_json(self.path / "zoo.json")
-        if held is not None:
-            self._require_same(held)
-            for i, entry in enumerate(held["shards"]):
-                if entry and _checksum(self.path / entry["file"]) == entry["sha256"]:
-                    self._shards[i] = entry
-        else:
+        shards = _intact_shards(self.path, self.description["config"])
+        if shards is None:
             self._save()
-
-    def _require_same(self, held: Mapping[str, Any]) -> None:
-        old, new = held.get("config", {}), self.description["config"]
-        differing = [k for k in new if old.get(k) != new[k]]
-        if differing:
-            found = "; ".join(f"{k} {old.get(k)!r}, not {new[k]!r}" for k in differing)
-            raise MetanetError(
-                f"{self.path}: holds a zoo of another configuration ({found}); name "
-                "another directory or delete this one"
-            )
+        else:
+            self._shards = shards
+            for leftover in self.path.glob(".*.tmp"):  # of a writer that was killed
+                leftover.unlink()
 
     @property
     def done(self) -> int:
@@ -124,7 +120,9 @@ class ZooWriter:
         """Stores one shard; ``columns`` holds ``weights [n, P]`` and the others [n]."""
         weights = np.ascontiguousarray(columns["weights"], np.float32)
         values = pa.array(weights.ravel())
-        arrays = {"weights": pa.FixedSizeListArray.from_arrays(values, weights.shape[1])}
+        arrays = {
+            "weights": pa.FixedSizeListArray.from_arrays(values, weights.shape[1])
+        }
         for name, kind in _TYPES.items():
             data = columns.get(name, np.full(len(weights), "0"))
             arrays[name] = pa.array(data.tolist(), kind)
@@ -179,6 +177,35 @@ def _checksum(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
+
+
+def _intact_shards(
+    path: Path, config: Mapping[str, Any]
+) -> list[dict[str, Any] | None] | None:
+    """Entries of the shards that are whole, None for others; None without a zoo."""
+    held = _read_json(path / "zoo.json")
+    if held is None:
+        return None
+    old = held.get("config", {})
+    differing = [k for k in config if old.get(k) != config[k]]
+    if differing:
+        found = "; ".join(f"{k} {old.get(k)!r}, not {config[k]!r}" for k in differing)
+        raise MetanetError(
+            f"{path}: holds a zoo of another configuration ({found}); name another "
+            "directory or delete this one"
+        )
+    whole = lambda e: e and _checksum(path / e["file"]) == e["sha256"]
+    return [entry if whole(entry) else None for entry in held["shards"]]
+
+
+def completed(path: str | Path, config: Mapping[str, Any]) -> Zoo | None:
+    """The zoo of a configuration, if all of it is there and whole.
+
+    Raises:
+        MetanetError: when the directory holds a zoo of another configuration.
+    """
+    shards = _intact_shards(Path(path), config)
+    return Zoo.open(path) if shards and all(shards) else None
 
 
 class Zoo:
@@ -238,13 +265,18 @@ class Zoo:
         return self.info["rows"]
 
     def read(
-        self, split: str | None = None, columns: Sequence[str] | None = None
+        self,
+        split: str | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        skip_broken: bool = False,
     ) -> ZooTable:
         """Reads networks into memory.
 
         Args:
             split: "train", "validation", "test", or None for all.
             columns: Columns beside the weights; None reads all.
+            skip_broken: Leave out networks with NaN or infinite weights.
 
         Raises:
             MetanetError: for unknown names, and damaged shards or NaN weights (naming
@@ -258,17 +290,24 @@ class Zoo:
                 raise MetanetError(
                     f"{self.path}: no column {name!r}.{suggest(name, _TYPES)}"
                 )
-        tables = [self._shard(entry) for entry in self.info["shards"]]
-        weights = np.concatenate([t[0] for t in tables])
-        held = {
-            n: np.concatenate([t[1].column(n).to_numpy(zero_copy_only=False) for t in tables])
-            for n in {*wanted, "split"}
-        }  # fmt: skip
-        if split is not None:
-            keep = held["split"] == split
-            weights = weights[keep]
-            held = {n: c[keep] for n, c in held.items()}
-        return ZooTable(weights, {n: held[n] for n in wanted})
+        weights, tables = zip(*map(self._shard, self.info["shards"]), strict=True)
+        weights, table = np.concatenate(weights), pa.concat_tables(tables)
+        finite = np.asarray(np.isfinite(weights).all(axis=1))
+        if not skip_broken:
+            self._require_finite(finite)
+        keep = finite if split is None else finite & (_column(table, "split") == split)
+        if not keep.all():
+            weights, table = weights[keep], table.filter(pa.array(keep))
+        return ZooTable(weights, {n: _column(table, n) for n in wanted})
+
+    def _require_finite(self, finite: np.ndarray) -> None:
+        if not finite.all():
+            row = int(np.argmin(finite))
+            entry = self.info["shards"][row // self.info["shard_size"]]
+            raise MetanetError(
+                f"{self.path / entry['file']}: weights: row {row} holds NaN or "
+                "infinite values; remove the network from the zoo"
+            )
 
     def row(self, row_id: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Weights ``[P]`` and the other columns of one network.
@@ -278,39 +317,51 @@ class Zoo:
         """
         size, rows = self.info["shard_size"], len(self)
         if not 0 <= row_id < rows:
-            raise MetanetError(f"{self.path}: id {row_id}: the zoo has ids 0..{rows - 1}")
+            raise MetanetError(
+                f"{self.path}: id {row_id}: the zoo has ids 0..{rows - 1}"
+            )
         weights, table = self._shard(self.info["shards"][row_id // size])
         place = row_id % size
+        finite = np.ones(rows, bool)
+        finite[row_id] = bool(np.isfinite(weights[place]).all())
+        self._require_finite(finite)
         return weights[place], {n: table.column(n)[place].as_py() for n in _TYPES}
 
     def _shard(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, pa.Table]:
         path = self.path / entry["file"]
         if not path.is_file():
-            raise MetanetError(f"{path}: missing shard; make the zoo again to restore it")
+            raise MetanetError(
+                f"{path}: missing shard; make the zoo again to restore it"
+            )
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise MetanetError(
                 f"{path}: checksum differs from zoo.json; the shard is truncated or "
                 "altered: delete it and run the command that made the zoo again"
             )
+        expected = sum(math.prod(leaf["shape"]) for leaf in self.info["leaves"])
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            table = pq.read_table(pa.BufferReader(data)).select([*_TYPES, "weights"])
             column = table.column("weights").combine_chunks()
-            weights = column.flatten().to_numpy()
+            lengths = pc.call_function("list_value_length", [column]).to_numpy(
+                zero_copy_only=False
+            )
+            values = column.flatten().cast(pa.float32()).to_numpy()
         except (pa.ArrowException, KeyError, OSError) as error:
-            raise MetanetError(f"{path}: weights: not readable: {error}") from error
-        expected = sum(int(np.prod(leaf["shape"])) for leaf in self.info["leaves"])
-        if weights.size != expected * len(table):
+            raise MetanetError(f"{path}: not readable as a shard: {error}") from error
+        if len(table) != entry["rows"]:
             raise MetanetError(
-                f"{path}: weights: rows do not have the {expected} values of the "
-                "architecture in zoo.json"
+                f"{path}: {len(table)} rows, not the {entry['rows']} of zoo.json"
             )
-        weights = weights.reshape(len(table), expected)
-        finite = np.isfinite(weights).all(axis=1)
-        if not finite.all():
-            bad = table.column("id")[int(np.argmin(finite))].as_py()
+        if not (lengths == expected).all():
+            place = int(np.argmin(lengths == expected))
+            row = table.column("id")[place].as_py()
             raise MetanetError(
-                f"{path}: weights: row {bad} holds NaN or infinite values; remove the "
-                "network from the zoo"
+                f"{path}: weights: row {row} has {lengths[place]} values, not the "
+                f"{expected} of the architecture in zoo.json"
             )
-        return weights, table
+        return values.reshape(-1, expected), table
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).to_numpy()

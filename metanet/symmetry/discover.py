@@ -1,0 +1,199 @@
+"""Discovery: from a function and its parameters to the weight symmetries."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metanet.symmetry import rules_elementwise, rules_linear, rules_shape
+from metanet.symmetry.atoms import Atoms, Axis, Occurrence
+from metanet.symmetry.degrees import exponent_variable, find_families
+from metanet.symmetry.groups import find_groups, nesting
+from metanet.symmetry.interpreter import Interpreter
+from metanet.symmetry.sites import SiteBuilder
+from metanet.symmetry.structure import Atom, Leaf, Position, Tile
+from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.values import Value
+
+__all__ = ["discover", "rules_elementwise", "rules_linear", "rules_shape"]
+
+
+def discover(
+    apply_fn: Callable[..., Any], params: Any, *inputs: Any, check: bool = True
+) -> Symmetry:
+    """Finds the weight symmetries of a network from its program.
+
+    The jaxpr is interpreted abstractly, twice over the same atoms: the first pass
+    unifies and refines indices, the second, seeing their final form, finds activations,
+    uses of parameters and exponent equations.
+
+    Args:
+        apply_fn: ``apply_fn(params, *inputs)``, any JAX function.
+        params: Pytree of arrays or `jax.ShapeDtypeStruct` (then ``check`` must be
+            False).
+        *inputs: Example inputs (or shapes).
+        check: Prove the result numerically with random elements.
+
+    Returns:
+        The symmetry: static, hashable.
+
+    Raises:
+        SymmetryError: when the numerical check fails (a defect of a rule).
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for _, x in flat]
+    closed = jax.make_jaxpr(
+        lambda leaves, *args: apply_fn(jax.tree.unflatten(treedef, leaves), *args)
+    )(shapes, *inputs)
+    leaves = tuple(
+        Leaf(
+            jax.tree_util.keystr(path, simple=True, separator="/"),
+            tuple(x.shape),
+            str(x.dtype),
+        )
+        for (path, _), x in zip(flat, shapes, strict=True)
+    )
+    symmetry = _Discovery(closed, leaves, jax.tree.leaves(inputs)).symmetry()
+    if check:
+        from metanet.symmetry.check import check as prove
+
+        prove(symmetry, apply_fn, params, *inputs)
+    return symmetry
+
+
+class _Discovery:
+    """The two passes and what they yield."""
+
+    def __init__(self, closed: Any, leaves: tuple[Leaf, ...], inputs: Sequence[Any]):
+        self.closed, self.leaves = closed, leaves
+        self.atoms = Atoms()
+        new = self.atoms.new
+        self.leaf_axes: list[list[Axis]] = [
+            [[[Occurrence(new(n))]] for n in leaf.shape] for leaf in leaves
+        ]
+        self.input_axes: list[list[Axis]] = [
+            [[[Occurrence(new(n, "an input of the network"))]] for n in jnp.shape(x)]
+            for x in inputs
+        ]
+
+    def symmetry(self) -> Symmetry:
+        first = Interpreter(self.atoms)
+        for output in self._run(first, self._first_values()):
+            for axis in output.axes:
+                self.atoms.pin(axis, "an output of the network")
+        tiles = list(self._tiles())
+        sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
+        second = Interpreter(self.atoms, sites)
+        values = self._second_values(tiles, sites)
+        outputs = self._run(second, values)
+        for output in outputs:
+            second.mapped(output, second.without_exponents)
+        sites.mark_outputs(outputs)
+        return self._assemble(second, sites, tiles, [*values, *outputs])
+
+    def _run(self, run: Interpreter, values: list[Value]) -> list[Value]:
+        constants = [run.constant(c) for c in self.closed.consts]
+        return run.run(self.closed.jaxpr, constants, values)
+
+    def _first_values(self) -> list[Value]:
+        params = [Value(a, leaves=frozenset({i})) for i, a in enumerate(self.leaf_axes)]
+        return params + [Value(a) for a in self.input_axes]
+
+    def _tiles(self):
+        for index in range(len(self.leaves)):
+            axes = [self.atoms.normal(a) for a in self.leaf_axes[index]]
+            sizes = [[self.atoms.segment_size(s) for s in a] for a in axes]
+            starts = [list(itertools.accumulate(s, initial=0)) for s in sizes]
+            for choice in itertools.product(*(range(len(a)) for a in axes)):
+                placed = [
+                    (Position(i, j, k), o.atom)
+                    for i, j in enumerate(choice)
+                    for k, o in enumerate(axes[i][j])
+                ]
+                yield Tile(
+                    leaf=index,
+                    segments=choice,
+                    bounds=tuple(
+                        (starts[i][j], starts[i][j + 1]) for i, j in enumerate(choice)
+                    ),
+                    positions=tuple(p for p, _ in placed),
+                    atoms=tuple(a for _, a in placed),
+                )
+
+    def _vectors(self, tiles: Sequence[Tile]) -> dict[int, int]:
+        counts = [sum(t.leaf == i for t in tiles) for i in range(len(self.leaves))]
+        return {
+            t.leaf: t.atoms[0] for t in tiles if counts[t.leaf] == 1 == len(t.atoms)
+        }
+
+    def _second_values(self, tiles: Sequence[Tile], sites: SiteBuilder) -> list[Value]:
+        values = []
+        for index in range(len(self.leaves)):
+            axes: list[Axis] = [
+                [
+                    [
+                        self._tagged(o, index, Position(i, j, k))
+                        for k, o in enumerate(segment)
+                    ]
+                    for j, segment in enumerate(self.atoms.normal(axis))
+                ]
+                for i, axis in enumerate(self.leaf_axes[index])
+            ]
+            values.append(
+                Value(axes, leaves=frozenset({index}), shift={index: 1.0})
+            )
+        for i, axes in enumerate(self.input_axes):
+            values.append(Value(axes, {sites.add_input(i): ()}))
+        return values
+
+    def _tagged(self, o: Occurrence, leaf: int, position: Position) -> Occurrence:
+        tags = frozenset({("p", leaf, position)})
+        if self.atoms.is_opaque(o.atom):
+            return Occurrence(o.atom, tags)
+        form = ((exponent_variable(leaf, position), Fraction(1)),)
+        return Occurrence(o.atom, tags, form, form)
+
+    def _assemble(
+        self,
+        run: Interpreter,
+        sites: SiteBuilder,
+        tiles: Sequence[Tile],
+        ends: Sequence[Value],
+    ) -> Symmetry:
+        order = dict.fromkeys(a for t in tiles for a in t.atoms)
+        order |= dict.fromkeys(sorted(sites.atoms_in_use()))
+        number = {atom: i for i, atom in enumerate(order)}
+        tensors = [*run.tensors, *(v.axes for v in ends)]
+        nest = {
+            number[b]: frozenset(number[a] for a in beside)
+            for b, beside in nesting(self.atoms, tensors, order).items()
+        }
+        pins = self.atoms.pins
+        atoms = tuple(Atom(self.atoms.size(a), pins.get(a)) for a in order)
+        numbered = tuple(
+            Tile(t.leaf, t.segments, t.bounds, t.positions,
+                 tuple(number[a] for a in t.atoms))
+            for t in tiles
+        )  # fmt: skip
+        opaque = frozenset(number[a] for a in order if self.atoms.is_opaque(a))
+        in_tiles = {a for t in numbered for a in t.atoms}
+        free = {a: n for a, n in nest.items() if a in in_tiles}
+        return Symmetry(
+            leaves=self.leaves,
+            atoms=atoms,
+            tiles=numbered,
+            groups=find_groups(atoms, free),
+            families=find_families(
+                numbered, run.equations, run.phases, opaque, nest, sites.uses
+            ),
+            sites=sites.finished(number),
+            uses=tuple(sites.uses),
+            joins=tuple(sites.joins),
+            unknown=tuple(sorted(run.unknown.items())),
+            notes=tuple(tuple(self.atoms.notes.get(a, ())) for a in order),
+        )

@@ -1,0 +1,268 @@
+"""Group elements, and how they act on parameters.
+
+An element first permutes, then multiplies (scales, signs, (-1)^k of phases), then adds
+(phase shifts). Convention of permutations: ``new[i] = old[perm[i]]``. All functions are
+pure and work under `jit`, `vmap` and `grad`; what depends on the symmetry alone is
+Python data and costs nothing at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metanet.errors import MetanetError
+from metanet.symmetry.structure import Family, PermutationGroup, Position, Tile
+from metanet.symmetry.symmetry import Symmetry
+
+
+class Element(NamedTuple):
+    """An element of a symmetry.
+
+    Attributes:
+        permutations: Per group ``[copies, degree]`` indices.
+        factors: Per family ``[*parents, size]``: the factors; for a phase the numbers k
+            of half turns (as floats).
+    """
+
+    permutations: tuple[jax.Array, ...]
+    factors: tuple[jax.Array, ...]
+
+
+def _shape(symmetry: Symmetry, family: Family) -> tuple[int, ...]:
+    return tuple(symmetry.atoms[a].size for a in (*family.parents, family.atom))
+
+
+def identity(symmetry: Symmetry) -> Element:
+    """The element that changes nothing."""
+    permutations = tuple(
+        jnp.broadcast_to(jnp.arange(g.degree)[None], (g.copies, g.degree))
+        for g in symmetry.groups
+    )
+    factors = tuple(
+        jnp.full(_shape(symmetry, f), 0.0 if f.kind == "phase" else 1.0)
+        for f in symmetry.families
+    )
+    return Element(permutations, factors)
+
+
+def random(
+    symmetry: Symmetry,
+    key: jax.Array,
+    *,
+    permutations: bool = True,
+    signs: bool = True,
+    scales: bool = True,
+    phases: bool = True,
+) -> Element:
+    """A random element; parts that are switched off are the identity.
+
+    Permutations and signs are uniform, scales log-normal with deviation 0.3, phases -1,
+    0 or 1 half turns.
+    """
+    plain = identity(symmetry)
+    drawn = []
+    for i, group in enumerate(symmetry.groups):
+        if permutations:
+            keys = jax.random.split(jax.random.fold_in(key, i), group.copies)
+            row = jax.vmap(lambda k, n=group.degree: jax.random.permutation(k, n))
+            drawn.append(row(keys))
+        else:
+            drawn.append(plain.permutations[i])
+    factors = []
+    wanted = {"sign": signs, "positive": scales, "nonzero": scales, "phase": phases}
+    for i, family in enumerate(symmetry.families):
+        k = jax.random.fold_in(key, 1_000_003 + i)
+        shape = _shape(symmetry, family)
+        if not wanted[family.kind]:
+            factors.append(plain.factors[i])
+        elif family.kind == "phase":
+            factors.append(jax.random.randint(k, shape, -1, 2).astype(jnp.float32))
+        elif family.kind == "sign":
+            factors.append(jax.random.rademacher(k, shape, jnp.float32))
+        else:
+            factors.append(jnp.exp(0.3 * jax.random.normal(k, shape)))
+    return Element(tuple(drawn), tuple(factors))
+
+
+def _parity(k: jax.Array) -> jax.Array:
+    """``(-1)^k`` for whole numbers stored as floats."""
+    return 1 - 2 * jnp.abs(k - 2 * jnp.floor(k / 2))
+
+
+def _power(family: Family, factor: jax.Array, power: float) -> jax.Array:
+    base = _parity(factor) if family.kind == "phase" else factor
+    if family.kind in ("phase", "sign"):
+        return base if int(power) % 2 else jnp.ones_like(base)
+    return base**power if power != 1 else base
+
+
+def _permute(
+    symmetry: Symmetry,
+    permutations: Sequence[jax.Array],
+    array: jax.Array,
+    atoms: tuple[int, ...],
+) -> jax.Array:
+    """Applies all groups to an array with one axis per atom, parents before children."""
+    for group, perm in zip(symmetry.groups, permutations, strict=True):
+        if not set(group.atoms) & set(atoms) or group.degree == 1:
+            continue
+        first = [i for i, a in enumerate(atoms) if a == group.atoms[0]]
+        for occurrence in range(len(first)):
+            moved = [
+                [i for i, a in enumerate(atoms) if a == j][occurrence]
+                for j in group.atoms
+            ]
+            array = _permute_once(group, perm, array, atoms, moved)
+    return array
+
+
+def _permute_once(
+    group: PermutationGroup,
+    perm: jax.Array,
+    array: jax.Array,
+    atoms: tuple[int, ...],
+    moved: list[int],
+) -> jax.Array:
+    if group.copies == 1 and len(moved) == 1:
+        return jnp.take(array, perm[0], axis=moved[0])
+    parents = [atoms.index(p) for p in group.parents]
+    rest = [i for i in range(len(atoms)) if i not in moved and i not in parents]
+    order = parents + moved + rest
+    turned = array.transpose(order)
+    flat = turned.reshape(group.copies, group.degree, -1)
+    flat = jnp.take_along_axis(flat, perm[:, :, None], axis=1)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return flat.reshape(turned.shape).transpose(back)
+
+
+def _spread(
+    family: Family, values: jax.Array, tile: Tile, position: Position
+) -> jax.Array:
+    """Values ``[*parents, size]`` as an array that broadcasts over a tile's atoms."""
+    places = [tile.atoms.index(p) for p in family.parents]
+    places.append(tile.positions.index(position))
+    order = sorted(range(len(places)), key=places.__getitem__)
+    shape = [1] * len(tile.atoms)
+    for place, size in zip(places, values.shape, strict=True):
+        shape[place] = size
+    return values.transpose(order).reshape(shape)
+
+
+def _tiles(
+    symmetry: Symmetry, params: Any, change: Callable[[Tile, jax.Array], jax.Array]
+) -> Any:
+    """Applies a function to every tile, as an array with one axis per atom."""
+    leaves, treedef = jax.tree.flatten(params)
+    if len(leaves) != len(symmetry.leaves):
+        raise MetanetError(
+            f"parameters: {len(leaves)} arrays, the symmetry is of {len(symmetry.leaves)}"
+        )
+    for tile in symmetry.tiles:
+        leaf = jnp.asarray(leaves[tile.leaf])
+        whole = tile.bounds == tuple((0, n) for n in leaf.shape)
+        where = tuple(slice(*b) for b in tile.bounds)
+        part = leaf if whole else leaf[where]
+        sizes = [symmetry.atoms[a].size for a in tile.atoms]
+        new = change(tile, part.reshape(sizes)).reshape(part.shape)
+        leaves[tile.leaf] = new if whole else leaf.at[where].set(new)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def act(symmetry: Symmetry, element: Element, params: Any) -> Any:
+    """Moves parameters by an element; the network's function does not change.
+
+    Args:
+        symmetry: The network's symmetry.
+        element: The element.
+        params: Parameters of one network (use `vmap` for many).
+    """
+
+    def change(tile: Tile, array: jax.Array) -> jax.Array:
+        array = _permute(symmetry, element.permutations, array, tile.atoms)
+        shift = None
+        for family, factor in zip(symmetry.families, element.factors, strict=True):
+            for e in family.exponents:
+                if e.leaf == tile.leaf and e.position in tile.positions:
+                    value = _power(family, factor, float(e.power))
+                    value = _spread(family, value, tile, e.position)
+                    array = array * value.astype(array.dtype)
+            for s in family.shifts:
+                if s.leaf == tile.leaf and s.position in tile.positions:
+                    value = _spread(family, factor * s.amount, tile, s.position)
+                    shift = value if shift is None else shift + value
+        return array if shift is None else array + shift.astype(array.dtype)
+
+    return _tiles(symmetry, params, change)
+
+
+def _permuted_factors(
+    symmetry: Symmetry, permutations: Sequence[jax.Array], factors: Sequence[jax.Array]
+) -> list[jax.Array]:
+    return [
+        _permute(symmetry, permutations, values, (*family.parents, family.atom))
+        for family, values in zip(symmetry.families, factors, strict=True)
+    ]
+
+
+def _source_index(
+    symmetry: Symmetry, elements: Sequence[Sequence[jax.Array]], group: PermutationGroup
+) -> jax.Array:
+    """Where each joint index of a group comes from after elements act in turn."""
+    atoms = (*group.parents, *group.atoms)
+    sizes = [symmetry.atoms[a].size for a in atoms]
+    index = jnp.arange(math.prod(sizes)).reshape(sizes)
+    for permutations in elements:
+        index = _permute(symmetry, permutations, index, atoms)
+    return index.reshape(-1)
+
+
+def _turn_signs(
+    symmetry: Symmetry, factors: Sequence[jax.Array], family: Family
+) -> jax.Array | float:
+    """The sign that the sign families give to the biases of a phase family."""
+    sign: jax.Array | float = 1.0
+    for other, values in zip(symmetry.families, factors, strict=True):
+        for e in other.exponents:
+            for s in family.shifts[:1]:
+                if (e.leaf, e.position) == (s.leaf, s.position):
+                    sign = sign * _power(other, values, float(e.power))
+    return sign
+
+
+def compose(symmetry: Symmetry, a: Element, b: Element) -> Element:
+    """The element that acts as b first, then a."""
+    permutations = tuple(
+        (_source_index(symmetry, (b.permutations, a.permutations), g) % g.degree)
+        .reshape(g.copies, g.degree)
+        for g in symmetry.groups
+    )  # fmt: skip
+    moved = _permuted_factors(symmetry, a.permutations, b.factors)
+    factors = []
+    for family, mine, theirs in zip(symmetry.families, a.factors, moved, strict=True):
+        if family.kind == "phase":
+            factors.append(mine + _turn_signs(symmetry, a.factors, family) * theirs)
+        else:
+            factors.append(mine * theirs)
+    return Element(permutations, tuple(factors))
+
+
+def invert(symmetry: Symmetry, a: Element) -> Element:
+    """The element that undoes a."""
+    permutations = tuple(
+        (jnp.argsort(_source_index(symmetry, (a.permutations,), g)) % g.degree)
+        .reshape(g.copies, g.degree)
+        for g in symmetry.groups
+    )  # fmt: skip
+    undone = [
+        -_turn_signs(symmetry, a.factors, family) * values
+        if family.kind == "phase"
+        else 1 / values
+        for family, values in zip(symmetry.families, a.factors, strict=True)
+    ]
+    factors = _permuted_factors(symmetry, permutations, undone)
+    return Element(permutations, tuple(factors))

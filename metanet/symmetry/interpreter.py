@@ -1,0 +1,252 @@
+"""Abstract interpretation of a jaxpr, and the registry of rules.
+
+A rule is a function ``rule(run, eqn, inputs) -> outputs`` from abstract values to
+abstract values. It says which indices of operands and results are the same (by aligning
+axes), which are cut or multiplied (by refining them), and which cannot be permuted (by
+pinning them). In the second pass it also says what becomes of exponents. A rule for a
+primitive that acts elementwise on one array and has no scale symmetry is::
+
+    @register_rule("my_primitive")
+    def _my_rule(run, eqn, inputs):
+        return [run.nonlinear(inputs[0], "my_primitive")]
+
+A primitive without a rule pins all that it touches: a symmetry may be missed, never
+invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex_core
+
+from metanet.symmetry.atoms import ZERO, Atoms, Axis, Form, Occurrence, add_forms
+from metanet.symmetry.values import Value, describe_equation, map_occurrences
+
+if TYPE_CHECKING:
+    from metanet.symmetry.sites import SiteBuilder
+
+Rule = Callable[["Interpreter", Any, list[Value]], list[Value]]
+RULES: dict[str, Rule] = {}
+
+
+def register_rule(*primitives: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for primitives, replacing any before (see the module's example).
+
+    Args:
+        *primitives: Names of JAX primitives, as `jax.make_jaxpr` prints them.
+    """
+
+    def enter(rule: Rule) -> Rule:
+        for name in primitives:
+            RULES[name] = rule
+        return rule
+
+    return enter
+
+
+class Interpreter:
+    """One pass over a program.
+
+    Attributes:
+        atoms: Shared by both passes.
+        sites: Collects sites and edges in the second pass; None in the first.
+        tensors: Axes of every value of the program, for the nesting rule.
+        equations: ("real" or "sign", form that must be 0).
+        unknown: Primitives without a rule.
+        why: Description of the equation being read.
+    """
+
+    def __init__(self, atoms: Atoms, sites: SiteBuilder | None = None):
+        self.atoms, self.sites = atoms, sites
+        self.tensors: list[list[Axis]] = []
+        self.equations: list[tuple[str, Form]] = []
+        self.unknown: dict[str, str] = {}
+        self.phases: dict[int, float] = {}
+        self.why = ""
+        self._path: list[int] = []
+        self._mute = 0
+
+    # Running a program.
+
+    def run(self, jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value]):
+        """Reads a jaxpr; returns the abstract values of its outputs."""
+        env: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
+        env.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(variable: Any) -> Value:
+            if isinstance(variable, jex_core.Literal):
+                return self.constant(variable.val)
+            return env[variable]
+
+        for index, eqn in enumerate(jaxpr.eqns):
+            self._path.append(index)
+            self.why = describe_equation(eqn)
+            values = [read(v) for v in eqn.invars]
+            for variable, value in zip(eqn.outvars, self._apply(eqn, values), strict=True):
+                env[variable] = value
+                self.tensors.append(value.axes)
+            self._path.pop()
+        return [read(v) for v in jaxpr.outvars]
+
+    def _apply(self, eqn: Any, values: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        inner = call_jaxpr(eqn)
+        if inner is not None:
+            jaxpr, constants = inner
+            named = eqn.params.get("name", "")
+            return self._call(jaxpr, [self.constant(c) for c in constants], values, named)
+        if name not in RULES:
+            return self.unknown_primitive(eqn, values)
+        return RULES[name](self, eqn, values)
+
+    def _call(
+        self, jaxpr: Any, constants: list[Value], values: list[Value], named: str
+    ) -> list[Value]:
+        """Reads a called function; a named activation is one link of the chain."""
+        activation = named.lstrip("_") in _ACTIVATIONS and not self._mute
+        self._mute += activation
+        outputs = self.run(jaxpr, constants, values)
+        self._mute -= activation
+        if activation:
+            outputs = [self.chain(o, named.lstrip("_")) for o in outputs]
+        return outputs
+
+    @property
+    def location(self) -> tuple[int, ...]:
+        """Path of the equation being read."""
+        return tuple(self._path)
+
+    # Values.
+
+    def fresh(self, size: int, pin: str | None = None, uniform: bool = False) -> Axis:
+        """An axis of one new atom."""
+        return [[Occurrence(self.atoms.new(size, pin, uniform))]]
+
+    def constant(self, array: Any) -> Value:
+        """The abstract value of a constant: uniform, or pinned, along each axis."""
+        dtype = getattr(array, "dtype", None)
+        if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+            shape = np.shape(array)
+            return Value([self.fresh(n, uniform=True) for n in shape], constant=True)
+        held = np.asarray(array)
+        axes = []
+        for axis, size in enumerate(held.shape):
+            same = held.size == 0 or bool((held == held.take([0], axis)).all())
+            why = None if same else "a constant that varies along the axis"
+            axes.append(self.fresh(size, why, uniform=same))
+        first = held.flat[0] if held.size else 0
+        filled = held.dtype.kind in "biuf" and bool((held == first).all())
+        return Value(
+            axes,
+            constant=True,
+            zero=filled and first == 0,
+            scalar=float(first) if filled and np.isfinite(first) else None,
+        )
+
+    # What rules are made of.
+
+    def pinned_axis(self, axis: Axis, why: str) -> Axis:
+        """Pins an axis and forbids exponents along it."""
+        self.atoms.pin(axis, why)
+        return map_occurrences(self.atoms, [axis], self.without_exponents)[0]
+
+    def require(self, which: str, form: Form) -> None:
+        """Adds the equation ``form = 0``; ``which`` is "real" or "sign"."""
+        if form:
+            self.equations.append((which, form))
+
+    def require_equal(self, a: Occurrence, b: Occurrence) -> None:
+        """Two occurrences must scale alike."""
+        self.require("real", add_forms(a.real, b.real, -1))
+        self.require("sign", add_forms(a.sign, b.sign, -1))
+
+    def without_exponents(self, occurrence: Occurrence) -> Occurrence:
+        """Forces the exponents of an occurrence to 0."""
+        self.require("real", occurrence.real)
+        self.require("sign", occurrence.sign)
+        return occurrence._replace(real=ZERO, sign=ZERO)
+
+    def without_sign(self, occurrence: Occurrence) -> Occurrence:
+        """Forces the sign of an occurrence to 0 (functions like relu)."""
+        self.require("sign", occurrence.sign)
+        return occurrence._replace(sign=ZERO)
+
+    def without_scale(self, occurrence: Occurrence) -> Occurrence:
+        """Forces the scale of an occurrence to 0 (odd functions)."""
+        self.require("real", occurrence.real)
+        return occurrence._replace(real=ZERO)
+
+    def mapped(
+        self, value: Value, function: Callable[[Occurrence], Occurrence]
+    ) -> Value:
+        """The value with a function applied to all occurrences; no shift survives."""
+        self.end_shift(value)
+        axes = map_occurrences(self.atoms, value.axes, function)
+        return replace(value, axes=axes, zero=False, scalar=None, shift={})
+
+    def nonlinear(self, value: Value, name: str) -> Value:
+        """An elementwise function without scale or sign symmetry."""
+        return self.chain(self.mapped(value, self.without_exponents), name)
+
+    def chain(self, value: Value, name: str) -> Value:
+        """Appends a nonlinearity to the chains of the value's sites."""
+        return value if self._mute else value.through(name)
+
+    def end_shift(self, *values: Value) -> None:
+        """The values are used in a way in which adding to a bias does not commute."""
+        for value in values:
+            for leaf in value.shift:
+                self.phases[leaf] = 0.0
+
+    def unknown_primitive(self, eqn: Any, values: list[Value]) -> list[Value]:
+        """Pins everything that a primitive without a rule touches."""
+        self.unknown.setdefault(eqn.primitive.name, self.why)
+        return self.opaque(eqn, values)
+
+    def opaque(self, eqn: Any, values: list[Value]) -> list[Value]:
+        """Pins all operands and results of an equation."""
+        sites: dict[int, tuple[str, ...]] = {}
+        leaves: frozenset[int] = frozenset()
+        for value in values:
+            self.end_shift(value)
+            for axis in value.axes:
+                self.pinned_axis(axis, self.why)
+            sites |= {s: (*c, eqn.primitive.name) for s, c in value.sites.items()}
+            leaves |= value.leaves
+        constant = all(v.constant for v in values)
+        return [
+            Value(
+                [self.fresh(n, self.why) for n in variable.aval.shape],
+                sites,
+                leaves,
+                constant,
+            )
+            for variable in eqn.outvars
+        ]
+
+
+# Functions that libraries wrap in a named call; the name is one link of a chain.
+_ACTIVATIONS = frozenset(
+    "relu gelu silu swish softmax sigmoid log_softmax leaky_relu elu softplus relu6 "
+    "hard_tanh celu selu mish".split()
+)
+_CALLS = frozenset(
+    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
+    "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
+)
+
+
+def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
+    """The called jaxpr and its constants, for primitives that only call."""
+    if eqn.primitive.name not in _CALLS:
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(key)
+        if inner is not None:
+            return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+    return None

@@ -1,0 +1,307 @@
+"""Rules of elementwise primitives: what they join, and what becomes of exponents.
+
+Degrees: a product adds exponents, a sum needs them equal, an odd function keeps signs,
+a function such as relu keeps positive scales. Sources: Godfrey et al. 2022 (intertwiner
+groups); Kalogeropoulos et al. 2024, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import pi
+from typing import Any
+
+from metanet.symmetry.atoms import (
+    ZERO,
+    Axis,
+    Occurrence,
+    add_forms,
+    scale_form,
+)
+from metanet.symmetry.interpreter import Interpreter, register_rule
+from metanet.symmetry.values import Value, map_occurrences
+
+
+@register_rule("convert_element_type")
+def _convert(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    to, origin = eqn.outvars[0].aval.dtype.kind, eqn.invars[0].aval.dtype.kind
+    if origin == "f" and to not in "fV":
+        return [run.nonlinear(inputs[0], eqn.primitive.name)]
+    return [inputs[0]]
+
+
+@register_rule(
+    "stop_gradient", "copy", "copy_p", "reduce_precision", "optimization_barrier",
+    "sharding_constraint",
+)  # fmt: skip
+def _same(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return list(inputs)
+
+
+@register_rule("neg")
+def _negate(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    shift = {leaf: -c for leaf, c in x.shift.items()}
+    return [replace(x, scalar=None if x.scalar is None else -x.scalar, shift=shift)]
+
+
+@register_rule("tanh", "asinh", "sinh", "atan", "erf", "tan", "cbrt", "sign")
+def _odd(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return [run.chain(run.mapped(inputs[0], run.without_scale), eqn.primitive.name)]
+
+
+@register_rule("sin", "cos")
+def _sine(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    name = eqn.primitive.name
+    phase = _phase(run, x)
+    kept = x if phase is None else replace(x, shift={})
+
+    def function(o: Occurrence) -> Occurrence:
+        o = run.without_scale(o)
+        if name == "cos":
+            o = o._replace(sign=ZERO)
+        if phase is not None and o.atom == phase[1]:
+            variable = (("phase", phase[0]), Fraction(1))
+            o = o._replace(sign=add_forms(o.sign, (variable,)))
+        return o
+
+    return [run.chain(run.mapped(kept, function), name)]
+
+
+def _phase(run: Interpreter, x: Value) -> tuple[int, int] | None:
+    """Leaf and atom of a bias that can shift the argument by half a turn, if any.
+
+    sin(c (h + b + pi / c)) = -sin(c (h + b)): an additive bias with one free axis, used
+    nowhere else, moves each of its units by multiples of pi / c.
+    """
+    if run.sites is None or len(x.shift) != 1:
+        return None
+    ((leaf, factor),) = x.shift.items()
+    atom = run.sites.unit_of_vector(leaf)
+    places = [o.atom for ax in x.axes for s in run.atoms.normal(ax) for o in s]
+    if atom is None or places.count(atom) != 1 or not factor:
+        return None
+    if run.phases.setdefault(leaf, abs(factor)) != abs(factor):
+        run.phases[leaf] = 0.0
+    return leaf, atom
+
+
+@register_rule("square")
+def _square(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return [_power(run, inputs[0], Fraction(2), "square")]
+
+
+@register_rule("integer_pow")
+def _integer_pow(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return [_power(run, inputs[0], Fraction(eqn.params["y"]), "integer_pow")]
+
+
+def _power(run: Interpreter, x: Value, exponent: Fraction, name: str) -> Value:
+    def function(o: Occurrence) -> Occurrence:
+        sign = o.sign if exponent % 2 else ZERO
+        return o._replace(real=scale_form(o.real, exponent), sign=sign)
+
+    return run.chain(run.mapped(x, function), name)
+
+
+@register_rule("sqrt", "rsqrt")
+def _root(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    half = Fraction(1, 2) if eqn.primitive.name == "sqrt" else Fraction(-1, 2)
+
+    def function(o: Occurrence) -> Occurrence:
+        return run.without_sign(o)._replace(real=scale_form(o.real, half))
+
+    return [run.chain(run.mapped(inputs[0], function), eqn.primitive.name)]
+
+
+@register_rule("abs")
+def _abs(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    x = run.mapped(inputs[0], lambda o: o._replace(sign=ZERO))
+    return [run.chain(x, "abs")]
+
+
+@register_rule(
+    "exp", "exp2", "log", "log1p", "expm1", "logistic", "floor", "ceil", "round",
+    "erfc", "erf_inv", "acos", "asin", "acosh", "atanh", "cosh", "lgamma", "digamma",
+    "is_finite", "not",
+)  # fmt: skip
+def _general(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return [run.nonlinear(inputs[0], eqn.primitive.name)]
+
+
+@register_rule("lt", "le", "gt", "ge", "eq", "ne")
+def _compare(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    # A comparison with 0 does not see positive factors.
+    with_zero = any(x.zero for x in inputs)
+
+    def function(o: Occurrence) -> Occurrence:
+        run.require("sign", o.sign)
+        if not with_zero:
+            run.require("real", o.real)
+        return o._replace(real=ZERO, sign=ZERO)
+
+    mapped = [x if x.constant else run.mapped(x, function) for x in inputs]
+    return [_combine(run, eqn, mapped, "compare")]
+
+
+@register_rule("and", "or", "xor", "pow", "atan2", "nextafter", "rem")
+def _general_binary(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    mapped = [run.nonlinear(x, eqn.primitive.name) for x in inputs]
+    return [_combine(run, eqn, mapped, "compare")]
+
+
+@register_rule("max", "min")
+def _extremum(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    rectifier = any(x.zero for x in inputs)
+    mapped = []
+    for x in inputs:
+        if not x.zero:
+            x = run.mapped(x, run.without_sign)
+            x = run.chain(x, "relu") if rectifier else x
+        mapped.append(x)
+    return [_combine(run, eqn, mapped, "add")]
+
+
+@register_rule("select_n")
+def _select(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    which = run.mapped(inputs[0], run.without_exponents)
+    # The condition constrains indices, but is no summand.
+    which = replace(which, constant=True, zero=True)
+    run.end_shift(*inputs)
+    cases = [replace(x, shift={}) for x in inputs[1:]]
+    return [_combine(run, eqn, [which, *cases], "add")]
+
+
+@register_rule("clamp")
+def _clamp(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    mapped = [run.nonlinear(x, "clamp") for x in inputs]
+    return [_combine(run, eqn, mapped, "add")]
+
+
+@register_rule("add", "sub", "add_any")
+def _add(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    sign = -1.0 if eqn.primitive.name == "sub" else 1.0
+    shift = dict(inputs[0].shift)
+    for leaf, factor in inputs[1].shift.items():
+        shift[leaf] = shift.get(leaf, 0.0) + sign * factor
+    plain = [replace(x, shift={}) for x in inputs]
+    return [replace(_combine(run, eqn, plain, "add"), shift=shift)]
+
+
+@register_rule("mul", "div")
+def _multiply(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    x, y = inputs
+    shift: dict[int, float] = {}
+    division = eqn.primitive.name == "div"
+    if y.scalar and not x.constant:
+        factor = 1 / y.scalar if division else y.scalar
+        shift = {leaf: c * factor for leaf, c in x.shift.items()}
+    elif x.scalar and not division and not y.constant:
+        shift = {leaf: c * x.scalar for leaf, c in y.shift.items()}
+    else:
+        run.end_shift(x, y)
+    plain = [replace(v, shift={}) for v in inputs]
+    return [replace(_combine(run, eqn, plain, "mul"), shift=shift)]
+
+
+def _combine(run: Interpreter, eqn: Any, inputs: list[Value], mode: str) -> Value:
+    """Joins the axes of operands; ``mode`` is "add", "mul" or "compare"."""
+    shape = eqn.outvars[0].aval.shape
+    inverse = eqn.primitive.name == "div"
+    summands = [x for x in inputs if not (mode == "add" and x.zero)]
+    run.end_shift(*inputs)
+    axes = []
+    for i, size in enumerate(shape):
+        held: tuple[Axis, bool] | None = None
+        for k, x in enumerate(inputs):
+            if len(x.axes) != len(shape) or _thin(run, x.axes[i], size, width=True):
+                continue
+            axis = x.axes[i]
+            if mode == "mul" and inverse and k == 1:
+                axis = map_occurrences(run.atoms, [axis], _reciprocal)[0]
+            live = not (mode == "add" and x.zero)
+            if held is None:
+                held = (axis, live)
+                continue
+            aligned = run.atoms.align(held[0], axis, run.why)
+            if aligned is None:
+                continue
+            held = (_mixed(run, aligned, (held[1], live), mode), held[1] or live)
+        axis = run.fresh(size, uniform=True) if held is None else held[0]
+        if mode == "add" and any(
+            len(x.axes) != len(shape) or _thin(run, x.axes[i], size) for x in summands
+        ):
+            # A summand is constant along this axis: nothing may scale along it.
+            axis = map_occurrences(run.atoms, [axis], run.without_exponents)[0]
+        axes.append(axis)
+    return _with_sites(run, inputs, axes, mode)
+
+
+def _reciprocal(o: Occurrence) -> Occurrence:
+    return o._replace(real=scale_form(o.real, -1))
+
+
+def _mixed(
+    run: Interpreter, aligned: tuple[Axis, Axis], live: tuple[bool, bool], mode: str
+) -> Axis:
+    def mix(a: Occurrence, b: Occurrence) -> Occurrence:
+        kept = b if run.atoms.is_uniform(a.atom) else a
+        kept = kept._replace(tags=a.tags | b.tags)
+        if mode == "mul":
+            return kept._replace(
+                real=add_forms(a.real, b.real), sign=add_forms(a.sign, b.sign)
+            )
+        if mode == "compare":
+            return kept._replace(real=ZERO, sign=ZERO)
+        if not live[0]:
+            return kept._replace(real=b.real, sign=b.sign)
+        if not live[1]:
+            return kept._replace(real=a.real, sign=a.sign)
+        run.require_equal(a, b)
+        return kept
+
+    left, right = aligned
+    return [
+        [mix(a, b) for a, b in zip(s, t, strict=True)]
+        for s, t in zip(left, right, strict=True)
+    ]
+
+
+def _thin(run: Interpreter, axis: Axis, size: int, width: bool = False) -> bool:
+    """Whether a value is constant along an axis of the result.
+
+    With ``width`` only true size-1 axes count (a broadcast still joins nothing).
+    """
+    if size == 1:
+        return False
+    segments = run.atoms.normal(axis)
+    if sum(run.atoms.segment_size(s) for s in segments) == 1:
+        return True
+    return not width and all(run.atoms.is_uniform(o.atom) for s in segments for o in s)
+
+
+def _with_sites(
+    run: Interpreter, inputs: list[Value], axes: list[Axis], mode: str
+) -> Value:
+    sites: dict[int, tuple[str, ...]] = {}
+    leaves: frozenset[int] = frozenset()
+    for x in inputs:
+        for site, chain in x.sites.items():
+            known = sites.get(site, ())
+            sites[site] = known + tuple(c for c in chain if c not in known)
+        leaves |= x.leaves
+    zero = any(x.zero for x in inputs) if mode == "mul" else all(x.zero for x in inputs)
+    constant = all(x.constant for x in inputs)
+    value = Value(axes, sites, leaves, constant, zero and mode != "compare")
+    acting = [x for x in inputs if x.sites]
+    if run.sites is None or not acting or mode == "compare":
+        return value
+    if not leaves:
+        if len({frozenset(x.sites) for x in acting}) == 1:
+            return value
+        if any(set(x.sites) >= set(sites) for x in acting):
+            return value  # a site and something made of it, such as x - mean(x)
+    kinds = {"add": ("residual", "bias"), "mul": ("gate", "scale")}
+    return run.sites.connect(run, kinds[mode][bool(leaves)], value, [], leaves)

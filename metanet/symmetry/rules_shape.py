@@ -1,0 +1,314 @@
+"""Rules of primitives that move, cut and join indices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from metanet.symmetry.atoms import Axis, Occurrence
+from metanet.symmetry.interpreter import Interpreter, register_rule
+from metanet.symmetry.values import Value, map_occurrences
+
+
+@register_rule("transpose")
+def _transpose(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    return [x.with_axes([x.axes[i] for i in eqn.params["permutation"]])]
+
+
+@register_rule("squeeze")
+def _squeeze(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    gone = eqn.params["dimensions"]
+    return [x.with_axes([a for i, a in enumerate(x.axes) if i not in gone])]
+
+
+@register_rule("expand_dims")
+def _expand(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    axes = list(inputs[0].axes)
+    for i in sorted(eqn.params["dimensions"]):
+        axes.insert(i, run.fresh(1))
+    return [inputs[0].with_axes(axes)]
+
+
+@register_rule("broadcast_in_dim")
+def _broadcast(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    x, shape = inputs[0], eqn.outvars[0].aval.shape
+    axes = [run.fresh(n, uniform=True) for n in shape]
+    for i, d in enumerate(eqn.params["broadcast_dimensions"]):
+        if eqn.invars[0].aval.shape[i] == shape[d]:
+            axes[d] = x.axes[i]
+    return [x.with_axes(axes)]
+
+
+@register_rule("reshape")
+def _reshape(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    x = inputs[0]
+    if eqn.params.get("dimensions") is not None:
+        return run.opaque(eqn, inputs)
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    axes: list[Axis] = []
+    for old, new in _groups(before, after):
+        axes += _regroup(run, [x.axes[i] for i in old], [after[j] for j in new])
+    return [x.with_axes(axes)]
+
+
+def _groups(
+    before: tuple[int, ...], after: tuple[int, ...]
+) -> list[tuple[list[int], list[int]]]:
+    """Least runs of dimensions with equal products on both sides."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        old, new, p, q = [], [], 1, 1
+        while not (old or new) or p != q:
+            if (p <= q and i < len(before)) or j >= len(after):
+                old.append(i)
+                p, i = p * before[i], i + 1
+            else:
+                new.append(j)
+                q, j = q * after[j], j + 1
+        # Size-1 dimensions join whatever run they stand in.
+        groups.append((old, new))
+    return groups
+
+
+def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
+    """Axes of given sizes with the content of the product of ``old``."""
+    atoms = run.atoms
+    segments = [atoms.normal(axis) for axis in old]
+    if any(len(s) > 1 for s in segments[1:]):
+        why = f"a concatenation in a minor axis: {run.why}"
+        for axis in segments:
+            run.pinned_axis(axis, why)
+        return [run.fresh(n, why) for n in sizes]
+    if not segments:
+        return [run.fresh(n) for n in sizes]
+    tail = [o for s in segments[1:] for o in s[0]]
+    flat = [s + tail for s in segments[0]]
+    wide = [n for n in sizes if n != 1]
+    if len(wide) <= 1:
+        return [flat if n != 1 else run.fresh(1) for n in sizes]
+    factors = atoms.factor_segment(flat[0], wide, run.why) if len(flat) == 1 else None
+    if factors is None:
+        why = f"axes that do not factor alike: {run.why}"
+        run.pinned_axis(flat, why)
+        return [run.fresh(n, why) for n in sizes]
+    parts = iter(factors)
+    return [[next(parts)] if n != 1 else run.fresh(1) for n in sizes]
+
+
+@register_rule("split")
+def _split(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    return _cut(run, eqn, inputs[0], {eqn.params["axis"]: eqn.params["sizes"]}, None)
+
+
+@register_rule("slice")
+def _slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    params, shape = eqn.params, eqn.invars[0].aval.shape
+    if any(s != 1 for s in params["strides"] or ()):
+        return run.opaque(eqn, inputs)
+    bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
+    cuts = {
+        i: (a, b - a, n - b) for i, (a, b, n) in enumerate(bounds) if b - a != n
+    }
+    return _cut(run, eqn, inputs[0], cuts, 1)
+
+
+def _cut(
+    run: Interpreter,
+    eqn: Any,
+    x: Value,
+    cuts: dict[int, tuple[int, ...]],
+    chosen: int | None,
+) -> list[Value]:
+    """Cuts axes; all parts of the one axis are results, or the chosen part of each."""
+    # A part of a bias can be used as the whole is not.
+    run.end_shift(x)
+    outputs = [list(x.axes) for _ in eqn.outvars]
+    for i, sizes in cuts.items():
+        parts = run.atoms.split_axis(x.axes[i], [n for n in sizes if n], run.why)
+        if parts is None:
+            return run.opaque(eqn, [x])
+        rest = iter(parts)
+        full = [next(rest) if n else [] for n in sizes]
+        if chosen is None:
+            for axes, part in zip(outputs, full, strict=True):
+                axes[i] = part
+        else:
+            outputs[0][i] = full[chosen]
+    values = []
+    for axes in outputs:
+        sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
+        values.append(replace(x, axes=axes, sites=sites, shift={}))
+    return values
+
+
+@register_rule("concatenate")
+def _concatenate(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    at = eqn.params["dimension"]
+    run.end_shift(*inputs)
+    if run.sites is not None and any(x.sites for x in inputs):
+        # A parameter joined to activations (a class token) is a site of its own.
+        inputs = [
+            run.sites.connect(run, "token", x, [], x.leaves)
+            if x.leaves and not x.sites
+            else x
+            for x in inputs
+        ]
+    axes = [run.atoms.normal(a) for a in inputs[0].axes]
+    live = not inputs[0].zero
+    for x in inputs[1:]:
+        for i in range(len(axes)):
+            if i == at:
+                axes[i] = axes[i] + run.atoms.normal(x.axes[i])
+                continue
+            aligned = run.atoms.align(axes[i], x.axes[i], run.why)
+            if aligned is None:
+                return run.opaque(eqn, inputs)
+            axes[i] = _beside(run, aligned, live, not x.zero)
+        live = live or not x.zero
+    sites = {s: c for x in inputs for s, c in x.sites.items()}
+    leaves = frozenset().union(*(x.leaves for x in inputs))
+    constant, zero = all(x.constant for x in inputs), all(x.zero for x in inputs)
+    return [Value(axes, sites, leaves, constant, zero)]
+
+
+def _beside(
+    run: Interpreter, aligned: tuple[Axis, Axis], left_live: bool, right_live: bool
+) -> Axis:
+    def join(a: Occurrence, b: Occurrence) -> Occurrence:
+        if left_live and right_live:
+            run.require_equal(a, b)
+        uniform = run.atoms.is_uniform(a.atom)
+        kept = b if uniform or not left_live else a
+        return kept._replace(atom=b.atom if uniform else a.atom, tags=a.tags | b.tags)
+
+    left, right = aligned
+    return [
+        [join(a, b) for a, b in zip(s, t, strict=True)]
+        for s, t in zip(left, right, strict=True)
+    ]
+
+
+@register_rule("pad")
+def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    x, filler = inputs
+    config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
+    run.end_shift(x)
+    if not filler.zero:
+        x = run.mapped(x, run.without_exponents)
+    axes = []
+    for i, padding in enumerate(config):
+        if tuple(padding) == (0, 0, 0):
+            axes.append(x.axes[i])
+        else:
+            run.pinned_axis(x.axes[i], run.why)
+            axes.append(run.fresh(shape[i], run.why))
+    return [run.chain(replace(x, axes=axes, shift={}, scalar=None), "pad")]
+
+
+@register_rule("rev", "cumsum", "sort")
+def _ordered(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Only the axis whose order matters is pinned."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "sort" and len(inputs) > 1:
+        return run.opaque(eqn, inputs)
+    x = inputs[0]
+    run.end_shift(x)
+    if name == "rev":
+        touched = set(params["dimensions"])
+    else:
+        touched = {params["axis"] if name == "cumsum" else params["dimension"]}
+    if name == "sort":
+        x = run.mapped(x, run.without_exponents)
+    axes = []
+    for i, axis in enumerate(x.axes):
+        if i in touched:
+            run.pinned_axis(axis, run.why)
+            axis = run.fresh(eqn.outvars[0].aval.shape[i], run.why)
+        axes.append(axis)
+    return [run.chain(replace(x, axes=axes, shift={}, scalar=None), name)]
+
+
+@register_rule("iota")
+def _iota(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    along, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+    axes = [
+        run.fresh(n, run.why if i == along else None, uniform=i != along)
+        for i, n in enumerate(shape)
+    ]
+    return [Value(axes, constant=True)]
+
+
+@register_rule("gather")
+def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Look-up of whole rows (an embedding): the looked-up axis is pinned."""
+    x, index = inputs
+    run.end_shift(x, index)
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape, out_shape = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    for axis in index.axes:
+        run.pinned_axis(axis, run.why)
+    gone = set(numbers.collapsed_slice_dims) | set(
+        getattr(numbers, "operand_batching_dims", ())
+    )
+    axes = [run.fresh(n, run.why) for n in out_shape]
+    kept = [i for i in range(len(shape)) if i not in gone]
+    for d, i in zip(numbers.offset_dims, kept, strict=True):
+        if sizes[i] == shape[i]:
+            axes[d] = x.axes[i]
+        else:
+            run.pinned_axis(x.axes[i], run.why)
+    looked_up = [x.axes[i] for i in sorted(gone)]
+    for axis in looked_up:
+        run.pinned_axis(axis, run.why)
+    value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
+    if run.sites is None or not x.leaves:
+        return [value]
+    return [run.sites.connect(run, "embedding", value, looked_up, value.leaves)]
+
+
+@register_rule(
+    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
+    "argmax", "argmin",
+)  # fmt: skip
+def _reduce(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    name, gone = eqn.primitive.name, eqn.params["axes"]
+    (x,) = inputs
+    run.end_shift(x)
+    if name in ("reduce_max", "reduce_min"):
+        x = run.mapped(x, run.without_sign)
+    elif name != "reduce_sum":
+        x = run.mapped(x, run.without_exponents)
+    tagged = False
+    for i in gone:
+        axis = map_occurrences(run.atoms, [x.axes[i]], run.without_exponents)[0]
+        tagged = tagged or any(o.tags for s in axis for o in s)
+        if name.startswith("arg"):
+            run.atoms.pin(axis, run.why)
+    axes = [a for i, a in enumerate(x.axes) if i not in gone]
+    out = replace(x, axes=axes, shift={}, scalar=None)
+    return [run.chain(out, name.removeprefix("reduce_")) if tagged else out]
+
+
+@register_rule(
+    "reduce_window_max", "reduce_window_sum", "reduce_window_min",
+)  # fmt: skip
+def _pool(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    name = eqn.primitive.name.removeprefix("reduce_window_")
+    run.end_shift(x)
+    window, shape = eqn.params["window_dimensions"], eqn.outvars[0].aval.shape
+    axes = []
+    for i, size in enumerate(window):
+        if size == 1 and eqn.invars[0].aval.shape[i] == shape[i]:
+            axes.append(x.axes[i])
+        else:
+            run.pinned_axis(x.axes[i], run.why)
+            axes.append(run.fresh(shape[i], run.why))
+    value = replace(x, axes=axes, shift={}, scalar=None)
+    if name != "sum":
+        value = run.mapped(value, run.without_sign)
+    return [run.chain(value, f"{name}_pool")]
+
+

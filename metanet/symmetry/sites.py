@@ -1,0 +1,324 @@
+"""The second pass's collection of sites, uses of parameters and joins."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from metanet.symmetry.atoms import Atoms, Axis, Occurrence
+from metanet.symmetry.structure import Join, Position, Role, Site, Tile, Use, View
+from metanet.symmetry.values import Chain, Value
+
+if TYPE_CHECKING:
+    from metanet.symmetry.interpreter import Interpreter
+
+_PRODUCTS = ("weight", "conv", "embedding")
+
+
+@dataclass
+class _Site:
+    kind: str
+    location: tuple[int, ...]
+    units: list[int] = field(default_factory=list)
+    own: View | None = None  # where it is made
+    view: View | None = None  # where a product first reads it
+
+
+class SiteBuilder:
+    """Makes a site for every parametrised or combining operation, and its edges.
+
+    Args:
+        atoms: Atoms after the first pass.
+        tiles: Tiles of all leaves.
+        vectors: Atom of each leaf that has one free axis and no other.
+    """
+
+    def __init__(
+        self, atoms: Atoms, tiles: Sequence[Tile], vectors: dict[int, int]
+    ):
+        self.atoms, self._tiles, self._vectors = atoms, tiles, vectors
+        self._sites: list[_Site] = []
+        self.uses: list[Use] = []
+        self.joins: list[Join] = []
+
+    def add_input(self, index: int) -> int:
+        """A site for an input; its units are found at its first use by a parameter."""
+        self._sites.append(_Site("input", (-1, index)))
+        return len(self._sites) - 1
+
+    def mark_outputs(self, outputs: Sequence[Value]) -> None:
+        """Sites that reach an output are output sites."""
+        for value in outputs:
+            for site in value.sites:
+                if self._sites[site].kind == "hidden":
+                    self._sites[site].kind = "output"
+
+    def unit_of_vector(self, leaf: int) -> int | None:
+        """The atom of a leaf that is a vector over a free index, or None."""
+        atom = self._vectors.get(leaf)
+        return None if atom is None else self.atoms.find(atom)
+
+    def finished(self, number: dict[int, int]) -> tuple[Site, ...]:
+        """The sites, with atoms renumbered."""
+        return tuple(
+            Site(s.kind, tuple(number[self.atoms.find(a)] for a in s.units), s.location, s.view or s.own)
+            for s in self._sites
+        )  # fmt: skip
+
+    def atoms_in_use(self) -> set[int]:
+        """Representatives of all unit atoms."""
+        return {self.atoms.find(a) for s in self._sites for a in s.units}
+
+    def remaining(
+        self, run: Interpreter, value: Value, axes: list[Axis]
+    ) -> dict[int, Chain]:
+        """Sites of a value of which a slice still holds units."""
+        left = {
+            t[1]
+            for axis in axes
+            for s in run.atoms.normal(axis)
+            for o in s
+            for t in o.tags
+            if t[0] == "s"
+        }
+        return {
+            site: chain
+            for site, chain in value.sites.items()
+            if site in left or not self._sites[site].units
+        }
+
+    def note_reads(self, run: Interpreter, operands: Sequence[Value]) -> None:
+        """Remembers where the activations of sites are first read by a product."""
+        for index, value in enumerate(operands):
+            for site in value.sites:
+                held = self._sites[site]
+                if held.kind in ("hidden", "state") and held.view is None:
+                    held.view = self._view(value.axes, site, run, index, True)
+
+    def connect(
+        self,
+        run: Interpreter,
+        kind: str,
+        value: Value,
+        contracted: Sequence[Axis],
+        leaves: frozenset[int],
+        attributes: tuple[tuple[str, tuple[int, ...]], ...] = (),
+    ) -> Value:
+        """Makes the sites that a value consists of, and their edges.
+
+        Args:
+            run: The pass; its equation locates the sites.
+            kind: "weight", "conv", "bias", "scale", "residual", "gate", ...
+            value: The result, with the tags of its operands.
+            contracted: Axes summed over, with the tags of both operands.
+            leaves: Parameters used; none makes joins only.
+            attributes: Static facts of the uses.
+
+        Returns:
+            The value, carrying the new sites in place of those before.
+        """
+        normal = self.atoms.normal
+        axes = [normal(a) for a in value.axes]
+        inner = [normal(c) for c in contracted]
+        inputs = [s for s in value.sites if self._sites[s].kind == "input"]
+        inner = [[[self._tag(o, inputs) for o in g] for g in c] for c in inner]
+        if not inner:
+            axes = [[[self._tag(o, inputs) for o in g] for g in c] for c in axes]
+
+        def is_unit(o: Occurrence) -> bool:
+            if any(t[0] == "s" for t in o.tags):
+                return True
+            free = self.atoms.find(o.atom) not in self.atoms.pins
+            made = bool(inner) or kind in _PRODUCTS or free
+            return made and any(t[0] == "p" for t in o.tags)
+
+        carrying = [
+            i for i, a in enumerate(axes) if any(is_unit(o) for s in a for o in s)
+        ]
+        bare = [[[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes]
+        sites: dict[int, Chain] = {}
+        for choice in itertools.product(*(range(len(axes[i])) for i in carrying)):
+            site = len(self._sites)
+            self._sites.append(_Site("hidden", (*run.location, 0)))
+            sites[site] = ()
+            ends: list[tuple[Occurrence, int | None]] = []
+            units = self._sites[site].units
+            for i, j in zip(carrying, choice, strict=True):
+                for k, o in enumerate(axes[i][j]):
+                    if not is_unit(o):
+                        ends.append((o, None))
+                        continue
+                    ends.append((o, len(units)))
+                    tag = ("s", site, len(units))
+                    bare[i][j][k] = bare[i][j][k]._replace(
+                        tags=bare[i][j][k].tags | {tag}
+                    )
+                    units.append(o.atom)
+            ends += [
+                (o, None)
+                for i, a in enumerate(axes)
+                if i not in carrying
+                for s in a
+                for o in s
+            ]
+            self._edges(kind, value, inner, leaves, attributes, site, ends)
+        for site in sites:
+            self._sites[site].own = self._view(bare, site, run, 0, False)
+        return Value(bare, sites)
+
+    def _tag(self, o: Occurrence, inputs: Sequence[int]) -> Occurrence:
+        """Gives an input a unit where a parameter indexes it."""
+        kinds = {t[0] for t in o.tags}
+        if not inputs or "p" not in kinds or "s" in kinds:
+            return o
+        tags = {("s", site, self._input_unit(site, o.atom)) for site in inputs}
+        return o._replace(tags=o.tags | tags)
+
+    def _input_unit(self, site: int, atom: int) -> int:
+        root, units = self.atoms.find(atom), self._sites[site].units
+        for place, held in enumerate(units):
+            if self.atoms.find(held) == root:
+                return place
+        units.append(root)
+        return len(units) - 1
+
+    def _edges(
+        self,
+        kind: str,
+        value: Value,
+        inner: Sequence[Axis],
+        leaves: frozenset[int],
+        attributes: tuple[tuple[str, tuple[int, ...]], ...],
+        site: int,
+        ends: list[tuple[Occurrence, int | None]],
+    ) -> None:
+        done: set[int] = set()
+        for choice in itertools.product(*inner):
+            summed = [o for segment in choice for o in segment]
+            reached = _sites_of(summed)
+            beside = _sites_of(o for o, _ in ends)
+            live = [
+                s
+                for s in value.sites
+                if s in reached or s in beside or not self._sites[s].units
+            ]
+            sources = [s for s in value.sites if s in reached] or live
+            for leaf in sorted(leaves):
+                self._uses(
+                    kind, value, leaf, attributes, site, ends, summed,
+                    (sources or [None]) if inner else [None], bool(inner),
+                )  # fmt: skip
+            if not leaves and inner:
+                self._pair(value, reached, summed + [o for o, _ in ends])
+            if not leaves or not inner:
+                for source in live:
+                    if source not in done:
+                        done.add(source)
+                        pairs = _join(source, ends)
+                        chain = value.sites[source]
+                        self.joins.append(Join(source, site, kind, chain, pairs))
+
+    def _uses(
+        self,
+        kind: str,
+        value: Value,
+        leaf: int,
+        attributes: tuple[tuple[str, tuple[int, ...]], ...],
+        site: int,
+        ends: list[tuple[Occurrence, int | None]],
+        summed: list[Occurrence],
+        sources: Sequence[int | None],
+        product: bool,
+    ) -> None:
+        roles: dict[Position, list[tuple[str, int, int]]] = {}
+        segments: dict[int, int] = {}
+        for o, unit in ends:
+            for position in _positions(o, leaf):
+                held = roles.setdefault(position, [])
+                if unit is not None:
+                    segments[position.axis] = position.segment
+                    held.append(("target", site, unit))
+                if product:
+                    held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
+        for o in summed:
+            for position in _positions(o, leaf):
+                segments[position.axis] = position.segment
+                held = roles.setdefault(position, [])
+                held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
+        for source in sources:
+            chain = () if source is None else value.sites[source]
+            join = () if source is None else _join(source, ends)
+            for tile in self._tiles_of(leaf, segments):
+                listed = tuple(
+                    tuple(
+                        Role(end, unit)
+                        for end, of, unit in dict.fromkeys(roles.get(position, ()))
+                        if end == "target" or of == source
+                    )
+                    for position in tile.positions
+                )
+                self.uses.append(
+                    Use(leaf, tile.segments, source, site, kind, chain, listed, join,
+                        attributes)
+                )  # fmt: skip
+
+    def _pair(
+        self, value: Value, reached: set[int], occurrences: list[Occurrence]
+    ) -> None:
+        """Query-key pairing: contracted units of two sites, matched one to one."""
+        for a, b in itertools.combinations(sorted(reached), 2):
+            units = [{t[1]: t[2] for t in o.tags if t[0] == "s"} for o in occurrences]
+            pairs = tuple((u[a], u[b]) for u in units if a in u and b in u)
+            self.joins.append(Join(a, b, "pairing", value.sites[a], pairs))
+
+    def _tiles_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Tile]:
+        """Tiles of a leaf that agree with the given segments per axis."""
+        for tile in self._tiles:
+            if tile.leaf == leaf and all(
+                tile.segments[axis] == s for axis, s in segments.items()
+            ):
+                yield tile
+
+    def _view(
+        self, axes: list[Axis], site: int, run: Interpreter, index: int, operand: bool
+    ) -> View | None:
+        described = []
+        for axis in axes:
+            segments, start, found = run.atoms.normal(axis), 0, None
+            for segment in segments:
+                stop = start + run.atoms.segment_size(segment)
+                units = [
+                    next((t[2] for t in o.tags if t[:2] == ("s", site)), -1)
+                    for o in segment
+                ]
+                if any(u >= 0 for u in units):
+                    if found is not None:
+                        return None
+                    sizes = [run.atoms.size(o.atom) for o in segment]
+                    found = (start, stop, tuple(zip(sizes, units, strict=True)))
+                start = stop
+            described.append(found)
+        return View((*run.location, index), operand, tuple(described))
+
+
+def _positions(o: Occurrence, leaf: int) -> list[Position]:
+    return [t[2] for t in o.tags if t[0] == "p" and t[1] == leaf]
+
+
+def _sites_of(occurrences) -> set[int]:
+    return {t[1] for o in occurrences for t in o.tags if t[0] == "s"}
+
+
+def _join(
+    source: int, ends: list[tuple[Occurrence, int | None]]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of source and target units that are the same index."""
+    return tuple(
+        (t[2], unit)
+        for o, unit in ends
+        if unit is not None
+        for t in sorted(o.tags, key=str)
+        if t[0] == "s" and t[1] == source
+    )

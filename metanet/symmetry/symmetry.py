@@ -1,0 +1,215 @@
+"""The result of discovery: printable, hashable, explained, and writable as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from metanet.errors import MetanetError, suggest
+from metanet.symmetry.structure import (
+    Atom,
+    Family,
+    Join,
+    Leaf,
+    PermutationGroup,
+    Site,
+    Tile,
+    Use,
+)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a network has a symmetry.
+
+    Attributes:
+        share: Share of the parameters that some element moves or changes.
+        parameters: Number of parameters.
+        pinned: Reason -> number of pinned atoms.
+        unknown: Primitives without a rule -> where they were met first.
+    """
+
+    share: float
+    parameters: int
+    pinned: dict[str, int]
+    unknown: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """The weight symmetries of a network, and its program's sites and uses.
+
+    Static and hashable; two discoveries of one architecture are equal.
+
+    Attributes:
+        leaves, atoms, tiles: The parameters and their indices.
+        groups: Permutation groups, parents before children.
+        families: Scale, sign and phase families.
+        sites, uses, joins: The raw parameter graph, see `metanet.graphs`.
+        unknown: Primitives without a rule, and where they were met.
+        notes: Per atom the equations that joined axes to it.
+    """
+
+    leaves: tuple[Leaf, ...]
+    atoms: tuple[Atom, ...]
+    tiles: tuple[Tile, ...]
+    groups: tuple[PermutationGroup, ...]
+    families: tuple[Family, ...]
+    sites: tuple[Site, ...]
+    uses: tuple[Use, ...]
+    joins: tuple[Join, ...]
+    unknown: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+
+    @property
+    def order(self) -> int:
+        """Number of elements of the permutation group."""
+        return math.prod(g.order for g in self.groups)
+
+    def __str__(self) -> str:
+        lines = [f"permutations: order {_short(self.order)}"]
+        for group in self.groups:
+            copies = f" x {group.copies} copies" if group.copies > 1 else ""
+            where = ", ".join(self.axes_of(group.atoms))
+            lines.append(f"  S{group.degree}{copies}: {where}")
+        lines.append("scales, signs and phases:")
+        for family in self.families:
+            powers = ", ".join(
+                f"{self.leaves[e.leaf].path}[{e.position.axis}]^{e.power}"
+                for e in family.exponents
+            )
+            shifts = "".join(
+                f", {self.leaves[s.leaf].path} + {s.amount:.4g} k" for s in family.shifts
+            )
+            size = self.atoms[family.atom].size
+            lines.append(f"  {family.kind} per unit of {size}: {powers}{shifts}")
+        coverage = self.coverage()
+        lines.append(f"coverage: {coverage.share:.1%} of {coverage.parameters:,}")
+        for name, where in self.unknown:
+            lines.append(f"  no rule for {name} ({where})")
+        return "\n".join(lines)
+
+    def axes_of(self, atoms: tuple[int, ...]) -> list[str]:
+        """Where atoms stand: "path[axis]" of every parameter axis."""
+        found = {
+            f"{self.leaves[t.leaf].path}[{p.axis}]"
+            for t in self.tiles
+            for p, a in zip(t.positions, t.atoms, strict=True)
+            if a in atoms
+        }
+        return sorted(found)
+
+    def explain(self, path: str, axis: int) -> str:
+        """Why an axis of a parameter is permuted, joined to others, or pinned.
+
+        Args:
+            path: Path of the parameter ("layers/0/kernel").
+            axis: Its axis.
+
+        Raises:
+            MetanetError: for an unknown path or axis.
+        """
+        index = self._leaf(path, axis)
+        atoms = dict.fromkeys(
+            a
+            for t in self.tiles
+            if t.leaf == index
+            for p, a in zip(t.positions, t.atoms, strict=True)
+            if p.axis == axis
+        )
+        lines = [f"{path} axis {axis} ({self.leaves[index].shape[axis]}):"]
+        if not atoms:
+            lines.append("  has size 1: nothing to permute")
+        for a in atoms:
+            atom = self.atoms[a]
+            others = [o for o in self.axes_of((a,)) if o != f"{path}[{axis}]"]
+            state = f"pinned: {atom.pinned}" if atom.pinned else "free"
+            lines.append(f"  index of size {atom.size}, {state}")
+            if others:
+                lines.append(f"    shared with {', '.join(others)}")
+            for note in self.notes[a] if a < len(self.notes) else ():
+                lines.append(f"    joined by {note}")
+        return "\n".join(lines)
+
+    def _leaf(self, path: str, axis: int) -> int:
+        paths = [leaf.path for leaf in self.leaves]
+        if path not in paths:
+            raise MetanetError(f"no parameter {path!r}.{suggest(path, paths)}")
+        index = paths.index(path)
+        rank = len(self.leaves[index].shape)
+        if not 0 <= axis < rank:
+            raise MetanetError(f"parameter {path}: axis {axis}, it has {rank} axes")
+        return index
+
+    def coverage(self) -> Coverage:
+        """Share of the parameters with a symmetry, and what stands in the way."""
+        moved = {a for g in self.groups for a in g.atoms if g.degree > 1}
+        scaled = {
+            (e.leaf, e.position) for f in self.families for e in f.exponents if e.power
+        }
+        scaled |= {(s.leaf, s.position) for f in self.families for s in f.shifts}
+        covered = total = 0
+        for tile in self.tiles:
+            size = math.prod(stop - start for start, stop in tile.bounds)
+            total += size
+            touched = moved.intersection(tile.atoms) or any(
+                (tile.leaf, p) in scaled for p in tile.positions
+            )
+            covered += size if touched else 0
+        pinned: dict[str, int] = {}
+        for atom in self.atoms:
+            if atom.pinned:
+                pinned[atom.pinned] = pinned.get(atom.pinned, 0) + 1
+        return Coverage(covered / max(total, 1), total, pinned, dict(self.unknown))
+
+    def to_json(self) -> str:
+        """The symmetry as JSON text."""
+        return json.dumps(_encode(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Symmetry:
+        """Reads `to_json` text.
+
+        Raises:
+            MetanetError: when it is no such text.
+        """
+        try:
+            return _decode(cls, json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise MetanetError(f"symmetry: not readable as JSON: {error}") from error
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if number < 10**9 else f"about 10^{len(str(number)) - 1}"
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: _encode(getattr(value, f.name)) for f in fields}
+    if isinstance(value, tuple):
+        return [_encode(v) for v in value]
+    return str(value) if isinstance(value, Fraction) else value
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{k: _decode(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
+    if kind is Fraction:
+        return Fraction(value)
+    if isinstance(kind, types.UnionType):
+        inner = [a for a in typing.get_args(kind) if a is not type(None)]
+        return None if value is None else _decode(inner[0], value)
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_decode(inner[0], v) for v in value)
+        return tuple(_decode(k, v) for k, v in zip(inner, value, strict=True))
+    return value

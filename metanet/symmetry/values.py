@@ -1,0 +1,69 @@
+"""Abstract values: what the interpreter knows of an array of the traced program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from metanet.symmetry.atoms import Atoms, Axis, Occurrence
+
+Chain = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """An array, abstractly.
+
+    Attributes:
+        axes: Its axes.
+        sites: Sites that the value carries, with the nonlinearities since.
+        leaves: Parameter leaves that it is made of without any activation.
+        constant: It depends on neither parameters nor inputs.
+        zero: It is a constant of zeros.
+        scalar: The number that fills a constant, if one does.
+        shift: Per leaf the factor by which adding to the leaf adds to this value.
+    """
+
+    axes: list[Axis]
+    sites: dict[int, Chain] = field(default_factory=dict)
+    leaves: frozenset[int] = frozenset()
+    constant: bool = False
+    zero: bool = False
+    scalar: float | None = None
+    shift: dict[int, float] = field(default_factory=dict)
+
+    def with_axes(self, axes: list[Axis]) -> Value:
+        """The same value with its indices arranged otherwise."""
+        return replace(self, axes=axes)
+
+    def through(self, name: str) -> Value:
+        """The value after a nonlinearity."""
+        return replace(self, sites={s: (*c, name) for s, c in self.sites.items()})
+
+
+def map_occurrences(
+    atoms: Atoms, axes: list[Axis], function: Callable[[Occurrence], Occurrence]
+) -> list[Axis]:
+    """Applies a function to every occurrence of refined axes."""
+    return [
+        [[function(o) for o in segment] for segment in atoms.normal(axis)]
+        for axis in axes
+    ]
+
+
+def source_line(eqn: Any) -> str:
+    """The user's line that made an equation, "file.py:12 (function)", or ""."""
+    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
+    for frame in getattr(traceback, "frames", ()):
+        name = frame.file_name
+        if not any(part in name for part in ("/jax/", "/flax/", "metanet/symmetry/")):
+            short = "/".join(name.split("/")[-2:])
+            return f"{short}:{frame.line_num} ({frame.function_name})"
+    return ""
+
+
+def describe_equation(eqn: Any) -> str:
+    """The primitive and the user's line of an equation."""
+    line = source_line(eqn)
+    return f"{eqn.primitive.name} at {line}" if line else eqn.primitive.name
