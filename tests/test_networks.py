@@ -50,9 +50,8 @@ def test_fast_sine_higher_derivatives():
 
 
 def test_fast_sine_is_visible_in_the_program():
-    (equation,) = jax.make_jaxpr(fast_sin)(jnp.ones(3)).eqns
-    assert equation.primitive.name == "custom_jvp_call"
-    assert equation.params["call_jaxpr"].jaxpr.debug_info.func_name == "fast_sin"
+    program = str(jax.make_jaxpr(fast_sin)(jnp.ones(3)))
+    assert "custom_jvp_call" in program and "name=fast_sin" in program
 
 
 def test_sine_cosine_of_half_turns():

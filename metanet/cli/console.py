@@ -63,7 +63,12 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        show_header=any(header),
+    )
     aligned = set(right)
     for i, column in enumerate(header):
         table.add_column(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -190,13 +193,29 @@ def run_train(args: argparse.Namespace) -> int:
     _start_processes(args)
     import jax
 
-    from metanet.report import summary_rows, write_report
+    from metanet.report import summary_rows
     from metanet.training import ExperimentConfig, train
 
     experiment = ExperimentConfig.from_mapping(config.to_dict())
     result = train(experiment, workdir, overrides=overrides)
-    if jax.process_index() == 0:
-        page = write_report(workdir)
-        print_table(str(workdir), ("", ""), summary_rows(result), right=[1])
-        print(f"report: {page}")
-    return 0
+    if jax.process_index() > 0:
+        return 0
+    print_table(str(workdir), ("", ""), summary_rows(result), right=[1])
+    return _report(workdir, alone=jax.process_count() == 1)
+
+
+def _report(workdir: Path, alone: bool) -> int:
+    """Writes the report; among several processes, in one more.
+
+    Reading a checkpoint waits for all processes of a group, and the others have ended.
+    """
+    if alone:
+        from metanet.report import write_report
+
+        print(f"report: {write_report(workdir)}")
+        return 0
+    program = "import sys; from metanet.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "report", str(workdir)]
+    return subprocess.run(
+        command, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    ).returncode

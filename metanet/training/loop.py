@@ -67,13 +67,21 @@ def train(
     """
     workdir = Path(workdir)
     first = jax.process_index() == 0
+    fresh = first and not (workdir / "config.json").exists()
     if first:
         write_config(workdir, config, overrides or {})
     finished = read_result(workdir)
     if finished is not None:
         return finished
-    experiment = Experiment.from_config(config, progress=progress and first)
-    return _Run(experiment, workdir, progress and first).run()
+    try:
+        experiment = Experiment.from_config(config, progress=progress and first)
+        run = _Run(experiment, workdir, progress and first)
+    except MetanetError:
+        # A config that cannot run must not claim the directory.
+        if fresh:
+            (workdir / "config.json").unlink()
+        raise
+    return run.run()
 
 
 class _Run:
@@ -185,7 +193,9 @@ class _Run:
                         "is saved, the same command goes on from here"
                     )
 
-    def _fetch(self, waiting: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    def _fetch(
+        self, waiting: list[dict[str, jax.Array]], step: int
+    ) -> dict[str, float]:
         """Waits for the metrics of the last steps; means, or an error for NaN."""
         held = jax.device_get(waiting)
         losses = np.asarray([m["loss"] for m in held])

@@ -71,6 +71,18 @@ class FitConfig:
     batch: int = 0
     shard_size: int = 1024
 
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("views", 1),
+            ("steps", 1),
+            ("shard_size", 1),
+            ("batch", 0),
+        ):
+            if getattr(self, name) < least:
+                raise MetanetError(
+                    f"{name}: must be at least {least}, got {getattr(self, name)}"
+                )
+
     def identity(self) -> dict[str, Any]:
         """What decides the zoo's content: all fields but those of data access."""
         fields = asdict(self)

@@ -18,7 +18,8 @@ _BASE = {
     "cifar10": "https://www.cs.toronto.edu/~kriz/",
 }
 
-_MD5 = {
+# MD5 of known files, by set.
+CHECKSUMS = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
@@ -74,7 +75,7 @@ def find_file(name: str, file: str, root: Path | None, download: bool) -> Path:
 
 
 def _verify(name: str, file: str, path: Path) -> None:
-    expected = _MD5[name].get(file)
+    expected = CHECKSUMS[name].get(file)
     if expected is None:
         return
     with path.open("rb") as stream:
@@ -93,7 +94,7 @@ def _download(name: str, file: str, root: Path | None) -> Path:
     try:
         path = pooch.retrieve(
             base + file,
-            known_hash=f"md5:{_MD5[name][file]}",
+            known_hash=f"md5:{CHECKSUMS[name][file]}",
             fname=file,
             path=target,
         )

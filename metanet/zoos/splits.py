@@ -48,11 +48,13 @@ def choose_images(
     if not limit or limit >= total:
         chosen = rng.permutation(total)
         return chosen, split[chosen]
+    share = lambda name: max(1, round(limit * np.mean(split == name)))
+    counts = {name: share(name) for name in ("validation", "test")}
+    counts["train"] = limit - sum(counts.values())
     kept = []
     for name in SPLITS:
         members = np.flatnonzero(split == name)
-        count = max(1, round(limit * len(members) / total))
-        kept.append(_interleaved(members, dataset.labels, rng)[:count])
+        kept.append(_interleaved(members, dataset.labels, rng)[: counts[name]])
     chosen = rng.permutation(np.concatenate(kept))
     return chosen, split[chosen]
 

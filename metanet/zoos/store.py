@@ -32,6 +32,9 @@ from metanet.networks import Architecture
 from metanet.zoos.splits import SPLITS
 
 FORMAT = 1
+_FIELDS = (
+    "config", "architectures", "leaves", "class_names", "rows", "shard_size", "shards"
+)  # fmt: skip
 _TYPES = {
     "id": pa.int64(),
     "architecture": pa.string(),
@@ -169,6 +172,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         raise MetanetError(
             f"{path}: format: expected {FORMAT}; not a zoo, or one of another version"
         )
+    for field in _FIELDS:
+        if field not in content:
+            raise MetanetError(
+                f"{path}: {field}: missing; make the zoo again in another directory"
+            )
     return content
 
 
@@ -341,8 +349,9 @@ class Zoo:
             )
         expected = sum(math.prod(leaf["shape"]) for leaf in self.info["leaves"])
         try:
-            table = pq.read_table(pa.BufferReader(data)).select([*_TYPES, "weights"])
-            column = table.column("weights").combine_chunks()
+            stored = pq.read_table(pa.BufferReader(data))
+            table = stored.select(list(_TYPES)).cast(pa.schema(_TYPES))
+            column = stored.column("weights").combine_chunks()
             lengths = pc.call_function("list_value_length", [column]).to_numpy(
                 zero_copy_only=False
             )

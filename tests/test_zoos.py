@@ -1,0 +1,238 @@
+"""The zoo on disk: round trip, checksums, resuming, and what damage is reported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metanet.errors import MetanetError
+from metanet.networks import Architecture
+from metanet.zoos import SPLITS, Zoo, ZooWriter, completed, write_file
+
+ROWS, SIZE = 23, 10
+ARCH = Architecture.of("siren", hidden=(2,))
+LEAVES = [
+    {"path": "layers/0/bias", "shape": [2]},
+    {"path": "layers/0/kernel", "shape": [2, 2]},
+    {"path": "layers/1/bias", "shape": [1]},
+    {"path": "layers/1/kernel", "shape": [2, 1]},
+]
+
+
+def description(**config) -> dict:
+    return {
+        "kind": "inr",
+        "config": {"seed": 0, "steps": 5, **config},
+        "architectures": {"0": ARCH.to_json()},
+        "leaves": LEAVES,
+        "convention": "dws",
+        "image_shape": [4, 4, 1],
+        "class_names": ["a", "b"],
+        "rows": ROWS,
+        "shard_size": SIZE,
+    }
+
+
+def content() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "id": np.arange(ROWS),
+        "weights": rng.normal(size=(ROWS, 9)).astype(np.float32),
+        "label": rng.integers(0, 2, ROWS),
+        "image": rng.permutation(ROWS),
+        "view": np.arange(ROWS) % 3,
+        "split": np.array([SPLITS[i % 3] for i in range(ROWS)]),
+        "psnr": rng.normal(30, 1, ROWS).astype(np.float32),
+        "seed": np.full(ROWS, 7),
+    }
+
+
+def write(path: Path, shards=None, **config) -> ZooWriter:
+    writer, columns = ZooWriter(path, description(**config)), content()
+    for i in writer.missing() if shards is None else shards:
+        part = slice(i * SIZE, (i + 1) * SIZE)
+        writer.write(i, {k: v[part] for k, v in columns.items()})
+    return writer
+
+
+@pytest.fixture
+def zoo(tmp_path) -> Zoo:
+    return write(tmp_path / "zoo").finish()
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def explained(call, *parts: str) -> None:
+    """The call fails with one line that has these parts."""
+    with pytest.raises(MetanetError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def respoil(zoo: Zoo, shard: int, change) -> None:
+    """Replaces a shard's table and makes its checksum match."""
+    path = zoo.path / f"shard-{shard:05d}.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    info = json.loads((zoo.path / "zoo.json").read_text())
+    info["shards"][shard]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (zoo.path / "zoo.json").write_text(json.dumps(info))
+
+
+def with_weights(table: pa.Table, weights) -> pa.Table:
+    return table.set_column(table.column_names.index("weights"), "weights", weights)
+
+
+def test_round_trip(zoo):
+    opened, expected = Zoo.open(zoo.path), content()
+    assert len(opened) == ROWS and opened.architecture == ARCH
+    assert opened.class_names == ("a", "b")
+    table = opened.read()
+    assert table.weights.dtype == np.float32 and table.weights.flags.c_contiguous
+    np.testing.assert_array_equal(table.weights, expected["weights"])
+    for name in expected.keys() - {"weights"}:
+        np.testing.assert_array_equal(table[name], expected[name])
+    for row in (0, 9, 10, 22):
+        weights, columns = opened.row(row)
+        np.testing.assert_array_equal(weights, expected["weights"][row])
+        assert columns["id"] == row and columns["split"] == SPLITS[row % 3]
+
+
+def test_splits_and_columns(zoo):
+    expected = content()
+    for split in SPLITS:
+        table = zoo.read(split, ("label",))
+        rows = expected["split"] == split
+        assert set(table.columns) == {"label"}
+        np.testing.assert_array_equal(table.weights, expected["weights"][rows])
+        np.testing.assert_array_equal(table["label"], expected["label"][rows])
+
+
+def test_other_readers_open_the_shards(zoo):
+    table = pq.read_table(zoo.path / "shard-00001.parquet")
+    assert pa.types.is_fixed_size_list(table.schema.field("weights").type)
+    assert table.column("id").to_pylist() == list(range(10, 20))
+    whole = pq.read_table(sorted(zoo.path.glob("*.parquet")))
+    assert len(whole) == ROWS
+
+
+def test_writing_is_deterministic_and_resumes(tmp_path, zoo):
+    write(tmp_path / "part", shards=[0])
+    half = ZooWriter(tmp_path / "part", description())
+    assert half.missing() == [1, 2] and half.done == SIZE
+    (tmp_path / "part" / ".zoo.json.77.tmp").write_text("left by a killed writer")
+    write(tmp_path / "part")
+    assert files(tmp_path / "part") == files(zoo.path)
+
+
+def test_a_damaged_shard_is_written_again(zoo):
+    before = files(zoo.path)
+    path = zoo.path / "shard-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert completed(zoo.path, description()["config"]) is None
+    writer = ZooWriter(zoo.path, description())
+    assert writer.missing() == [1]
+    write(zoo.path)
+    assert files(zoo.path) == before
+    assert completed(zoo.path, description()["config"]) is not None
+
+
+def test_another_configuration_is_refused(zoo):
+    before = files(zoo.path)
+    parts = ("steps", "5", "6", str(zoo.path))
+    explained(lambda: ZooWriter(zoo.path, description(steps=6)), *parts)
+    explained(lambda: completed(zoo.path, description(steps=6)["config"]), *parts)
+    assert files(zoo.path) == before
+
+
+def test_no_zoo(tmp_path):
+    explained(lambda: Zoo.open(tmp_path), str(tmp_path), "not a zoo")
+    (tmp_path / "zoo.json").write_text("{nonsense")
+    explained(lambda: Zoo.open(tmp_path), "zoo.json", "JSON")
+    (tmp_path / "zoo.json").write_text('{"format": 99}')
+    explained(lambda: Zoo.open(tmp_path), "zoo.json", "format")
+    (tmp_path / "zoo.json").write_text('{"format": 1}')
+    explained(lambda: Zoo.open(tmp_path), "zoo.json", "config: missing")
+    explained(lambda: Zoo.open(tmp_path / "zoo.json"), "zoo.json")
+    write(tmp_path / "part", shards=[1])
+    explained(lambda: Zoo.open(tmp_path / "part"), "2 of 3 shards", "again")
+
+
+def test_unknown_names(zoo):
+    explained(lambda: zoo.read("tset"), "tset", "test")
+    explained(lambda: zoo.read(columns=("lable",)), "lable", "label")
+    for row in (-1, ROWS):
+        explained(lambda row=row: zoo.row(row), str(row), "0..22")
+
+
+def test_truncated_and_missing_shards(zoo):
+    path = zoo.path / "shard-00002.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    explained(zoo.read, str(path), "checksum")
+    explained(lambda: zoo.row(21), str(path), "checksum")
+    zoo.row(3)
+    path.unlink()
+    explained(zoo.read, str(path), "missing")
+
+
+def test_not_finite_weights_name_the_row(zoo):
+    def spoil(table):
+        weights = np.stack(table.column("weights").to_numpy()).copy()
+        weights[4, 2] = np.nan
+        return with_weights(table, pa.array(list(weights), table["weights"].type))
+
+    respoil(zoo, 1, spoil)
+    zoo = Zoo.open(zoo.path)
+    explained(zoo.read, "shard-00001", "weights", "row 14", "NaN")
+    explained(lambda: zoo.row(14), "row 14")
+    zoo.row(13)
+    table = zoo.read(skip_broken=True)
+    np.testing.assert_array_equal(table["id"], np.delete(np.arange(ROWS), 14))
+
+
+def test_wrong_lengths_name_the_row(zoo):
+    def ragged(table):
+        rows = table.column("weights").to_pylist()
+        rows[0], rows[3] = rows[0] + [1.0], rows[3][:-1]
+        return with_weights(table, pa.array(rows, pa.list_(pa.float32())))
+
+    respoil(zoo, 1, ragged)
+    explained(Zoo.open(zoo.path).read, "shard-00001", "row 10", "10 values", "9")
+
+
+def test_foreign_shards_are_explained(zoo):
+    respoil(zoo, 0, lambda table: table.drop_columns(["weights"]))
+    explained(Zoo.open(zoo.path).read, "shard-00000", "weights")
+    respoil(zoo, 1, lambda table: table.slice(0, 4))
+    explained(lambda: Zoo.open(zoo.path).row(12), "shard-00001", "4 rows")
+    lists = lambda n: pa.array([["a"] * 9] * n, pa.list_(pa.string()))
+    respoil(zoo, 2, lambda table: with_weights(table, lists(len(table))))
+    explained(lambda: Zoo.open(zoo.path).row(22), "shard-00002")
+
+
+def test_plain_lists_are_read_too(zoo):
+    plain = pa.list_(pa.float32())
+    respoil(zoo, 0, lambda t: with_weights(t, t["weights"].cast(plain)))
+    np.testing.assert_array_equal(
+        Zoo.open(zoo.path).read().weights, content()["weights"]
+    )
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_file(path, b"content")
+    assert path.read_bytes() == b"content" and len(list(path.parent.iterdir())) == 1
+    explained(lambda: write_file(path / "below", b"x"), str(path / "below"))
+    (tmp_path / "folder").mkdir()
+    explained(lambda: write_file(tmp_path / "folder", b"x"), "folder")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "new"]
