@@ -50,7 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     fit.steps = {"smoke": 50, "digits": 300}.get(variant, 100)
     fit.learning_rate = 1e-2 if small else 2e-3
-    fit.batch = 16
+    fit.batch = 0  # chosen for the image size
     fit.shard_size = 1024
 
     config.model = model = ConfigDict({"name": given["model"]})

@@ -38,7 +38,7 @@ def case_images(name: str, shape: tuple[int, int, int]) -> tuple[str, np.ndarray
     else:
         digits = load_images("digits").images[: _COUNT.value, :, :, 0]
         factors = (1, shape[0] / 8, shape[1] / 8)
-        large = zoom(digits.astype(float), factors, order=1).clip(0, 255)
+        large = np.asarray(zoom(digits.astype(float), factors, order=1)).clip(0, 255)
         source, images = "digits", np.repeat(large[..., None], shape[2], axis=3)
     return source, np.resize(images, (_COUNT.value, *shape)).astype(np.uint8)
 

@@ -106,12 +106,12 @@ def test_images_of_28x28_reach_30_db_in_200_steps(convention):
     assert abs(psnr[1] + 10 * np.log10(mse)) < 0.05
 
 
-@pytest.mark.parametrize("name", ["fourier_mlp", "tanh_inr"])
-def test_other_inrs_are_fitted(name):
+@pytest.mark.parametrize(("name", "least"), [("fourier_mlp", 30), ("tanh_inr", 12)])
+def test_other_inrs_are_fitted(name, least):
     images = load_images("digits").images[:3]
     config = replace(CONFIG, architecture=Architecture.of(name), steps=100)
     _, psnr = fit_networks(config, images, np.arange(3), np.zeros(3, int))
-    assert psnr.min() > 15
+    assert psnr.mean() > least
 
 
 def test_zoo_content(fitted):

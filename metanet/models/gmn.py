@@ -12,18 +12,19 @@ Deviations from the paper, and why:
     edges; the paper's ablation finds the difference small on INRs);
   * a kernel is one edge with a vector of values, not parallel edges (eight times fewer
     operations on 3x3 kernels);
-  * messages run in both directions of every edge with separate weights, and are
-    multiplied by a linear map of the sender: a forward pass multiplies weights and
-    activations, which sums alone imitate poorly (without the product, training on
-    SIRENs does not leave the plateau of a constant prediction).
+  * every edge informs both of its ends, and a message is multiplied by a linear map of
+    them: a forward pass multiplies weights and activations, which sums alone imitate
+    poorly (without the product, training on SIRENs does not leave the plateau of a
+    constant prediction).
 
 With node features x, edge features e, global feature g, one block computes
     m_st  = tanh(norm(e_st) W_e + norm(x_s) W_s + norm(x_t) W_t + norm(g) W_g)
+            * (1 + norm(x_s) V_s + norm(x_t) V_t)
     e_st += m_st W_o
     x_v  += (silu(norm(x_v) W_1 + norm(g) W_h + in_v W_2 + out_v W_3)
              * (1 + norm(x_v) W_u)) W_4
     g    += silu(norm(g) W_5 + mean_v(x_v) W_6) W_7
-where in_t = fan^(-1/2) sum_s m_st * (1 + norm(x_s) V) and out_s likewise over targets.
+where in_t = fan^(-1/2) sum_s m_st and out_s likewise over targets.
 """
 
 from __future__ import annotations
@@ -94,28 +95,27 @@ class Block(nnx.Module):
         g_edge, g_node, g_own = jnp.split(self.global_in(batch.globals_), 3, axis=-1)
 
         parts = self.node_in(joined)
-        at_source, at_target, times_in, times_out, own, gate = (
-            parts[..., i * dim : (i + 1) * dim] for i in range(6)
+        at_source, at_target, by_source, by_target, own, gate = (
+            graph.split_nodes(part, sizes) if i < 4 else part
+            for i, part in enumerate(jnp.split(parts, 6, axis=-1))
         )
-        at_source = graph.split_nodes(at_source, sizes)
-        at_target = graph.split_nodes(at_target + g_edge[:, None, :], sizes)
-        times_in = graph.split_nodes(1.0 + times_in, sizes)
-        times_out = graph.split_nodes(1.0 + times_out, sizes)
-
         incoming: list[jax.Array | None] = [None] * len(nodes)
         outgoing: list[jax.Array | None] = [None] * len(nodes)
         edges = []
         for group, e in zip(groups, batch.edges, strict=True):
             s, t = group.source, group.target
+            # What the target and the global feature add is one term per node.
+            added = at_target[t] + g_edge[:, None, :]
             message = jnp.tanh(
                 self.edge_in(e)
                 + graph.send(at_source[s], group, "source")
-                + graph.send(at_target[t], group, "target")
+                + graph.send(added, group, "target")
+            ) * (
+                graph.send(by_source[s], group, "source")
+                + graph.send(1.0 + by_target[t], group, "target")
             )
-            scaled = message * graph.send(times_in[s], group, "source")
-            _accumulate(incoming, t, scaled, group, "target")
-            scaled = message * graph.send(times_out[t], group, "target")
-            _accumulate(outgoing, s, scaled, group, "source")
+            _accumulate(incoming, t, message, group, "target")
+            _accumulate(outgoing, s, message, group, "source")
             edges.append(e if self.edge_out is None else e + self.edge_out(message))
 
         update = own + g_node[:, None, :]

@@ -166,7 +166,9 @@ class Atoms:
         root = segment[0].atom
         if size % rest or root in self._kids:
             return False
-        self._split(root, "concatenation", [size // rest, self.size(root) - size // rest])
+        self._split(
+            root, "concatenation", [size // rest, self.size(root) - size // rest]
+        )
         return True
 
     def _unify_step(self, left: Axis, right: Axis, why: str) -> str:
@@ -220,7 +222,9 @@ class Atoms:
                     self._opaque.update(o.atom for s in axis for o in s)
                 return None
 
-    def split_axis(self, axis: Axis, sizes: Sequence[int], why: str) -> list[Axis] | None:
+    def split_axis(
+        self, axis: Axis, sizes: Sequence[int], why: str
+    ) -> list[Axis] | None:
         """Cuts an axis into consecutive parts of given sizes; None where it cannot be."""
         pattern = [[Occurrence(self.new(n, uniform=True))] for n in sizes]
         aligned = self.align(axis, pattern, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.symmetry.elements import Element, act, identity, random
+from metanet.symmetry.elements import Element, act, factor_shape
+from metanet.symmetry.structure import Family, PermutationGroup
 from metanet.symmetry.symmetry import Symmetry
 
-_TOLERANCE = 1e-6
+_TOLERANCE = {np.float64: 1e-6, np.float32: 2e-3}
 
 
 class SymmetryError(MetanetError):
@@ -30,70 +32,149 @@ def check(
     """Acts with random elements in float64 and compares outputs.
 
     Parameters and floating inputs are perturbed first, so that zeros and ones of an
-    initialisation hide nothing.
+    initialisation hide nothing. A program that only runs in float32 (a loop whose state
+    has that type) is checked in float32, with a wider tolerance.
+
+    Args:
+        symmetry: What is to be proved.
+        apply_fn: ``apply_fn(params, *inputs)``.
+        params: Pytree of arrays.
+        *inputs: Example inputs.
+        seed: Of the perturbation and the elements.
 
     Returns:
         The largest deviation, relative to the outputs' size.
 
     Raises:
-        SymmetryError: naming the group or family that changes the outputs.
+        SymmetryError: naming the group or family that changes the outputs, or saying
+            that the outputs are not finite, so that nothing can be compared.
     """
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(seed)
-        moved = jax.tree.map(lambda x: _generic(rng, x, 0.1), params)
-        given = jax.tree.map(lambda x: _generic(rng, x, 1.0), inputs)
-        apply = jax.jit(apply_fn)
-        reference = _flat(apply(moved, *given))
-        transform = jax.jit(lambda e, p: act(symmetry, e, p))
+    try:
+        with jax.enable_x64(True):
+            probe = _Probe(symmetry, apply_fn, params, inputs, seed, np.float64)
+            jax.eval_shape(apply_fn, probe.params, *probe.inputs)
+            return probe.worst()
+    except TypeError:
+        return _Probe(symmetry, apply_fn, params, inputs, seed, np.float32).worst()
+
+
+class _Probe:
+    """A perturbed network, and its outputs after an element has acted."""
+
+    def __init__(
+        self,
+        symmetry: Symmetry,
+        apply_fn: Callable[..., Any],
+        params: Any,
+        inputs: tuple[Any, ...],
+        seed: int,
+        dtype: type,
+    ):
+        self.symmetry, self.dtype = symmetry, dtype
+        self.rng = np.random.default_rng(seed)
+        self.params = jax.tree.map(lambda x: self.generic(x, 0.1), params)
+        self.inputs = jax.tree.map(lambda x: self.generic(x, 1.0), inputs)
+        self.run = jax.jit(lambda e, p, *x: apply_fn(act(symmetry, e, p), *x))
+
+    def generic(self, x: Any, level: float) -> Any:
+        """An array with noise that keeps positive values (variances) positive."""
+        if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+            return x
+        held = np.asarray(x, self.dtype)
+        noise = self.rng.normal(size=held.shape)
+        if held.size and held.min() >= 0:
+            noise = np.abs(noise)
+        return (held + level * noise).astype(self.dtype)
+
+    def element(self) -> Element:
+        """A random element, no part of which is the identity."""
+        return Element(
+            tuple(self.cycles(g) for g in self.symmetry.groups),
+            tuple(self.factors(f) for f in self.symmetry.families),
+        )
+
+    def identity(self) -> Element:
+        return Element(
+            tuple(np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups),
+            tuple(
+                np.full(factor_shape(self.symmetry, f), float(f.kind != "phase"), self.dtype)
+                for f in self.symmetry.families
+            ),
+        )  # fmt: skip
+
+    def cycles(self, group: PermutationGroup) -> np.ndarray:
+        rows = []
+        for _ in range(group.copies):
+            order = self.rng.permutation(group.degree)
+            row = np.empty_like(order)
+            row[order] = np.roll(order, 1)
+            rows.append(row)
+        return np.stack(rows)
+
+    def factors(self, family: Family) -> np.ndarray:
+        shape = factor_shape(self.symmetry, family)
+        if family.kind == "positive":
+            return np.exp(0.3 * self.rng.normal(size=shape)).astype(self.dtype)
+        values = self.rng.integers(0, 2, shape)
+        values.flat[self.rng.integers(math.prod(shape))] = 1
+        if family.kind == "phase":
+            return (values * self.rng.choice([-1, 1, 2], shape)).astype(self.dtype)
+        return (1 - 2 * values).astype(self.dtype)
+
+    def outputs(self, element: Element) -> np.ndarray:
+        leaves = jax.tree.leaves(self.run(element, self.params, *self.inputs))
+        return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])
+
+    def worst(self) -> float:
+        """The largest deviation over two random elements."""
+        plain = self.identity()
+        reference = self.outputs(plain)
+        seen = np.isfinite(reference)
+        if not seen.any():
+            raise SymmetryError(
+                "check: the outputs are not finite; give other parameters or inputs"
+            )
+        scale = np.abs(reference[seen]).max() + 1e-9
 
         def deviation(element: Element) -> float:
-            outputs = _flat(apply(transform(element, moved), *given))
-            size = np.abs(reference).max() + 1e-9
-            return float(np.abs(outputs - reference).max() / size)
+            outputs = self.outputs(element)
+            if (np.isfinite(outputs) != seen).any():
+                return math.inf
+            return float(np.abs(outputs - reference)[seen].max() / scale)
 
-        element = jax.tree.map(_double, random(symmetry, jax.random.key(seed)))
-        worst = deviation(element)
-        if worst <= _TOLERANCE:
-            return worst
-        plain = jax.tree.map(_double, identity(symmetry))
-        for i, group in enumerate(symmetry.groups):
+        tolerance, worst = _TOLERANCE[self.dtype], 0.0
+        for element in (self.element(), self.element()):
+            found = deviation(element)
+            if found > tolerance:
+                self.blame(element, plain, deviation, tolerance)
+                raise SymmetryError(f"random elements change the outputs by {found:.1e}")
+            worst = max(worst, found)
+        return worst
+
+    def blame(
+        self,
+        element: Element,
+        plain: Element,
+        deviation: Callable[[Element], float],
+        tolerance: float,
+    ) -> None:
+        """Raises for the group or family of an element that changes the outputs."""
+        parts: list[tuple[str, Element]] = []
+        for i, group in enumerate(self.symmetry.groups):
             only = _with(plain.permutations, i, element.permutations[i])
-            if (found := deviation(plain._replace(permutations=only))) > _TOLERANCE:
-                where = ", ".join(symmetry.axes_of(group.atoms))
-                raise SymmetryError(
-                    f"permutations S{group.degree} of {where} change the outputs by "
-                    f"{found:.1e}: not a symmetry"
-                )
-        for i, family in enumerate(symmetry.families):
+            where = ", ".join(self.symmetry.axes_of(group.atoms))
+            name = f"permutations S{group.degree} of {where}"
+            parts.append((name, plain._replace(permutations=only)))
+        for i, family in enumerate(self.symmetry.families):
             only = _with(plain.factors, i, element.factors[i])
-            if (found := deviation(plain._replace(factors=only))) > _TOLERANCE:
-                where = ", ".join(symmetry.axes_of((family.atom,)))
+            where = ", ".join(self.symmetry.axes_of((family.atom,)))
+            parts.append((f"{family.kind} family of {where}", plain._replace(factors=only)))
+        for name, part in parts:
+            if (found := deviation(part)) > tolerance:
                 raise SymmetryError(
-                    f"{family.kind} family of {where} changes the outputs by "
-                    f"{found:.1e}: not a symmetry"
+                    f"{name}: changes the outputs by {found:.1e}, is not a symmetry"
                 )
-        raise SymmetryError(f"random elements change the outputs by {worst:.1e}")
 
 
 def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
-
-
-def _double(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-
-def _generic(rng: np.random.Generator, x: Any, level: float) -> Any:
-    """A float64 array with noise that keeps positive values (variances) positive."""
-    if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
-        return x
-    held = np.asarray(x, np.float64)
-    noise = rng.normal(size=held.shape)
-    if held.size and held.min() >= 0:
-        noise = np.abs(noise)
-    return jnp.asarray(held + level * noise, jnp.float64)
-
-
-def _flat(outputs: Any) -> np.ndarray:
-    leaves = jax.tree.leaves(outputs)
-    return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])

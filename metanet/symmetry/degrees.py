@@ -101,7 +101,9 @@ def find_families(
     families = []
     for which, kind in (("real", "positive"), ("sign", "sign")):
         rows = [form for w, form in equations if w == which]
-        variables: list[Any] = sorted(atom_of, key=lambda v: (v in into, v))
+        # A loop's state has exponents of its own; eliminated first, none stays free.
+        carried = dict.fromkeys(v for f in rows for v, _ in f if v[0] == "carry")
+        variables: list[Any] = [*carried, *sorted(atom_of, key=lambda v: (v in into, v))]
         if which == "sign":
             rows += ruled_out
             variables += [phase_variable(leaf) for leaf in phases]
@@ -124,7 +126,38 @@ def find_families(
             parents = tuple(sorted(nest[places[0]]))
             name = "phase" if shifts else kind
             families.append(Family(name, places[0], parents, exponents, shifts))
-    return tuple(families)
+    return _without_redundant(families, tiles)
+
+
+def _without_redundant(
+    families: list[Family], tiles: Sequence[Tile]
+) -> tuple[Family, ...]:
+    """Drops a factor per head where there is the same one per channel of each head."""
+
+    def powers(family: Family) -> dict[Tile, Fraction]:
+        total: dict[Tile, Fraction] = {}
+        for tile in tiles:
+            here = [e.power for e in family.exponents
+                    if e.leaf == tile.leaf and e.position in tile.positions]  # fmt: skip
+            power = sum(here, Fraction(0))
+            power = power % 2 if family.kind == "sign" else power
+            if power:
+                total[tile] = power
+        return total
+
+    kept: list[Family] = list(families)
+    for family in families:
+        finer = [
+            other
+            for other in kept
+            if other is not family
+            and other.kind == family.kind
+            and family.kind != "phase"
+            and {family.atom, *family.parents} <= {other.atom, *other.parents}
+        ]
+        if any(powers(other) == powers(family) for other in finer):
+            kept.remove(family)
+    return tuple(kept)
 
 
 def _incoming(tiles: Sequence[Tile], uses: Sequence[Use]) -> set[Any]:

@@ -10,7 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metanet.symmetry import rules_elementwise, rules_linear, rules_shape
+from metanet.symmetry import (
+    rules_control,
+    rules_elementwise,
+    rules_index,
+    rules_linear,
+    rules_shape,
+)
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.degrees import exponent_variable, find_families
 from metanet.symmetry.groups import find_groups, nesting
@@ -20,7 +26,14 @@ from metanet.symmetry.structure import Atom, Leaf, Position, Tile
 from metanet.symmetry.symmetry import Symmetry
 from metanet.symmetry.values import Value
 
-__all__ = ["discover", "rules_elementwise", "rules_linear", "rules_shape"]
+__all__ = [
+    "discover",
+    "rules_control",
+    "rules_elementwise",
+    "rules_index",
+    "rules_linear",
+    "rules_shape",
+]
 
 
 def discover(
@@ -82,15 +95,21 @@ class _Discovery:
         ]
 
     def symmetry(self) -> Symmetry:
-        first = Interpreter(self.atoms)
+        carries: dict[tuple[int, ...], list[Axis]] = {}
+        first = Interpreter(self.atoms, carries=carries)
         for output in self._run(first, self._first_values()):
             for axis in output.axes:
                 self.atoms.pin(axis, "an output of the network")
-        tiles = list(self._tiles())
-        sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
-        second = Interpreter(self.atoms, sites)
-        values = self._second_values(tiles, sites)
-        outputs = self._run(second, values)
+        while True:
+            before = self._state_of_leaves()
+            tiles = list(self._tiles())
+            sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
+            second = Interpreter(self.atoms, sites, carries)
+            values = self._second_values(tiles, sites)
+            outputs = self._run(second, values)
+            # An early equation may meet what a later one refined, and refine further.
+            if self._state_of_leaves() == before:
+                break
         for output in outputs:
             second.mapped(output, second.without_exponents)
         sites.mark_outputs(outputs)
@@ -125,6 +144,23 @@ class _Discovery:
                     atoms=tuple(a for _, a in placed),
                 )
 
+    def _state_of_leaves(self) -> tuple[Any, ...]:
+        """What the passes have found about the parameters' axes so far."""
+        number: dict[int, int] = {}
+        return tuple(
+            [
+                (
+                    number.setdefault(o.atom, len(number)),
+                    o.atom in self.atoms.pins,
+                    self.atoms.is_opaque(o.atom),
+                )
+                for s in self.atoms.normal(axis)
+                for o in s
+            ]
+            for axes in self.leaf_axes
+            for axis in axes
+        )
+
     def _vectors(self, tiles: Sequence[Tile]) -> dict[int, int]:
         counts = [sum(t.leaf == i for t in tiles) for i in range(len(self.leaves))]
         return {
@@ -144,9 +180,7 @@ class _Discovery:
                 ]
                 for i, axis in enumerate(self.leaf_axes[index])
             ]
-            values.append(
-                Value(axes, leaves=frozenset({index}), shift={index: 1.0})
-            )
+            values.append(Value(axes, leaves=frozenset({index}), shift={index: 1.0}))
         for i, axes in enumerate(self.input_axes):
             values.append(Value(axes, {sites.add_input(i): ()}))
         return values

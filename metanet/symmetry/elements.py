@@ -33,7 +33,7 @@ class Element(NamedTuple):
     factors: tuple[jax.Array, ...]
 
 
-def _shape(symmetry: Symmetry, family: Family) -> tuple[int, ...]:
+def factor_shape(symmetry: Symmetry, family: Family) -> tuple[int, ...]:
     return tuple(symmetry.atoms[a].size for a in (*family.parents, family.atom))
 
 
@@ -44,7 +44,7 @@ def identity(symmetry: Symmetry) -> Element:
         for g in symmetry.groups
     )
     factors = tuple(
-        jnp.full(_shape(symmetry, f), 0.0 if f.kind == "phase" else 1.0)
+        jnp.full(factor_shape(symmetry, f), 0.0 if f.kind == "phase" else 1.0)
         for f in symmetry.families
     )
     return Element(permutations, factors)
@@ -77,7 +77,7 @@ def random(
     wanted = {"sign": signs, "positive": scales, "nonzero": scales, "phase": phases}
     for i, family in enumerate(symmetry.families):
         k = jax.random.fold_in(key, 1_000_003 + i)
-        shape = _shape(symmetry, family)
+        shape = factor_shape(symmetry, family)
         if not wanted[family.kind]:
             factors.append(plain.factors[i])
         elif family.kind == "phase":

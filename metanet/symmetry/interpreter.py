@@ -58,23 +58,46 @@ class Interpreter:
         tensors: Axes of every value of the program, for the nesting rule.
         equations: ("real" or "sign", form that must be 0).
         unknown: Primitives without a rule.
+        phases: Per bias leaf the factor c of ``sin(c (h + b))``; 0: ruled out.
+        context: Indices of the loops around the equation being read.
+        capturable: Whether a replay passes the equation (it does not enter loops).
         why: Description of the equation being read.
     """
 
-    def __init__(self, atoms: Atoms, sites: SiteBuilder | None = None):
+    def __init__(
+        self,
+        atoms: Atoms,
+        sites: SiteBuilder | None = None,
+        carries: dict[tuple[int, ...], list[Axis]] | None = None,
+    ):
         self.atoms, self.sites = atoms, sites
+        self._carries = {} if carries is None else carries
         self.tensors: list[list[Axis]] = []
         self.equations: list[tuple[str, Form]] = []
         self.unknown: dict[str, str] = {}
         self.phases: dict[int, float] = {}
+        self.context: Axis = [[]]
+        self.capturable = True
         self.why = ""
         self._path: list[int] = []
+        self._readers: list[dict[Any, list[Any]]] = []
         self._mute = 0
 
     # Running a program.
 
-    def run(self, jaxpr: Any, constants: Sequence[Value], inputs: Sequence[Value]):
-        """Reads a jaxpr; returns the abstract values of its outputs."""
+    def run(
+        self,
+        jaxpr: Any,
+        constants: Sequence[Value],
+        inputs: Sequence[Value],
+        branch: int | None = None,
+    ) -> list[Value]:
+        """Reads a jaxpr; returns the abstract values of its outputs.
+
+        ``branch`` tells the jaxprs of one equation apart (the branches of a `cond`).
+        """
+        if branch is not None:
+            self._path.append(branch)
         env: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
 
@@ -83,15 +106,29 @@ class Interpreter:
                 return self.constant(variable.val)
             return env[variable]
 
+        self._readers.append(_readers(jaxpr))
         for index, eqn in enumerate(jaxpr.eqns):
             self._path.append(index)
             self.why = describe_equation(eqn)
             values = [read(v) for v in eqn.invars]
-            for variable, value in zip(eqn.outvars, self._apply(eqn, values), strict=True):
+            for variable, value in zip(
+                eqn.outvars, self._apply(eqn, values), strict=True
+            ):
                 env[variable] = value
-                self.tensors.append(value.axes)
+                self.record(value)
+            self._path.pop()
+        self._readers.pop()
+        if branch is not None:
             self._path.pop()
         return [read(v) for v in jaxpr.outvars]
+
+    def record(self, value: Value) -> None:
+        """Notes which atoms stand together; inside a loop its index stands beside all."""
+        self.tensors.append([*value.axes, self.context] if self.context[0] else value.axes)
+
+    def readers(self, variable: Any) -> list[Any]:
+        """Equations of the current jaxpr that read a variable; None for an output."""
+        return self._readers[-1].get(variable, [])
 
     def _apply(self, eqn: Any, values: list[Value]) -> list[Value]:
         name = eqn.primitive.name
@@ -99,7 +136,9 @@ class Interpreter:
         if inner is not None:
             jaxpr, constants = inner
             named = eqn.params.get("name", "")
-            return self._call(jaxpr, [self.constant(c) for c in constants], values, named)
+            return self._call(
+                jaxpr, [self.constant(c) for c in constants], values, named
+            )
         if name not in RULES:
             return self.unknown_primitive(eqn, values)
         return RULES[name](self, eqn, values)
@@ -147,6 +186,13 @@ class Interpreter:
             zero=filled and first == 0,
             scalar=float(first) if filled and np.isfinite(first) else None,
         )
+
+    def carried(self, place: int, shape: Sequence[int]) -> list[Axis]:
+        """Axes of a loop's state, the same atoms in both passes."""
+        key = (*self.location, place)
+        if key not in self._carries:
+            self._carries[key] = [self.fresh(n) for n in shape]
+        return self._carries[key]
 
     # What rules are made of.
 
@@ -239,6 +285,18 @@ _CALLS = frozenset(
     "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
 )
+
+
+def _readers(jaxpr: Any) -> dict[Any, list[Any]]:
+    found: dict[Any, list[Any]] = {}
+    for eqn in jaxpr.eqns:
+        for variable in eqn.invars:
+            if not isinstance(variable, jex_core.Literal):
+                found.setdefault(variable, []).append(eqn)
+    for variable in jaxpr.outvars:
+        if not isinstance(variable, jex_core.Literal):
+            found.setdefault(variable, []).append(None)
+    return found
 
 
 def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import pi
 from typing import Any
 
 from metanet.symmetry.atoms import (
@@ -28,7 +27,8 @@ def _convert(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     to, origin = eqn.outvars[0].aval.dtype.kind, eqn.invars[0].aval.dtype.kind
     if origin == "f" and to not in "fV":
         return [run.nonlinear(inputs[0], eqn.primitive.name)]
-    return [inputs[0]]
+    # A narrower type rounds a constant: what it is exactly is no longer known.
+    return [replace(inputs[0], scalar=None) if to != origin else inputs[0]]
 
 
 @register_rule(
@@ -168,7 +168,7 @@ def _extremum(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _select(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     which = run.mapped(inputs[0], run.without_exponents)
     # The condition constrains indices, but is no summand.
-    which = replace(which, constant=True, zero=True)
+    which = replace(which, zero=True)
     run.end_shift(*inputs)
     cases = [replace(x, shift={}) for x in inputs[1:]]
     return [_combine(run, eqn, [which, *cases], "add")]
@@ -303,5 +303,6 @@ def _with_sites(
             return value
         if any(set(x.sites) >= set(sites) for x in acting):
             return value  # a site and something made of it, such as x - mean(x)
+    run.sites.note_reads(run, inputs)
     kinds = {"add": ("residual", "bias"), "mul": ("gate", "scale")}
     return run.sites.connect(run, kinds[mode][bool(leaves)], value, [], leaves)

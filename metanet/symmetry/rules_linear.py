@@ -125,9 +125,7 @@ def _bilinear(
     for site, chain in y.sites.items():
         sites[site] = sites.get(site, ()) + chain
     leaves = x.leaves | y.leaves
-    value = Value(
-        axes, sites, leaves, x.constant and y.constant, x.zero or y.zero
-    )
+    value = Value(axes, sites, leaves, x.constant and y.constant, x.zero or y.zero)
     if run.sites is None or not sites or not (leaves or (x.sites and y.sites)):
         return value
     run.sites.note_reads(run, operands)

@@ -7,13 +7,17 @@ from typing import Any
 
 from metanet.symmetry.atoms import Axis, Occurrence
 from metanet.symmetry.interpreter import Interpreter, register_rule
-from metanet.symmetry.values import Value, map_occurrences
+from metanet.symmetry.unbind import taken, transposed, unbound
+from metanet.symmetry.values import Value
 
 
 @register_rule("transpose")
 def _transpose(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
-    return [x.with_axes([x.axes[i] for i in eqn.params["permutation"]])]
+    order = tuple(eqn.params["permutation"])
+    if x.parts is not None:
+        return [transposed(x, order)]
+    return [x.with_axes([x.axes[i] for i in order])]
 
 
 @register_rule("squeeze")
@@ -21,14 +25,6 @@ def _squeeze(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
     gone = eqn.params["dimensions"]
     return [x.with_axes([a for i, a in enumerate(x.axes) if i not in gone])]
-
-
-@register_rule("expand_dims")
-def _expand(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    axes = list(inputs[0].axes)
-    for i in sorted(eqn.params["dimensions"]):
-        axes.insert(i, run.fresh(1))
-    return [inputs[0].with_axes(axes)]
 
 
 @register_rule("broadcast_in_dim")
@@ -47,6 +43,11 @@ def _reshape(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     if eqn.params.get("dimensions") is not None:
         return run.opaque(eqn, inputs)
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    if 0 in before:
+        return run.opaque(eqn, inputs)
+    parts = unbound(run, eqn, x)
+    if parts is not None:
+        return [parts]
     axes: list[Axis] = []
     for old, new in _groups(before, after):
         axes += _regroup(run, [x.axes[i] for i in old], [after[j] for j in new])
@@ -99,18 +100,21 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
 
 @register_rule("split")
 def _split(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    return _cut(run, eqn, inputs[0], {eqn.params["axis"]: eqn.params["sizes"]}, None)
+    (x,) = inputs
+    if x.parts is not None:
+        return [taken(run, x, i) for i in range(len(eqn.outvars))]
+    return _cut(run, eqn, x, {eqn.params["axis"]: eqn.params["sizes"]}, None)
 
 
 @register_rule("slice")
 def _slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     params, shape = eqn.params, eqn.invars[0].aval.shape
+    if inputs[0].parts is not None:
+        return [taken(run, inputs[0], params["start_indices"][inputs[0].parts[0]])]
     if any(s != 1 for s in params["strides"] or ()):
         return run.opaque(eqn, inputs)
     bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
-    cuts = {
-        i: (a, b - a, n - b) for i, (a, b, n) in enumerate(bounds) if b - a != n
-    }
+    cuts = {i: (a, b - a, n - b) for i, (a, b, n) in enumerate(bounds) if b - a != n}
     return _cut(run, eqn, inputs[0], cuts, 1)
 
 
@@ -188,127 +192,3 @@ def _beside(
         [join(a, b) for a, b in zip(s, t, strict=True)]
         for s, t in zip(left, right, strict=True)
     ]
-
-
-@register_rule("pad")
-def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    x, filler = inputs
-    config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
-    run.end_shift(x)
-    if not filler.zero:
-        x = run.mapped(x, run.without_exponents)
-    axes = []
-    for i, padding in enumerate(config):
-        if tuple(padding) == (0, 0, 0):
-            axes.append(x.axes[i])
-        else:
-            run.pinned_axis(x.axes[i], run.why)
-            axes.append(run.fresh(shape[i], run.why))
-    return [run.chain(replace(x, axes=axes, shift={}, scalar=None), "pad")]
-
-
-@register_rule("rev", "cumsum", "sort")
-def _ordered(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    """Only the axis whose order matters is pinned."""
-    name, params = eqn.primitive.name, eqn.params
-    if name == "sort" and len(inputs) > 1:
-        return run.opaque(eqn, inputs)
-    x = inputs[0]
-    run.end_shift(x)
-    if name == "rev":
-        touched = set(params["dimensions"])
-    else:
-        touched = {params["axis"] if name == "cumsum" else params["dimension"]}
-    if name == "sort":
-        x = run.mapped(x, run.without_exponents)
-    axes = []
-    for i, axis in enumerate(x.axes):
-        if i in touched:
-            run.pinned_axis(axis, run.why)
-            axis = run.fresh(eqn.outvars[0].aval.shape[i], run.why)
-        axes.append(axis)
-    return [run.chain(replace(x, axes=axes, shift={}, scalar=None), name)]
-
-
-@register_rule("iota")
-def _iota(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    along, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
-    axes = [
-        run.fresh(n, run.why if i == along else None, uniform=i != along)
-        for i, n in enumerate(shape)
-    ]
-    return [Value(axes, constant=True)]
-
-
-@register_rule("gather")
-def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    """Look-up of whole rows (an embedding): the looked-up axis is pinned."""
-    x, index = inputs
-    run.end_shift(x, index)
-    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape, out_shape = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    for axis in index.axes:
-        run.pinned_axis(axis, run.why)
-    gone = set(numbers.collapsed_slice_dims) | set(
-        getattr(numbers, "operand_batching_dims", ())
-    )
-    axes = [run.fresh(n, run.why) for n in out_shape]
-    kept = [i for i in range(len(shape)) if i not in gone]
-    for d, i in zip(numbers.offset_dims, kept, strict=True):
-        if sizes[i] == shape[i]:
-            axes[d] = x.axes[i]
-        else:
-            run.pinned_axis(x.axes[i], run.why)
-    looked_up = [x.axes[i] for i in sorted(gone)]
-    for axis in looked_up:
-        run.pinned_axis(axis, run.why)
-    value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
-    if run.sites is None or not x.leaves:
-        return [value]
-    return [run.sites.connect(run, "embedding", value, looked_up, value.leaves)]
-
-
-@register_rule(
-    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
-    "argmax", "argmin",
-)  # fmt: skip
-def _reduce(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    name, gone = eqn.primitive.name, eqn.params["axes"]
-    (x,) = inputs
-    run.end_shift(x)
-    if name in ("reduce_max", "reduce_min"):
-        x = run.mapped(x, run.without_sign)
-    elif name != "reduce_sum":
-        x = run.mapped(x, run.without_exponents)
-    tagged = False
-    for i in gone:
-        axis = map_occurrences(run.atoms, [x.axes[i]], run.without_exponents)[0]
-        tagged = tagged or any(o.tags for s in axis for o in s)
-        if name.startswith("arg"):
-            run.atoms.pin(axis, run.why)
-    axes = [a for i, a in enumerate(x.axes) if i not in gone]
-    out = replace(x, axes=axes, shift={}, scalar=None)
-    return [run.chain(out, name.removeprefix("reduce_")) if tagged else out]
-
-
-@register_rule(
-    "reduce_window_max", "reduce_window_sum", "reduce_window_min",
-)  # fmt: skip
-def _pool(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    (x,) = inputs
-    name = eqn.primitive.name.removeprefix("reduce_window_")
-    run.end_shift(x)
-    window, shape = eqn.params["window_dimensions"], eqn.outvars[0].aval.shape
-    axes = []
-    for i, size in enumerate(window):
-        if size == 1 and eqn.invars[0].aval.shape[i] == shape[i]:
-            axes.append(x.axes[i])
-        else:
-            run.pinned_axis(x.axes[i], run.why)
-            axes.append(run.fresh(shape[i], run.why))
-    value = replace(x, axes=axes, shift={}, scalar=None)
-    if name != "sum":
-        value = run.mapped(value, run.without_sign)
-    return [run.chain(value, f"{name}_pool")]
-
-

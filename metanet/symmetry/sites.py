@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.structure import Join, Position, Role, Site, Tile, Use, View
-from metanet.symmetry.values import Chain, Value
+from metanet.symmetry.values import Chain, Value, map_occurrences
 
 if TYPE_CHECKING:
     from metanet.symmetry.interpreter import Interpreter
@@ -23,7 +23,7 @@ class _Site:
     location: tuple[int, ...]
     units: list[int] = field(default_factory=list)
     own: View | None = None  # where it is made
-    view: View | None = None  # where a product first reads it
+    view: View | None = None  # where another site first reads it
 
 
 class SiteBuilder:
@@ -35,10 +35,10 @@ class SiteBuilder:
         vectors: Atom of each leaf that has one free axis and no other.
     """
 
-    def __init__(
-        self, atoms: Atoms, tiles: Sequence[Tile], vectors: dict[int, int]
-    ):
+    def __init__(self, atoms: Atoms, tiles: Sequence[Tile], vectors: dict[int, int]):
         self.atoms, self._tiles, self._vectors = atoms, tiles, vectors
+        self._indexing = {atoms.find(a) for t in tiles for a in t.atoms}
+        self._loop_units: dict[tuple[int, int], int] = {}
         self._sites: list[_Site] = []
         self.uses: list[Use] = []
         self.joins: list[Join] = []
@@ -47,6 +47,52 @@ class SiteBuilder:
         """A site for an input; its units are found at its first use by a parameter."""
         self._sites.append(_Site("input", (-1, index)))
         return len(self._sites) - 1
+
+    def add_state(
+        self, run: Interpreter, value: Value, init: Value, place: int
+    ) -> Value:
+        """Makes the state of a loop a site, whose units are the parameters' indices."""
+        site, units = len(self._sites), []
+
+        def tagged(o: Occurrence) -> Occurrence:
+            if o.atom not in self._indexing or o.atom in self.atoms.pins:
+                return o
+            units.append(o.atom)
+            return o._replace(tags=frozenset({("s", site, len(units) - 1)}))
+
+        axes = map_occurrences(self.atoms, value.axes, tagged)
+        if not units:
+            return replace(value, sites=init.sites)
+        self._sites.append(_Site("state", (*run.location, place), units))
+        new = replace(value, axes=axes, sites={site: ()}, leaves=frozenset())
+        for source, chain in init.sites.items():
+            pairs = self._agreement(init.axes, source, axes, site)
+            self.joins.append(Join(source, site, "init", chain, pairs))
+        return new
+
+    def recur(self, before: Value, after: Value) -> None:
+        """The value that a turn of a loop leaves is the next turn's state."""
+        for state in before.sites:
+            if self._sites[state].kind != "state":
+                continue
+            for source, chain in after.sites.items():
+                if source != state:
+                    pairs = self._agreement(after.axes, source, before.axes, state)
+                    self.joins.append(Join(source, state, "recurrence", chain, pairs))
+
+    def _agreement(
+        self, left: list[Axis], source: int, right: list[Axis], target: int
+    ) -> tuple[tuple[int, int], ...]:
+        """Pairs of units of two sites that stand at the same place of two arrays."""
+        pairs = []
+        for a, b in zip(left, right, strict=True):
+            aligned = self.atoms.align(a, b, "")
+            for s, t in zip(*aligned, strict=True) if aligned else ():
+                for o, p in zip(s, t, strict=True):
+                    first = [q[2] for q in o.tags if q[:2] == ("s", source)]
+                    second = [q[2] for q in p.tags if q[:2] == ("s", target)]
+                    pairs += [(i, j) for i in first for j in second]
+        return tuple(dict.fromkeys(pairs))
 
     def mark_outputs(self, outputs: Sequence[Value]) -> None:
         """Sites that reach an output are output sites."""
@@ -62,10 +108,18 @@ class SiteBuilder:
 
     def finished(self, number: dict[int, int]) -> tuple[Site, ...]:
         """The sites, with atoms renumbered."""
-        return tuple(
-            Site(s.kind, tuple(number[self.atoms.find(a)] for a in s.units), s.location, s.view or s.own)
-            for s in self._sites
-        )  # fmt: skip
+        chains: dict[int, set[Chain]] = {}
+        for edge in (*self.uses, *self.joins):
+            if edge.source is not None:
+                chains.setdefault(edge.source, set()).add(edge.chain)
+        sites = []
+        for index, site in enumerate(self._sites):
+            units = tuple(number[self.atoms.find(a)] for a in site.units)
+            # What all readers see, where they see the same; else the value itself.
+            alike = len(chains.get(index, ())) == 1
+            view = site.view if alike and site.view is not None else site.own
+            sites.append(Site(site.kind, units, site.location, view))
+        return tuple(sites)
 
     def atoms_in_use(self) -> set[int]:
         """Representatives of all unit atoms."""
@@ -90,7 +144,7 @@ class SiteBuilder:
         }
 
     def note_reads(self, run: Interpreter, operands: Sequence[Value]) -> None:
-        """Remembers where the activations of sites are first read by a product."""
+        """Remembers where the activations of sites are first read by another."""
         for index, value in enumerate(operands):
             for site in value.sites:
                 held = self._sites[site]
@@ -156,6 +210,12 @@ class SiteBuilder:
                         tags=bare[i][j][k].tags | {tag}
                     )
                     units.append(o.atom)
+            for o in run.context[0]:
+                o = self._loop_index(o, value, leaves)
+                if o.tags:
+                    self._loop_units[site, self.atoms.find(o.atom)] = len(units)
+                    ends.append((o, len(units)))
+                    units.append(o.atom)
             ends += [
                 (o, None)
                 for i, a in enumerate(axes)
@@ -167,6 +227,19 @@ class SiteBuilder:
         for site in sites:
             self._sites[site].own = self._view(bare, site, run, 0, False)
         return Value(bare, sites)
+
+    def _loop_index(
+        self, o: Occurrence, value: Value, leaves: frozenset[int]
+    ) -> Occurrence:
+        """The index of a loop over stacked parameters, where a site is one per turn."""
+        root = self.atoms.find(o.atom)
+        own = {t for t in o.tags if t[0] == "p" and t[1] in leaves}
+        read = {
+            ("s", s, self._loop_units[s, root])
+            for s in value.sites
+            if (s, root) in self._loop_units
+        }
+        return o._replace(tags=frozenset(own | read))
 
     def _tag(self, o: Occurrence, inputs: Sequence[int]) -> Occurrence:
         """Gives an input a unit where a parameter indexes it."""
@@ -284,7 +357,10 @@ class SiteBuilder:
     def _view(
         self, axes: list[Axis], site: int, run: Interpreter, index: int, operand: bool
     ) -> View | None:
-        described = []
+        if not run.capturable:
+            return None
+        described: list[Any] = []
+        met: set[int] = set()
         for axis in axes:
             segments, start, found = run.atoms.normal(axis), 0, None
             for segment in segments:
@@ -298,8 +374,11 @@ class SiteBuilder:
                         return None
                     sizes = [run.atoms.size(o.atom) for o in segment]
                     found = (start, stop, tuple(zip(sizes, units, strict=True)))
+                    met.update(u for u in units if u >= 0)
                 start = stop
             described.append(found)
+        if met != set(range(len(self._sites[site].units))):
+            return None
         return View((*run.location, index), operand, tuple(described))
 
 

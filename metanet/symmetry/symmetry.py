@@ -85,7 +85,8 @@ class Symmetry:
                 for e in family.exponents
             )
             shifts = "".join(
-                f", {self.leaves[s.leaf].path} + {s.amount:.4g} k" for s in family.shifts
+                f", {self.leaves[s.leaf].path} + {s.amount:.4g} k"
+                for s in family.shifts
             )
             size = self.atoms[family.atom].size
             lines.append(f"  {family.kind} per unit of {size}: {powers}{shifts}")

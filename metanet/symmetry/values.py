@@ -23,6 +23,8 @@ class Value:
         zero: It is a constant of zeros.
         scalar: The number that fills a constant, if one does.
         shift: Per leaf the factor by which adding to the leaf adds to this value.
+        parts: For an array that is only read one index of an axis at a time: the axis,
+            and the value at each of its indices (without the axis).
     """
 
     axes: list[Axis]
@@ -32,6 +34,7 @@ class Value:
     zero: bool = False
     scalar: float | None = None
     shift: dict[int, float] = field(default_factory=dict)
+    parts: tuple[int, tuple[Value, ...]] | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:
         """The same value with its indices arranged otherwise."""

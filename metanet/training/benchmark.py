@@ -43,9 +43,9 @@ def synthetic_experiment(
     network = create(architecture, jax.random.key(0))
     spec = ParamSpec.of(network.params)
     keys = jax.random.split(jax.random.key(1), _POOL)
-    weights = jax.jit(
-        jax.vmap(lambda k: spec.flatten(create(architecture, k).params))
-    )(keys)
+    weights = jax.jit(jax.vmap(lambda k: spec.flatten(create(architecture, k).params)))(
+        keys
+    )
     symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
     experiment = Experiment(
         config=config,

@@ -169,7 +169,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind is NamedConfig:
         options = _mapping(value, where)
         if not isinstance(options.get("name"), str):
-            raise MetanetError(f"{where}.name: expected str, got {options.get('name')!r}")
+            raise MetanetError(
+                f"{where}.name: expected str, got {options.get('name')!r}"
+            )
         name = options.pop("name")
         return NamedConfig.of(name, **options)
     if kind is Architecture:

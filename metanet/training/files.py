@@ -14,7 +14,15 @@ from metanet.errors import MetanetError
 from metanet.training.config import ExperimentConfig
 from metanet.zoos import write_file
 
-_PACKAGES = ("metanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+    "metanet-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+)
 
 
 def write_config(
@@ -29,9 +37,13 @@ def write_config(
     path = workdir / "config.json"
     if path.is_file():
         held, new = _flat(_read(path)["config"]), _flat(config.to_json())
-        differing = sorted(k for k in held.keys() | new.keys() if held.get(k) != new.get(k))
+        differing = sorted(
+            k for k in held.keys() | new.keys() if held.get(k) != new.get(k)
+        )
         if differing:
-            found = "; ".join(f"{k}: {held.get(k)!r}, now {new.get(k)!r}" for k in differing)
+            found = "; ".join(
+                f"{k}: {held.get(k)!r}, now {new.get(k)!r}" for k in differing
+            )
             raise MetanetError(
                 f"{workdir}: holds a run of another config ({found}); name another "
                 "--workdir or delete this one"

@@ -53,7 +53,9 @@ class Run:
             part = weights[start : start + batch]
             # One shape for all calls: a short last batch repeats its first network.
             index = np.arange(batch) % len(part)
-            parts.append(np.asarray(self._outputs(jnp.asarray(part[index])))[: len(part)])
+            parts.append(
+                np.asarray(self._outputs(jnp.asarray(part[index])))[: len(part)]
+            )
         return np.concatenate(parts)
 
     def predict(self, weights: np.ndarray) -> np.ndarray:

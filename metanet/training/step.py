@@ -128,7 +128,9 @@ def make_train_step(
         if decay:
             # A short memory at first: the average must not carry the initial values.
             keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(lambda e, p: keep * e + (1 - keep) * p, state.ema, params)
+            ema = jax.tree.map(
+                lambda e, p: keep * e + (1 - keep) * p, state.ema, params
+            )
         metrics = {
             "loss": value / indices.size,
             "gradient_norm": optax.tree.norm(gradient),

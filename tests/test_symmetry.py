@@ -1,0 +1,429 @@
+"""Discovery finds the whole group on paper, and nothing that is false."""
+
+import math
+from math import factorial as fac
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metanet import symmetry as sym
+from metanet.errors import MetanetError
+from metanet.networks import functionalize
+
+KEY = jax.random.key(7)
+relu, tanh = jax.nn.relu, jnp.tanh
+
+
+def array(index: int, *shape: int) -> jax.Array:
+    return 0.5 * jax.random.normal(jax.random.fold_in(KEY, index), shape)
+
+
+X = array(99, 5, 3)
+
+
+def attention(q, k, v):
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def two_layers(activation):
+    def f(p, x):
+        h = activation(x @ p["w1"] + p["b1"][None])
+        return activation(h @ p["w2"] + p["b2"][None]) @ p["w3"]
+
+    p = {
+        "w1": array(1, 3, 4),
+        "b1": array(2, 4),
+        "w2": array(3, 4, 4),
+        "b2": array(4, 4),
+        "w3": array(5, 4, 2),
+    }
+    return f, p, (X,)
+
+
+class Residual(nnx.Module):
+    """Two convolutions with BatchNorm around an identity or 1x1 shortcut."""
+
+    def __init__(self, shortcut: bool):
+        r = nnx.Rngs(0)
+        norm = lambda: nnx.BatchNorm(4, use_running_average=True, rngs=r)
+        self.c0, self.n0 = nnx.Conv(2, 4, (3, 3), rngs=r), norm()
+        self.c1, self.n1 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
+        self.c2, self.n2 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
+        self.cs = nnx.Conv(4, 4, (1, 1), rngs=r) if shortcut else None
+        self.d = nnx.Linear(4, 3, rngs=r)
+
+    def __call__(self, x):
+        x = relu(self.n0(self.c0(x)))
+        h = relu(self.n1(self.c1(x)))
+        h = self.n2(self.c2(h))
+        x = relu((x if self.cs is None else self.cs(x)) + h)
+        return self.d(x.mean((1, 2)))
+
+
+class FlattenCNN(nnx.Module):
+    def __init__(self):
+        r = nnx.Rngs(0)
+        self.c1 = nnx.Conv(2, 3, (3, 3), strides=2, rngs=r)
+        self.c2 = nnx.Conv(3, 4, (3, 3), rngs=r)
+        self.d = nnx.Linear(16, 2, rngs=r)
+
+    def __call__(self, x):
+        x = relu(self.c2(relu(self.c1(x))))
+        x = nnx.max_pool(x, (2, 2), (2, 2))
+        return self.d(x.reshape(x.shape[0], -1))
+
+
+class Separable(nnx.Module):
+    def __init__(self, groups: int):
+        r = nnx.Rngs(0)
+        self.a = nnx.Conv(2, 4, (1, 1), rngs=r)
+        self.b = nnx.Conv(4, 4, (3, 3), feature_group_count=groups, rngs=r)
+        self.c = nnx.Conv(4, 3, (1, 1), rngs=r)
+        self.d = nnx.Linear(3, 2, rngs=r)
+
+    def __call__(self, x):
+        return self.d(relu(self.c(relu(self.b(relu(self.a(x)))))).mean((1, 2)))
+
+
+def module(m, *inputs):
+    network = functionalize(m, *inputs)
+    return network.apply_fn, network.params, inputs
+
+
+def heads(p, x):
+    q, k, v = (
+        (x @ p[n]).reshape(*x.shape[:2], 2, 3) for n in ("query", "key", "value")
+    )
+    return attention(q, k, v).reshape(*x.shape[:2], 6) @ p["out"]
+
+
+def plain(function, **shapes):
+    params = {n: array(i, *s) for i, (n, s) in enumerate(shapes.items())}
+    return function, params, (X,)
+
+
+def image(*shape: int) -> jax.Array:
+    return array(98, *shape)
+
+
+NETWORKS = {
+    "mlp relu": (two_layers(relu), fac(4) ** 2, {"positive": 2}),
+    "mlp tanh": (two_layers(tanh), fac(4) ** 2, {"sign": 2}),
+    "siren": (
+        two_layers(lambda h: jnp.sin(3.0 * h)),
+        fac(4) ** 2,
+        {"sign": 2, "phase": 2},
+    ),
+    "mlp gelu": (two_layers(jax.nn.gelu), fac(4) ** 2, {}),
+    "cnn flatten": (module(FlattenCNN(), image(2, 8, 8, 2)), 6 * 24, {"positive": 2}),
+    "depthwise": (module(Separable(4), image(2, 4, 4, 2)), 24 * 6, {"positive": 3}),
+    "grouped": (module(Separable(2), image(2, 4, 4, 2)), 2 * 4 * 4 * 6, None),
+    "resnet": (module(Residual(False), image(2, 5, 5, 2)), 24**2, None),
+    "resnet 1x1": (module(Residual(True), image(2, 5, 5, 2)), 24**3, None),
+    "swiglu": (
+        plain(
+            lambda p, x: (jax.nn.silu(x @ p["g"]) * (x @ p["u"])) @ p["d"],
+            g=(3, 4), u=(3, 4), d=(4, 2),
+        ),
+        24,
+        {"positive": 1, "sign": 1},
+    ),
+    "attention": (
+        (heads, {n: array(i, *s) for i, (n, s) in enumerate(
+            {"query": (4, 6), "key": (4, 6), "value": (4, 6), "out": (6, 2)}.items()
+        )}, (array(97, 2, 5, 4),)),
+        2 * 6**2 * 6**2,
+        None,
+    ),
+    "lora": (
+        plain(
+            lambda p, x: relu(x @ (p["w"] + p["a"] @ p["b"])) @ p["o"],
+            w=(3, 4), a=(3, 2), b=(2, 4), o=(4, 2),
+        ),
+        24 * 2,
+        None,
+    ),
+    "tied": (
+        plain(lambda p, x: tanh(tanh(tanh(x @ p["i"]) @ p["w"]) @ p["w"]) @ p["o"],
+              i=(3, 4), w=(4, 4), o=(4, 2)),
+        24,
+        {"sign": 1},
+    ),
+    "reshape no-op": (
+        plain(lambda p, x: tanh((x @ p["w"]).reshape(5, 3, 4)).reshape(5, 12) @ p["o"],
+              w=(3, 12), o=(12, 2)),
+        fac(12),
+        {"sign": 1},
+    ),
+    "group pooling": (
+        plain(lambda p, x: tanh(x @ p["w"]).reshape(5, 3, 4).mean(-1) @ p["o"],
+              w=(3, 12), o=(3, 2)),
+        24**3 * 6,
+        None,
+    ),
+    "skip of a slice": (
+        plain(lambda p, x: (lambda h: jnp.concatenate(
+            [h[:, :2], relu(h[:, 2:])], 1) @ p["o"])(x @ p["w"]), w=(3, 6), o=(6, 2)),
+        2 * 24,
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_finds_the_group_on_paper(name):
+    (apply_fn, params, inputs), order, families = NETWORKS[name]
+    found = sym.discover(apply_fn, params, *inputs)  # checks itself in float64
+    assert found.order == order
+    assert not found.unknown
+    if families is not None:
+        kinds = [f.kind for f in found.families]
+        assert {k: kinds.count(k) for k in kinds} == families
+
+
+# Programs that tempt a rule to find too much: whatever is found must hold.
+ADVERSARIAL = {
+    "maxout": (lambda p: (X @ p["w"]).reshape(5, 4, 2).max(-1) @ p["o"], (3, 8), (4, 2)),
+    "shuffle": (
+        lambda p: tanh(X @ p["w"]).reshape(5, 2, 3).transpose(0, 2, 1).reshape(5, 6)
+        @ p["o"], (3, 6), (6, 2),
+    ),
+    "stride": (lambda p: tanh(X @ p["w"])[:, ::2] @ p["o"], (3, 6), (3, 2)),
+    "softmax": (lambda p: jax.nn.softmax(X @ p["w"]) @ p["o"], (3, 4), (4, 2)),
+    "top k": (lambda p: jax.lax.top_k(X @ p["w"], 2)[0] @ p["o"], (3, 4), (2, 2)),
+    "pad": (lambda p: jnp.pad(tanh(X @ p["w"]), ((0, 0), (1, 1))) @ p["o"], (3, 4), (6, 2)),
+    "fft": (lambda p: jnp.real(jnp.fft.fft(X @ p["w"])) @ p["o"], (3, 4), (4, 2)),
+    "constant": (lambda p: (tanh(X @ p["w"]) * jnp.arange(1.0, 5)[None]) @ p["o"], (3, 4), (4, 2)),
+    "offset": (lambda p: tanh(X @ p["w"] + jnp.arange(1.0, 5)[None]) @ p["o"], (3, 4), (4, 2)),
+    "clip": (lambda p: jnp.clip(X @ p["w"], 0, 6) @ p["o"], (3, 4), (4, 2)),
+    "threshold": (lambda p: jnp.where(X @ p["w"] > 0.5, X @ p["w"], 0.0) @ p["o"], (3, 4), (4, 2)),
+    "cumsum": (lambda p: jnp.cumsum(tanh(X @ p["w"]), 1) @ p["o"], (3, 4), (4, 2)),
+    "rms": (
+        lambda p: (lambda h: h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True)))(X @ p["w"])
+        @ p["o"], (3, 4), (4, 2),
+    ),
+    "self gate": (lambda p: (lambda h: tanh(h) * h[:, ::-1])(X @ p["w"]) @ p["o"], (3, 4), (4, 2)),
+    "crelu": (
+        lambda p: (lambda h: jnp.concatenate([relu(h), relu(-h)], 1) @ p["o"])(X @ p["w"]),
+        (3, 4), (8, 2),
+    ),
+    "scan": (
+        lambda p: jax.lax.scan(lambda h, _: (tanh(h @ p["o"]), None), X @ p["w"], length=3)[0],
+        (3, 4), (4, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_nothing_false_is_found(name):
+    function, w, o = ADVERSARIAL[name]
+    params = {"w": array(1, *w), "o": array(2, *o)}
+    sym.discover(lambda p: function(p), params)
+
+
+STEPS = {
+    "relu": relu,
+    "tanh": tanh,
+    "sin": jnp.sin,
+    "abs": jnp.abs,
+    "square": jnp.square,
+    "center": lambda h: h - h.mean(1, keepdims=True),
+    "first half": lambda h: jnp.concatenate([relu(h[:, :3]), h[:, 3:]], 1),
+    "fold": lambda h: tanh(h.reshape(5, 2, 3).transpose(0, 2, 1)).reshape(5, 6),
+    "gate": lambda h: h * jax.nn.sigmoid(h),
+    "norm": lambda h: h / jnp.sqrt((h * h).sum(1, keepdims=True) + 1.0),
+    "tripled": lambda h: h + 3.0 * h,
+    "sums": lambda h: h + h.reshape(5, 3, 2).sum(2, keepdims=True).repeat(2, 2).reshape(5, 6),
+}  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([*STEPS, "layer"]), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_random_programs_are_sound(steps):
+    params = {"in": array(0, 3, 6), "out": array(1, 6, 2)}
+    for i, step in enumerate(steps):
+        if step == "layer":
+            params[f"w{i}"], params[f"b{i}"] = array(i + 2, 6, 6), array(i + 9, 6)
+
+    def apply_fn(p, x):
+        h = x @ p["in"]
+        for i, step in enumerate(steps):
+            h = h @ p[f"w{i}"] + p[f"b{i}"][None] if step == "layer" else STEPS[step](h)
+        return h @ p["out"]
+
+    sym.discover(apply_fn, params, X)
+
+
+@pytest.fixture(scope="module")
+def siren():
+    apply_fn, params, inputs = two_layers(lambda h: jnp.sin(3.0 * h))
+    return apply_fn, params, inputs, sym.discover(apply_fn, params, *inputs)
+
+
+def distance(a, b) -> float:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(jnp.abs(x - y).max()) for x, y in pairs)
+
+
+def test_check_rejects_a_broken_network(siren):
+    apply_fn, params, inputs, found = siren
+
+    def broken(p, x):
+        return apply_fn({**p, "b1": p["b1"] * jnp.arange(1.0, 5)}, x)
+
+    with pytest.raises(sym.SymmetryError, match="permutations S4 of b1"):
+        sym.check(found, broken, params, *inputs)
+
+
+def test_check_rejects_a_false_phase(siren):
+    _, params, inputs, found = siren
+    other, _, _ = two_layers(lambda h: jnp.sin(3.1 * h))
+    with pytest.raises(sym.SymmetryError, match="phase family"):
+        sym.check(found, other, params, *inputs)
+
+
+@pytest.mark.parametrize("name", ["siren", "attention", "grouped", "resnet"])
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+@settings(max_examples=4, deadline=None, derandomize=True)
+def test_group_laws(name, first, second):
+    (apply_fn, params, inputs), _, _ = NETWORKS[name]
+    found = sym.discover(apply_fn, params, *inputs, check=False)
+    a = sym.random(found, jax.random.key(first))
+    b = sym.random(found, jax.random.key(second))
+    both = sym.compose(found, a, b)
+    in_turn = sym.act(found, a, sym.act(found, b, params))
+    assert distance(sym.act(found, both, params), in_turn) < 1e-5
+    back = sym.act(found, sym.invert(found, a), sym.act(found, a, params))
+    assert distance(back, params) < 1e-5
+    assert distance(sym.act(found, sym.identity(found), params), params) == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_acting_leaves_the_function_unchanged_under_vmap(name):
+    (apply_fn, params, inputs), _, _ = NETWORKS[name]
+    found = sym.discover(apply_fn, params, *inputs, check=False)
+
+    @jax.jit
+    @jax.vmap
+    def outputs(key):
+        return apply_fn(sym.act(found, sym.random(found, key), params), *inputs)
+
+    reference = apply_fn(params, *inputs)
+    moved = outputs(jax.random.split(KEY, 3))
+    size = float(jnp.abs(reference).max())
+    assert float(jnp.abs(moved - reference[None]).max()) < 1e-4 * size
+
+
+@pytest.mark.parametrize("name", ["siren", "mlp tanh", "mlp relu", "resnet"])
+def test_canonical_form_is_one_per_orbit(name):
+    (apply_fn, params, inputs), _, _ = NETWORKS[name]
+    found = sym.discover(apply_fn, params, *inputs, check=False)
+    canonical = jax.jit(lambda p: sym.canonicalize(found, p))
+    reference = canonical(params)
+    change = apply_fn(reference, *inputs) - apply_fn(params, *inputs)
+    assert float(jnp.abs(change).max()) < 1e-5
+    if name == "resnet":  # families of a residual network share leaves
+        return
+    for seed in range(5):
+        element = sym.random(found, jax.random.key(seed), permutations=False)
+        moved = canonical(sym.act(found, element, params))
+        assert distance(moved, reference) < 1e-5
+        assert distance(canonical(reference), reference) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p, h: jnp.sin(3.0 * (h + p["b"][None])) + p["b"][None],
+        lambda p, h: jnp.sin(3.0 * (h + p["b"][None])) * jnp.sin(2.0 * (h + p["b"][None])),
+        lambda p, h: jnp.sin(3.0 * (h + p["b"][None]) ** 2),
+        lambda p, h: tanh(h + p["b"][None]),
+    ],
+)  # fmt: skip
+def test_no_phase_where_the_bias_is_used_otherwise(spoil):
+    params = {"w": array(1, 3, 4), "b": array(2, 4), "o": array(3, 4, 2)}
+    found = sym.discover(lambda p, x: spoil(p, x @ p["w"]) @ p["o"], params, X)
+    assert "phase" not in [f.kind for f in found.families]
+
+
+def test_explain_names_equation_and_line(siren):
+    found = siren[-1]
+    text = found.explain("w2", 0)
+    assert "free" in text and "dot_general" in text and "test_symmetry.py" in text
+    assert "b1[0]" in text and "w1[1]" in text
+    assert "an output of the network" in found.explain("w3", 1)
+    with pytest.raises(MetanetError, match='Did you mean "w2"'):
+        found.explain("w22", 0)
+    with pytest.raises(MetanetError, match="axis 5"):
+        found.explain("w2", 5)
+
+
+def test_unknown_primitives_are_pinned_and_listed():
+    params = {"w": array(1, 4, 4), "o": array(2, 4, 2)}
+
+    def apply_fn(p, x):
+        h = jnp.linalg.qr(x @ p["w"])[0]
+        return tanh(h) @ p["o"]
+
+    found = sym.discover(apply_fn, params, array(3, 5, 4))
+    coverage = found.coverage()
+    assert found.order == 1 and coverage.share == 0 and coverage.parameters == 24
+    assert any("test_symmetry.py" in where for where in coverage.unknown.values())
+
+
+def test_a_registered_rule_is_used():
+    from metanet.symmetry.interpreter import RULES
+
+    params = {"w": array(1, 3, 4), "o": array(2, 4, 2)}
+    apply_fn = lambda p, x: jax.lax.cumprod(tanh(x @ p["w"]), 0) @ p["o"]
+    assert sym.discover(apply_fn, params, X).order == 1
+
+    @sym.register_rule("cumprod")
+    def rule(run, eqn, inputs):
+        return [run.nonlinear(inputs[0], "cumprod")]
+
+    try:
+        assert sym.discover(apply_fn, params, X).order == fac(4)
+    finally:
+        del RULES["cumprod"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_json_round_trip(name):
+    (apply_fn, params, inputs), _, _ = NETWORKS[name]
+    found = sym.discover(apply_fn, params, *inputs, check=False)
+    again = sym.Symmetry.from_json(found.to_json())
+    assert again == found and hash(again) == hash(found)
+    assert str(found).startswith("permutations: order")
+
+
+def test_works_from_shapes_alone(siren):
+    apply_fn, params, inputs, found = siren
+    shapes = jax.eval_shape(lambda: params)
+    assert sym.discover(apply_fn, shapes, *inputs, check=False) == found
+
+
+def test_activations_are_those_of_the_network(siren):
+    apply_fn, p, _, found = siren
+    x = array(5, 7, 3)
+    first = jnp.sin(3.0 * (x @ p["w1"] + p["b1"][None]))
+    second = jnp.sin(3.0 * (first @ p["w2"] + p["b2"][None]))
+    expected = {4: [first.T, second.T], 2: [apply_fn(p, x).T]}
+    values = jax.jit(lambda p, x: sym.activations(apply_fn, found, p, x))(p, x)
+    held = [v for v in values if v is not None]
+    assert held and values[0] is None
+    for wanted in expected[4] + expected[2]:
+        assert any(
+            v.shape == wanted.shape and np.allclose(v, wanted, atol=1e-5) for v in held
+        )
+    total = lambda p: sum(v.sum() for v in sym.activations(apply_fn, found, p, x)[1:])
+    gradient = jax.grad(total)(p)
+    assert all(
+        math.isfinite(float(jnp.abs(g).sum())) for g in jax.tree.leaves(gradient)
+    )
