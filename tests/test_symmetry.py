@@ -159,7 +159,7 @@ NETWORKS = {
         plain(lambda p, x: tanh((x @ p["w"]).reshape(5, 3, 4)).reshape(5, 12) @ p["o"],
               w=(3, 12), o=(12, 2)),
         fac(12),
-        {"sign": 1},
+        None,
     ),
     "group pooling": (
         plain(lambda p, x: tanh(x @ p["w"]).reshape(5, 3, 4).mean(-1) @ p["o"],
@@ -244,7 +244,7 @@ STEPS = {
 
 
 @given(st.lists(st.sampled_from([*STEPS, "layer"]), min_size=1, max_size=5))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_random_programs_are_sound(steps):
     params = {"in": array(0, 3, 6), "out": array(1, 6, 2)}
     for i, step in enumerate(steps):
@@ -381,17 +381,17 @@ def test_a_registered_rule_is_used():
     from metanet.symmetry.interpreter import RULES
 
     params = {"w": array(1, 3, 4), "o": array(2, 4, 2)}
-    apply_fn = lambda p, x: jax.lax.cumprod(tanh(x @ p["w"]), 0) @ p["o"]
+    apply_fn = lambda p, x: jax.lax.bessel_i1e(x @ p["w"]) @ p["o"]
     assert sym.discover(apply_fn, params, X).order == 1
 
-    @sym.register_rule("cumprod")
+    @sym.register_rule("bessel_i1e")
     def rule(run, eqn, inputs):
-        return [run.nonlinear(inputs[0], "cumprod")]
+        return [run.nonlinear(inputs[0], "bessel_i1e")]
 
     try:
         assert sym.discover(apply_fn, params, X).order == fac(4)
     finally:
-        del RULES["cumprod"]
+        del RULES["bessel_i1e"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

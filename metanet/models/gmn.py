@@ -89,7 +89,7 @@ class Block(nnx.Module):
         self.global_out = Linear(dim, dim, scale=0.5, rngs=rngs)
 
     def __call__(self, batch: GraphBatch, groups: tuple[EdgeGroup, ...]) -> GraphBatch:
-        dim, nodes = self.dim, batch.nodes
+        nodes = batch.nodes
         sizes = [x.shape[1] for x in nodes]
         joined = jnp.concatenate(nodes, axis=1)
         g_edge, g_node, g_own = jnp.split(self.global_in(batch.globals_), 3, axis=-1)

@@ -53,6 +53,12 @@ class Architecture:
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options}
         return {"name": self.name, "options": options}
 
+    def complete(self) -> Architecture:
+        """The same architecture with every option written out."""
+        module, _ = ARCHITECTURES[self.name]
+        defaults = {name: p.default for name, p in _options(module).items()}
+        return Architecture.of(self.name, **(defaults | dict(self.options)))
+
     def option(self, key: str) -> Any:
         """The value of an option, or the module's default."""
         module, _ = ARCHITECTURES[self.name]

@@ -196,6 +196,9 @@ class Atoms:
         return "done"
 
     def _union(self, p: int, q: int, why: str) -> None:
+        # The older atom stands for the class, so that those of parameters, once they
+        # are all joined, keep their numbers.
+        p, q = max(p, q), min(p, q)
         self._parent[p] = q
         if p in self.pins:
             self.pins.setdefault(q, self.pins[p])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from metanet.symmetry.elements import Element, act
-from metanet.symmetry.structure import Exponent, Family, Tile
+from metanet.symmetry.structure import Exponent, Family, Position, Shift, Tile
 from metanet.symmetry.symmetry import Symmetry
 
 _ORDER = {"positive": 0, "nonzero": 0, "phase": 1, "sign": 2}
@@ -18,10 +21,10 @@ _ORDER = {"positive": 0, "nonzero": 0, "phase": 1, "sign": 2}
 def canonicalize(symmetry: Symmetry, params: Any) -> Any:
     """Moves parameters to one representative per orbit of scales, signs and phases.
 
-    Scales: incoming weights of each unit have norm 1. Phases: biases lie within a
-    quarter turn of 0. Signs: biases (without one, the sums of the incoming weights'
-    cubes) are not negative. Permutations are left alone. The representative jumps where
-    a bias crosses the border of its range; everywhere else it is smooth.
+    Scales: incoming weights of each unit, with its bias, have norm 1. Phases: biases lie
+    within a quarter turn of 0. Signs: biases (without one, the sums of the incoming
+    weights' cubes) are not negative. Permutations are left alone. The representative
+    jumps where a bias crosses the border of its range; everywhere else it is smooth.
 
     Pure; works under `jit` and `vmap`. Source of the idea for SIREN: Kalogeropoulos et
     al. 2024, appendix A.
@@ -30,90 +33,183 @@ def canonicalize(symmetry: Symmetry, params: Any) -> Any:
         symmetry: The network's symmetry.
         params: Parameters of one network.
     """
-    for index in _program_order(symmetry):
-        family = symmetry.families[index]
-        values = _choice(symmetry, family, jax.tree.leaves(params))
-        if values is None:
-            continue
+    for step in _plan(symmetry):
+        family = symmetry.families[step.family]
+        leaves = jax.tree.leaves(params)
+        if family.kind == "phase":
+            values = _turns(symmetry, family, leaves)
+        else:
+            values = _factors(symmetry, family, step, leaves)
         alone = replace(symmetry, groups=(), families=(family,))
         params = act(alone, Element((), (values,)), params)
     return params
 
 
-def _program_order(symmetry: Symmetry) -> list[int]:
-    """Families from the inputs to the outputs; per unit scales, phases, signs."""
+@dataclass(frozen=True)
+class _Reading:
+    """A tile that a family multiplies by ``power`` along one position."""
 
-    def rank(index: int) -> tuple[int, int]:
-        family = symmetry.families[index]
-        at = [i for i, s in enumerate(symmetry.sites) if family.atom in s.units]
-        return (at[0] if at else len(symmetry.sites), _ORDER[family.kind])
-
-    return sorted(range(len(symmetry.families)), key=rank)
+    tile: Tile
+    position: Position
+    power: Fraction
 
 
-def _choice(
-    symmetry: Symmetry, family: Family, leaves: list[jax.Array]
-) -> jax.Array | None:
-    """Factors that bring a family's units to their representatives."""
+@dataclass(frozen=True)
+class _Step:
+    """A family, and the tiles that fix its factors."""
+
+    family: int
+    readings: tuple[_Reading, ...]
+
+
+@lru_cache(maxsize=64)
+def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
+    """The order of families, and what each is fixed by.
+
+    A family is fixed by tiles that no family fixed later changes, so nothing is undone.
+    A family whose tiles all depend on each other's (a weight tied to itself) is left out.
+    """
+    families = symmetry.families
+    incoming = _incoming(symmetry)
+    open_ = sorted(range(len(families)), key=lambda i: _rank(symmetry, families[i]))
+    steps: list[_Step] = []
+    while open_:
+        found = None
+        # First a family that all of its incoming tiles can fix, then any that some can.
+        for whole in (True, False):
+            for index in open_:
+                others = [families[i] for i in open_ if i != index]
+                step = _step(symmetry, index, others, incoming, whole)
+                if step is not None:
+                    found = step
+                    break
+            if found is not None:
+                break
+        if found is None:
+            break
+        steps.append(found)
+        open_.remove(found.family)
+    return tuple(steps)
+
+
+def _rank(symmetry: Symmetry, family: Family) -> tuple[int, int]:
+    """From the inputs to the outputs; per unit scales, phases, signs."""
+    at = [i for i, s in enumerate(symmetry.sites) if family.atom in s.units]
+    return (at[0] if at else len(symmetry.sites), _ORDER[family.kind])
+
+
+def _step(
+    symmetry: Symmetry,
+    index: int,
+    others: Sequence[Family],
+    incoming: set[tuple[int, tuple[int, ...], Position]],
+    whole: bool,
+) -> _Step | None:
+    family = symmetry.families[index]
     if family.kind == "phase":
-        shift = family.shifts[0]
-        tile = next(t for t in symmetry.tiles if t.leaf == shift.leaf)
-        bias = leaves[shift.leaf].reshape([symmetry.atoms[a].size for a in tile.atoms])
-        return -jnp.round(bias / shift.amount)
-    read = _readings(symmetry, family, leaves)
-    if not read:
+        tiles = [t for t in symmetry.tiles if t.leaf == family.shifts[0].leaf]
+        moved = any(_disturbs(o, t, family.kind) for o in others for t in tiles)
+        return None if moved else _Step(index, ())
+    readings = _readings(symmetry, family)
+    if not readings:
         return None
+    free = [
+        r
+        for r in readings
+        if not any(_disturbs(o, r.tile, family.kind) for o in others)
+    ]
+    into = {
+        r
+        for r in readings
+        if (r.tile.leaf, r.tile.segments, r.position) in incoming and r.power == 1
+    }
+    if whole and not (into and into <= set(free)):
+        return None
+    if not free:
+        return None
+    chosen = [r for r in free if r in into]
+    chosen = chosen or [r for r in free if r.power == free[0].power]
     if family.kind == "sign":
         # The smallest tile is the bias where there is one.
-        _, tile, exponent, array = min(read, key=lambda r: r[0])
-        total = _over_unit(family, tile, exponent, array**3)
-        return jnp.where(total < 0, -1.0, 1.0)
-    square: jax.Array | float = 0.0
-    for _, tile, exponent, array in read:
-        square = square + _over_unit(family, tile, exponent, array * array)
-    norm = jnp.sqrt(square)
-    safe = jnp.where(norm > 0, norm, 1.0)
-    return jnp.where(norm > 0, 1 / safe, 1.0)
+        chosen = [min(chosen, key=lambda r: (len(r.tile.atoms), r.tile.leaf))]
+    return _Step(index, tuple(chosen))
 
 
-def _readings(
-    symmetry: Symmetry, family: Family, leaves: list[jax.Array]
-) -> list[tuple[int, Tile, Exponent, jax.Array]]:
-    """The tiles that set a unit's representative: those multiplied by the factor itself,
-    of the first use of the unit."""
-    into = _incoming(symmetry, family)
+def _readings(symmetry: Symmetry, family: Family) -> list[_Reading]:
+    """The tiles that a family multiplies along exactly one of their indices."""
     found = []
     for tile in symmetry.tiles:
-        for exponent in family.exponents:
-            here = exponent.leaf == tile.leaf and exponent.position in tile.positions
-            plain = exponent.power == 1 and tile.atoms.count(family.atom) == 1
-            if here and plain and (tile.leaf, tile.segments) in into:
-                where = tuple(slice(*b) for b in tile.bounds)
-                sizes = [symmetry.atoms[a].size for a in tile.atoms]
-                array = leaves[tile.leaf][where].reshape(sizes)
-                found.append((len(tile.atoms), tile, exponent, array))
+        here = [
+            e
+            for e in family.exponents
+            if e.leaf == tile.leaf and e.position in tile.positions
+        ]
+        odd = family.kind != "sign" or all(e.power % 2 for e in here)
+        if len(here) == 1 and odd and tile.atoms.count(family.atom) == 1:
+            found.append(_Reading(tile, here[0].position, here[0].power))
     return found
 
 
-def _incoming(symmetry: Symmetry, family: Family) -> set[tuple[int, tuple[int, ...]]]:
-    """Tiles whose use ends (not starts) at units of the family's atom."""
+def _disturbs(other: Family, tile: Tile, kind: str) -> bool:
+    """Whether another family changes what fixes a family of a kind.
+
+    Norms, and the range of a bias (symmetric about 0), do not see signs.
+    """
+
+    def here(term: Exponent | Shift) -> bool:
+        return term.leaf == tile.leaf and term.position in tile.positions
+
+    if any(here(s) for s in other.shifts):
+        return True
+    sees = kind == "sign" or other.kind not in ("sign", "phase")
+    return sees and any(here(e) for e in other.exponents)
+
+
+def _incoming(symmetry: Symmetry) -> set[tuple[int, tuple[int, ...], Position]]:
+    """Places of tiles that index the units which a use ends at."""
     tiles = {(t.leaf, t.segments): t for t in symmetry.tiles}
-    into = set()
-    for use in symmetry.uses:
-        tile = tiles[use.leaf, use.segments]
-        for atom, roles in zip(tile.atoms, use.roles, strict=True):
-            if atom == family.atom and any(r.end == "target" for r in roles):
-                into.add((use.leaf, use.segments))
-    return into
+    return {
+        (use.leaf, use.segments, position)
+        for use in symmetry.uses
+        for position, roles in zip(
+            tiles[use.leaf, use.segments].positions, use.roles, strict=True
+        )
+        if any(r.end == "target" for r in roles)
+    }
 
 
-def _over_unit(
-    family: Family, tile: Tile, exponent: Exponent, array: jax.Array
+def _turns(
+    symmetry: Symmetry, family: Family, leaves: Sequence[jax.Array]
 ) -> jax.Array:
+    """Half turns that bring biases next to 0."""
+    shift = family.shifts[0]
+    tile = next(t for t in symmetry.tiles if t.leaf == shift.leaf)
+    bias = leaves[shift.leaf].reshape([symmetry.atoms[a].size for a in tile.atoms])
+    return -jnp.floor(bias / shift.amount + 0.5)
+
+
+def _factors(
+    symmetry: Symmetry, family: Family, step: _Step, leaves: Sequence[jax.Array]
+) -> jax.Array:
+    """Factors ``[*parents, size]`` that bring a family's units to their places."""
+    sign = family.kind == "sign"
+    total: jax.Array | float = 0.0
+    for r in step.readings:
+        where = tuple(slice(*b) for b in r.tile.bounds)
+        sizes = [symmetry.atoms[a].size for a in r.tile.atoms]
+        array = leaves[r.tile.leaf][where].reshape(sizes)
+        total = total + _over_unit(family, r, array**3 if sign else array * array)
+    total = jnp.asarray(total)
+    if sign:
+        return jnp.where(total < 0, -1.0, 1.0)
+    norm = jnp.sqrt(jnp.where(total > 0, total, 1.0))
+    return norm ** float(-1 / step.readings[0].power)
+
+
+def _over_unit(family: Family, reading: _Reading, array: jax.Array) -> jax.Array:
     """Sums a tile's array to ``[*parents, size]`` of a family."""
+    tile = reading.tile
     kept = [tile.atoms.index(p) for p in family.parents]
-    kept.append(tile.positions.index(exponent.position))
+    kept.append(tile.positions.index(reading.position))
     total = array.sum(axis=tuple(i for i in range(array.ndim) if i not in kept))
-    order = sorted(range(len(kept)), key=kept.__getitem__)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return total.transpose(back)
+    return total.transpose([sorted(kept).index(k) for k in kept])

@@ -147,7 +147,9 @@ class _Probe:
             found = deviation(element)
             if found > tolerance:
                 self.blame(element, plain, deviation, tolerance)
-                raise SymmetryError(f"random elements change the outputs by {found:.1e}")
+                raise SymmetryError(
+                    f"random elements change the outputs by {found:.1e}"
+                )
             worst = max(worst, found)
         return worst
 
@@ -168,7 +170,9 @@ class _Probe:
         for i, family in enumerate(self.symmetry.families):
             only = _with(plain.factors, i, element.factors[i])
             where = ", ".join(self.symmetry.axes_of((family.atom,)))
-            parts.append((f"{family.kind} family of {where}", plain._replace(factors=only)))
+            parts.append(
+                (f"{family.kind} family of {where}", plain._replace(factors=only))
+            )
         for name, part in parts:
             if (found := deviation(part)) > tolerance:
                 raise SymmetryError(

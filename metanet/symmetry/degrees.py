@@ -103,11 +103,14 @@ def find_families(
         rows = [form for w, form in equations if w == which]
         # A loop's state has exponents of its own; eliminated first, none stays free.
         carried = dict.fromkeys(v for f in rows for v, _ in f if v[0] == "carry")
-        variables: list[Any] = [*carried, *sorted(atom_of, key=lambda v: (v in into, v))]
+        variables: list[Any] = [
+            *carried,
+            *sorted(atom_of, key=lambda v: (v in into, v)),
+        ]
         if which == "sign":
             rows += ruled_out
             variables += [phase_variable(leaf) for leaf in phases]
-        for free, vector in nullspace(rows, variables, 2 if which == "sign" else 0):
+        for _, vector in nullspace(rows, variables, 2 if which == "sign" else 0):
             turns = [v[1] for v in vector if v[0] == "phase"]
             exponents = tuple(
                 Exponent(v[1], v[2], c)

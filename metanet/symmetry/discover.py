@@ -146,14 +146,9 @@ class _Discovery:
 
     def _state_of_leaves(self) -> tuple[Any, ...]:
         """What the passes have found about the parameters' axes so far."""
-        number: dict[int, int] = {}
         return tuple(
             [
-                (
-                    number.setdefault(o.atom, len(number)),
-                    o.atom in self.atoms.pins,
-                    self.atoms.is_opaque(o.atom),
-                )
+                (o.atom, o.atom in self.atoms.pins, self.atoms.is_opaque(o.atom))
                 for s in self.atoms.normal(axis)
                 for o in s
             ]

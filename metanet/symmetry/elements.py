@@ -129,13 +129,13 @@ def _permute_once(
     moved: list[int],
 ) -> jax.Array:
     if group.copies == 1 and len(moved) == 1:
-        return jnp.take(array, perm[0], axis=moved[0])
+        return jnp.take(array, perm[0], axis=moved[0], mode="clip")
     parents = [atoms.index(p) for p in group.parents]
     rest = [i for i in range(len(atoms)) if i not in moved and i not in parents]
     order = parents + moved + rest
     turned = array.transpose(order)
     flat = turned.reshape(group.copies, group.degree, -1)
-    flat = jnp.take_along_axis(flat, perm[:, :, None], axis=1)
+    flat = jnp.take_along_axis(flat, perm[:, :, None], axis=1, mode="clip")
     back = sorted(range(len(order)), key=order.__getitem__)
     return flat.reshape(turned.shape).transpose(back)
 

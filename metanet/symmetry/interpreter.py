@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from metanet.symmetry.atoms import ZERO, Atoms, Axis, Form, Occurrence, add_forms
-from metanet.symmetry.values import Value, describe_equation, map_occurrences
+from metanet.symmetry.values import Value, map_occurrences, source_line
 
 if TYPE_CHECKING:
     from metanet.symmetry.sites import SiteBuilder
@@ -76,9 +76,10 @@ class Interpreter:
         self.equations: list[tuple[str, Form]] = []
         self.unknown: dict[str, str] = {}
         self.phases: dict[int, float] = {}
-        self.context: Axis = [[]]
+        self.context: list[Axis] = []
         self.capturable = True
         self.why = ""
+        self._line = ""
         self._path: list[int] = []
         self._readers: list[dict[Any, list[Any]]] = []
         self._mute = 0
@@ -109,7 +110,9 @@ class Interpreter:
         self._readers.append(_readers(jaxpr))
         for index, eqn in enumerate(jaxpr.eqns):
             self._path.append(index)
-            self.why = describe_equation(eqn)
+            # Equations of a cached inner function know no user's line: the call's holds.
+            outer, self._line = self._line, source_line(eqn) or self._line
+            self.why = eqn.primitive.name + (f" at {self._line}" if self._line else "")
             values = [read(v) for v in eqn.invars]
             for variable, value in zip(
                 eqn.outvars, self._apply(eqn, values), strict=True
@@ -117,6 +120,7 @@ class Interpreter:
                 env[variable] = value
                 self.record(value)
             self._path.pop()
+            self._line = outer
         self._readers.pop()
         if branch is not None:
             self._path.pop()
@@ -124,7 +128,7 @@ class Interpreter:
 
     def record(self, value: Value) -> None:
         """Notes which atoms stand together; inside a loop its index stands beside all."""
-        self.tensors.append([*value.axes, self.context] if self.context[0] else value.axes)
+        self.tensors.append([*value.axes, *self.context])
 
     def readers(self, variable: Any) -> list[Any]:
         """Equations of the current jaxpr that read a variable; None for an output."""

@@ -32,16 +32,15 @@ def _scan(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
             [a._replace(tags=a.tags | b.tags) for a, b in zip(s, t, strict=True)]
             for s, t in zip(*aligned, strict=True)
         ]
-    if len(run.atoms.normal(index)) > 1:
-        return run.opaque(eqn, inputs)
     slices = [replace(x, axes=x.axes[1:], shift={}, parts=None) for x in stacked]
     state = _state(run, init)
-    outer = run.context
-    run.context = [[*outer[0], *run.atoms.normal(index)[0]]]
+    run.context.append(index)
     outputs = _body(run, params["jaxpr"], [*consts, *state, *slices], 0)
-    run.context = outer
+    run.context.pop()
     last = _closed(run, state, outputs[: second - first])
-    rows = [replace(y, axes=[index, *y.axes], shift={}) for y in outputs[second - first :]]
+    rows = [
+        replace(y, axes=[index, *y.axes], shift={}) for y in outputs[second - first :]
+    ]
     run.end_shift(*outputs)
     return [*last, *rows]
 
@@ -140,7 +139,9 @@ def _closed(
         _equal_exponents(run, before, after)
         if run.sites is not None:
             run.sites.recur(before, after)
-    return [replace(y, shift={}, zero=False, constant=False, scalar=None) for y in outputs]
+    return [
+        replace(y, shift={}, zero=False, constant=False, scalar=None) for y in outputs
+    ]
 
 
 def _either(run: Interpreter, a: Value, b: Value) -> Value:

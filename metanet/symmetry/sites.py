@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.structure import Join, Position, Role, Site, Tile, Use, View
 from metanet.symmetry.values import Chain, Value, map_occurrences
+from metanet.symmetry.views import view_axes
 
 if TYPE_CHECKING:
     from metanet.symmetry.interpreter import Interpreter
@@ -149,7 +150,16 @@ class SiteBuilder:
             for site in value.sites:
                 held = self._sites[site]
                 if held.kind in ("hidden", "state") and held.view is None:
-                    held.view = self._view(value.axes, site, run, index, True)
+                    held.view = self._view(run, value.axes, site, index, True)
+
+    def _view(
+        self, run: Interpreter, axes: list[Axis], site: int, index: int, operand: bool
+    ) -> View | None:
+        if not run.capturable:
+            return None
+        units = len(self._sites[site].units)
+        found = view_axes(self.atoms, axes, site, units)
+        return found and View((*run.location, index), operand, found)
 
     def connect(
         self,
@@ -210,7 +220,7 @@ class SiteBuilder:
                         tags=bare[i][j][k].tags | {tag}
                     )
                     units.append(o.atom)
-            for o in run.context[0]:
+            for o in self._loops(run):
                 o = self._loop_index(o, value, leaves)
                 if o.tags:
                     self._loop_units[site, self.atoms.find(o.atom)] = len(units)
@@ -225,8 +235,13 @@ class SiteBuilder:
             ]
             self._edges(kind, value, inner, leaves, attributes, site, ends)
         for site in sites:
-            self._sites[site].own = self._view(bare, site, run, 0, False)
+            self._sites[site].own = self._view(run, bare, site, 0, False)
         return Value(bare, sites)
+
+    def _loops(self, run: Interpreter) -> list[Occurrence]:
+        """Indices of the loops around an equation, but for those that are cut up."""
+        axes = [self.atoms.normal(a) for a in run.context]
+        return [o for axis in axes if len(axis) == 1 for o in axis[0]]
 
     def _loop_index(
         self, o: Occurrence, value: Value, leaves: frozenset[int]
@@ -353,33 +368,6 @@ class SiteBuilder:
                 tile.segments[axis] == s for axis, s in segments.items()
             ):
                 yield tile
-
-    def _view(
-        self, axes: list[Axis], site: int, run: Interpreter, index: int, operand: bool
-    ) -> View | None:
-        if not run.capturable:
-            return None
-        described: list[Any] = []
-        met: set[int] = set()
-        for axis in axes:
-            segments, start, found = run.atoms.normal(axis), 0, None
-            for segment in segments:
-                stop = start + run.atoms.segment_size(segment)
-                units = [
-                    next((t[2] for t in o.tags if t[:2] == ("s", site)), -1)
-                    for o in segment
-                ]
-                if any(u >= 0 for u in units):
-                    if found is not None:
-                        return None
-                    sizes = [run.atoms.size(o.atom) for o in segment]
-                    found = (start, stop, tuple(zip(sizes, units, strict=True)))
-                    met.update(u for u in units if u >= 0)
-                start = stop
-            described.append(found)
-        if met != set(range(len(self._sites[site].units))):
-            return None
-        return View((*run.location, index), operand, tuple(described))
 
 
 def _positions(o: Occurrence, leaf: int) -> list[Position]:

@@ -64,9 +64,3 @@ def source_line(eqn: Any) -> str:
             short = "/".join(name.split("/")[-2:])
             return f"{short}:{frame.line_num} ({frame.function_name})"
     return ""
-
-
-def describe_equation(eqn: Any) -> str:
-    """The primitive and the user's line of an equation."""
-    line = source_line(eqn)
-    return f"{eqn.primitive.name} at {line}" if line else eqn.primitive.name

@@ -39,7 +39,7 @@ _POOL = 1024
 def synthetic_experiment(
     architecture: Architecture, config: ExperimentConfig
 ) -> tuple[Experiment, np.ndarray]:
-    """An experiment on freshly initialised networks, and their weights ``[1024, P]``."""
+    """An experiment on new random networks, and their weights ``[1024, P]``."""
     network = create(architecture, jax.random.key(0))
     spec = ParamSpec.of(network.params)
     keys = jax.random.split(jax.random.key(1), _POOL)

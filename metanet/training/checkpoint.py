@@ -1,8 +1,8 @@
 """Checkpoints; the only file that touches Orbax.
 
-A checkpoint is the training state and a JSON record (data position, best metric), saved
-together and atomically. A checksum manifest beside each finds damage that a reader would
-not notice.
+A checkpoint is the training state and a JSON record (best metric, patience), saved
+together and atomically; the data position is the state's step. A checksum manifest
+beside each finds damage that a reader would not notice.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class Checkpoints:
                 ),
             )
             self._manager.wait_until_finished()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the storage library raises either
+            why = str(error).splitlines()[0]
             raise MetanetError(
-                f"{self.directory}: checkpoint {step} cannot be written: {error}"
+                f"{self.directory}: checkpoint {step} cannot be written: {why}"
             ) from error
         if jax.process_index() == 0:
             sums = json.dumps(_checksums(self.directory / str(step)), indent=1)
@@ -80,8 +81,7 @@ class Checkpoints:
     def restore(self, example: S) -> tuple[S, dict[str, Any]] | None:
         """The newest checkpoint that is whole; None where there are none.
 
-        Damaged ones are reported on standard error, and deleted so that they can be
-        written again.
+        Damaged ones are reported on standard error and passed over.
 
         Args:
             example: A state of the same structure, shapes and shardings.
@@ -100,7 +100,7 @@ class Checkpoints:
                         record=ocp.args.JsonRestore(),
                     ),
                 )
-                return held.state, held.record
+                return held["state"], held["record"]
             except Exception as error:  # damage surfaces as nearly any error
                 why = str(error).splitlines()[0] if str(error) else type(error).__name__
                 print(

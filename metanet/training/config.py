@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -11,8 +13,9 @@ from typing import Any, TypeVar
 
 from metanet.augment import AugmentConfig
 from metanet.errors import MetanetError, suggest
-from metanet.models import model_config
+from metanet.models import MODELS
 from metanet.networks import Architecture
+from metanet.registry import Registry
 from metanet.tasks import TASKS
 from metanet.zoos import FitConfig
 
@@ -123,9 +126,8 @@ class ExperimentConfig:
                 and impossible values, naming the dotted field.
         """
         config = from_mapping(cls, mapping, "config")
-        model_config(config.model.name, dict(config.model.options))
-        task_options, _ = TASKS[config.task.name]
-        from_mapping(task_options, dict(config.task.options), "config.task")
+        _check_named(config.model, MODELS, "config.model")
+        _check_named(config.task, TASKS, "config.task")
         _check_values(config)
         return config
 
@@ -136,12 +138,12 @@ class ExperimentConfig:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, NamedConfig | Architecture):
-        return value.to_json()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
-        }
-    return list(value) if isinstance(value, tuple) else value
+        value = value.to_json()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _to_json(v) for k, v in value.items()}
+    return [_to_json(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -153,7 +155,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         where: Dotted name of the mapping, for messages.
 
     Raises:
-        MetanetError: for unknown keys and wrong types.
+        MetanetError: for unknown keys, wrong types and what the class itself refuses.
     """
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
@@ -162,7 +164,10 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         if key not in known:
             raise MetanetError(f"{where}.{key}: unknown key.{suggest(str(key), known)}")
         values[key] = _convert(hints[key], value, f"{where}.{key}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except MetanetError as error:
+        raise MetanetError(f"{where}.{error}") from error
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
@@ -205,19 +210,37 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _check_named(named: NamedConfig, known: Registry[Any], where: str) -> None:
+    try:
+        options, _ = known[named.name]
+    except MetanetError as error:
+        raise MetanetError(f"{where}.name: {error}") from error
+    from_mapping(options, dict(named.options), where)
+
+
+_POSITIVE = (
+    "train.steps", "train.batch_size", "train.log_every", "train.eval_every",
+    "train.checkpoint_every", "train.keep", "train.eval_batch",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "train.micro_batch", "train.patience", "augment.noise",
+    "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.warmup_steps",
+    "optimizer.clip_norm",
+)  # fmt: skip
+
+
 def _check_values(config: ExperimentConfig) -> None:
-    positive = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every",
-                "keep", "eval_batch")  # fmt: skip
-    for name in positive:
-        if getattr(config.train, name) < 1:
-            raise MetanetError(f"config.train.{name}: must be at least 1")
+    for least, names in ((1, _POSITIVE), (0, _NOT_NEGATIVE)):
+        for name in names:
+            value = operator.attrgetter(name)(config)
+            if not (value >= least and math.isfinite(value)):
+                raise MetanetError(
+                    f"config.{name}: must be at least {least}, got {value}"
+                )
     micro, batch = config.train.micro_batch, config.train.batch_size
-    if micro < 0 or (micro and batch % micro):
+    if micro and batch % micro:
         raise MetanetError(
             f"config.train.micro_batch: {micro} does not divide batch_size {batch}"
         )
     if not 0 <= config.optimizer.ema_decay < 1:
         raise MetanetError("config.optimizer.ema_decay: must lie in [0, 1)")
-    for name in ("views", "steps", "shard_size"):
-        if getattr(config.zoo.fit, name) < 1:
-            raise MetanetError(f"config.zoo.fit.{name}: must be at least 1")

@@ -1,18 +1,25 @@
-"""The order of training data, as a pure function of the step."""
+"""Which networks a step sees, and where their weights lie."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import jax
 import numpy as np
+
+from metanet.training.sharding import DataParallel
+from metanet.training.step import Dataset
+
+# Weights of a split up to this size are kept on every device.
+_DEVICE_BYTES = 2 << 30
 
 
 class DataOrder:
     """Batches that walk through one shuffled epoch after another.
 
     The networks of a step depend on the seed and the step alone, so a resumed run sees
-    what an uninterrupted one would have seen, and no iterator has to be stored. An epoch
-    that does not divide into batches is continued by the next within a batch.
+    what an uninterrupted one would have seen, and no iterator has to be stored. An
+    epoch that does not divide into batches is continued by the next within a batch.
 
     Args:
         count: Number of networks.
@@ -37,3 +44,45 @@ class DataOrder:
             here = epochs == epoch
             out[here] = self._epoch(int(epoch))[within[here]]
         return out
+
+
+class SplitData:
+    """The networks of a split, on the devices if they fit there, else on the host.
+
+    Args:
+        weights, targets: ``[N, P]`` and ``[N]`` host arrays.
+        parallel: The devices.
+        limit: Bytes up to which the weights are kept on every device.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        targets: np.ndarray,
+        parallel: DataParallel,
+        limit: int = _DEVICE_BYTES,
+    ):
+        self._weights, self._targets, self._parallel = weights, targets, parallel
+        self._held: Dataset | None = None
+        if weights.nbytes <= limit:
+            self._held = self._place(slice(None))
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are gathered on the device."""
+        return self._held is not None
+
+    def _place(self, rows: np.ndarray | slice) -> Dataset:
+        return self._parallel.replicate(
+            Dataset(self._weights[rows], self._targets[rows])  # type: ignore[arg-type]
+        )
+
+    def take(self, rows: np.ndarray) -> tuple[Dataset, jax.Array]:
+        """What a step reads for networks ``rows [C, M]``: data, and indices into it."""
+        if self._held is not None:
+            return self._held, self._parallel.split(rows, axis=1)
+        own = np.arange(rows.size, dtype=np.int32).reshape(rows.shape)
+        return self._place(rows.ravel()), self._parallel.split(own, axis=1)

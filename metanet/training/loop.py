@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from metanet.errors import MetanetError
 from metanet.progress import track
 from metanet.training.checkpoint import Checkpoints
 from metanet.training.config import ExperimentConfig
-from metanet.training.data import DataOrder
+from metanet.training.data import DataOrder, SplitData
 from metanet.training.experiment import Experiment
 from metanet.training.files import read_result, write_config, write_result
 from metanet.training.optimizer import build_optimizer
 from metanet.training.profile import parameter_count
 from metanet.training.sharding import DataParallel
 from metanet.training.step import (
-    Dataset,
     TrainState,
     initial_state,
     make_eval_step,
     make_train_step,
     micro_batch,
 )
+from metanet.training.window import StepWindow
 from metanet.training.writers import MetricWriter
 
 
@@ -66,6 +67,7 @@ def train(
         MetanetError: for bad input of any kind; `Interrupted` after SIGTERM.
     """
     workdir = Path(workdir)
+    optimizer = build_optimizer(config.optimizer, config.train.steps)
     first = jax.process_index() == 0
     fresh = first and not (workdir / "config.json").exists()
     if first:
@@ -74,8 +76,8 @@ def train(
     if finished is not None:
         return finished
     try:
-        experiment = Experiment.from_config(config, progress=progress and first)
-        run = _Run(experiment, workdir, progress and first)
+        experiment = _in_turn(lambda: Experiment.from_config(config, progress=progress))
+        run = _Run(experiment, optimizer, workdir, progress and first)
     except MetanetError:
         # A config that cannot run must not claim the directory.
         if fresh:
@@ -84,10 +86,25 @@ def train(
     return run.run()
 
 
+def _in_turn(build: Callable[[], Experiment]) -> Experiment:
+    """Builds on the first process, which may have a zoo to fit, then on the others."""
+    if jax.process_count() == 1:
+        return build()
+    built = build() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("zoo")
+    return built or build()
+
+
 class _Run:
     """One run of the loop; holds what does not change during it."""
 
-    def __init__(self, experiment: Experiment, workdir: Path, progress: bool):
+    def __init__(
+        self,
+        experiment: Experiment,
+        optimizer: optax.GradientTransformation,
+        workdir: Path,
+        progress: bool,
+    ):
         self.experiment, self.workdir, self.progress = experiment, workdir, progress
         config = experiment.config
         self.config, self.task = config, experiment.task
@@ -101,9 +118,7 @@ class _Run:
                 raise MetanetError(f"{experiment.zoo.path}: the {split} split is empty")
         self.ids = tables["train"]["id"]
         self.data = {
-            split: self.parallel.replicate(
-                Dataset(t.weights, t[self.task.column])  # type: ignore[arg-type]
-            )
+            split: SplitData(t.weights, t[self.task.column], self.parallel)
             for split, t in tables.items()
         }
         net = experiment.build(tables["train"].weights)
@@ -119,11 +134,13 @@ class _Run:
                 f"config.train: {self.micro} networks per pass do not divide over "
                 f"{self.parallel.size} devices"
             )
-        optimizer = build_optimizer(config.optimizer, config.train.steps)
         self.graphdef, state = initial_state(net, optimizer)
         self.state: TrainState = self.parallel.replicate(state)
-        self.train_step = make_train_step(experiment, self.graphdef, optimizer)
-        self.eval_step = make_eval_step(experiment, self.graphdef)
+        placement = self.parallel.replicated
+        self.train_step = make_train_step(
+            experiment, self.graphdef, optimizer, placement
+        )
+        self.eval_step = make_eval_step(experiment, self.graphdef, placement)
         self.order = DataOrder(len(self.ids), config.train.batch_size, config.seed)
         self.latest = Checkpoints(workdir / "checkpoints" / "latest", config.train.keep)
         self.best = Checkpoints(workdir / "checkpoints" / "best", 1)
@@ -152,80 +169,82 @@ class _Run:
             self.latest.close()
             self.best.close()
 
-    def _train(self, step: int, writer: MetricWriter, stopping: threading.Event):
+    def _train(
+        self, step: int, writer: MetricWriter, stopping: threading.Event
+    ) -> None:
         train = self.config.train
         begun, before = time.monotonic(), self.record["seconds"]
-        window, fresh = time.monotonic(), True
-        waiting: list[dict[str, jax.Array]] = []
-        with track(
-            train.steps, "training", done=step, show=self.progress
-        ) as bar:  # fmt: skip
+        window = StepWindow()
+        with track(train.steps, "training", done=step, show=self.progress) as bar:
             while step < train.steps and not self._out_of_patience():
-                indices = self.parallel.split(
-                    self.order.batch(step).reshape(-1, self.micro), axis=1
-                )
+                rows = self.order.batch(step).reshape(-1, self.micro)
                 self.state, metrics = self.train_step(
-                    self.state, self.data["train"], indices
+                    self.state, *self.data["train"].take(rows)
                 )
-                waiting.append(metrics)
+                window.add(metrics)
                 step += 1
-                done = step == train.steps
-                if step % train.log_every == 0 or done or stopping.is_set():
-                    values = self._fetch(waiting, step)
-                    seconds = time.monotonic() - window
-                    rate = len(waiting) * train.batch_size / seconds
-                    if not fresh:  # the first window compiles
-                        self.record["rates"].append(rate)
-                    writer.write(step, **values, networks_per_second=rate)
-                    bar.advance(len(waiting), loss=values["loss"])
-                    waiting, fresh = [], False
-                    window = time.monotonic()
-                if step % train.eval_every == 0 or done:
-                    self._select(step, writer)
-                    window = time.monotonic()
-                self.record["seconds"] = before + time.monotonic() - begun
-                if step % train.checkpoint_every == 0 or done or stopping.is_set():
-                    self.latest.save(step, self.state, self.record)
-                    window = time.monotonic()
-                if stopping.is_set() and not done:
+                done, stop = step == train.steps, self._must_stop(stopping, step)
+                log = step % train.log_every == 0 or done or stop
+                select = step % train.eval_every == 0 or done
+                save = step % train.checkpoint_every == 0 or done or stop
+                if log or select or save:
+                    self._require_finite(window, step)
+                if log:
+                    count, values = len(window), window.close(train.batch_size)
+                    if "networks_per_second" in values:
+                        self.record["rates"].append(values["networks_per_second"])
+                    writer.write(step, **values)
+                    bar.advance(count, loss=values["loss"])
+                if select or save:
+                    with window.pause():
+                        if select:
+                            self._select(step, writer)
+                        self.record["seconds"] = before + time.monotonic() - begun
+                        if save:
+                            self.latest.save(step, self.state, self.record)
+                if stop and not done:
                     raise Interrupted(
                         f"{self.workdir}: stopped by SIGTERM at step {step}; the state "
                         "is saved, the same command goes on from here"
                     )
 
-    def _fetch(
-        self, waiting: list[dict[str, jax.Array]], step: int
-    ) -> dict[str, float]:
-        """Waits for the metrics of the last steps; means, or an error for NaN."""
-        held = jax.device_get(waiting)
-        losses = np.asarray([m["loss"] for m in held])
-        if not np.isfinite(losses).all():
-            bad = step - len(held) + int(np.argmin(np.isfinite(losses)))
-            rows = self.ids[self.order.batch(bad)]
-            raise MetanetError(
-                f"{self.workdir}: loss is not finite at step {bad}; zoo ids of its "
-                f"batch: {', '.join(map(str, rows))}; lower "
-                "config.optimizer.learning_rate or look at these networks"
-            )
-        names = held[0]
-        return {n: float(np.mean([m[n] for m in held])) for n in names}
+    def _must_stop(self, stopping: threading.Event, step: int) -> bool:
+        """Whether any process was told to stop; asked of the others at log steps."""
+        if jax.process_count() == 1:
+            return stopping.is_set()
+        if step % self.config.train.log_every:
+            return False
+        told = multihost_utils.process_allgather(np.asarray(stopping.is_set()))
+        return bool(np.any(told))
+
+    def _require_finite(self, window: StepWindow, step: int) -> None:
+        """Stops before a state with NaN is evaluated or saved."""
+        ago = window.first_bad()
+        if ago is None:
+            return
+        bad = step - ago
+        rows = self.ids[self.order.batch(bad)]
+        raise MetanetError(
+            f"{self.workdir}: loss or gradient is not finite at step {bad + 1}; zoo "
+            f"ids of its batch: {', '.join(map(str, rows))}; lower "
+            "config.optimizer.learning_rate or look at these networks"
+        )
 
     def _evaluate(self, split: str, params: Any, rest: Any) -> dict[str, Any]:
-        data = self.data[split]
-        count, size = len(data.targets), self.config.train.eval_batch
+        data, size = self.data[split], self.config.train.eval_batch
         size = -(-size // self.parallel.size) * self.parallel.size
-        chunks = -(-count // size)
-        places = np.arange(chunks * size)
-        mask = (places < count).astype(np.float32).reshape(chunks, size)
-        indices = np.minimum(places, count - 1).astype(np.int32).reshape(chunks, size)
-        sums = self.eval_step(
-            params,
-            rest,
-            data,
-            self.parallel.split(indices, axis=1),
-            self.parallel.split(mask, axis=1),
-        )
-        return self.task.metrics(jax.device_get(sums))
+        chunks = -(-len(data) // size)
+        places = np.arange(chunks * size).reshape(chunks, size)
+        mask = (places < len(data)).astype(np.float32)
+        rows = np.minimum(places, len(data) - 1).astype(np.int32)
+        # All in one call, or chunk by chunk where the device cannot hold them.
+        calls = [slice(None)] if data.on_device else [[i] for i in range(chunks)]
+        parts = []
+        for call in calls:
+            keep = self.parallel.split(mask[call], axis=1)
+            parts.append(self.eval_step(params, rest, *data.take(rows[call]), keep))
+        sums = jax.tree.map(lambda *s: np.sum(s, axis=0), *jax.device_get(parts))
+        return self.task.metrics(sums)
 
     def _select(self, step: int, writer: MetricWriter) -> None:
         """Evaluates on validation; keeps the checkpoint if it is the best so far."""
@@ -246,7 +265,11 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         held = self.best.restore({"params": self.state.ema, "rest": self.state.rest})
-        assert held is not None
+        if held is None:
+            raise MetanetError(
+                f"{self.best.directory}: the best checkpoint is gone; delete the run's "
+                "directory to start again"
+            )
         chosen = held[0]
         rates = self.record["rates"]
         result = {
@@ -255,7 +278,7 @@ class _Run:
             "best_step": self.record["best_step"],
             "steps": int(self.state.step),
             "parameters": parameter_count(self.state.params),
-            "networks_per_second": statistics.median(rates) if rates else math.nan,
+            "networks_per_second": statistics.median(rates) if rates else None,
             "wall_seconds": self.record["seconds"],
             "seed": self.config.seed,
         }
@@ -294,4 +317,5 @@ def _stop_on_sigterm() -> Iterator[threading.Event]:
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        # None: the handler was not set from Python.
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)

@@ -60,7 +60,9 @@ class Run:
 
     def predict(self, weights: np.ndarray) -> np.ndarray:
         """What the task predicts (class probabilities) for flat weights ``[N, P]``."""
-        return np.asarray(self.experiment.task.predictions(self.outputs(weights)))
+        return np.asarray(
+            self.experiment.task.predictions(jnp.asarray(self.outputs(weights)))
+        )
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Metrics on a split of the run's zoo."""

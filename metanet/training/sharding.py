@@ -43,11 +43,17 @@ def start_processes(config: ProcessConfig) -> None:
 
 
 class DataParallel:
-    """Places arrays on a one-dimensional mesh of all devices of all processes."""
+    """Places arrays on a one-dimensional mesh of devices.
 
-    def __init__(self) -> None:
-        kind = jax.sharding.AxisType.Auto
-        self.mesh: Mesh = jax.make_mesh((jax.device_count(),), ("data",), (kind,))
+    Args:
+        devices: Number of devices; None for all devices of all processes.
+    """
+
+    def __init__(self, devices: int | None = None) -> None:
+        kind, count = jax.sharding.AxisType.Auto, devices or jax.device_count()
+        self.mesh: Mesh = jax.make_mesh(
+            (count,), ("data",), (kind,), devices=jax.devices()[:count]
+        )
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
     @property

@@ -1,8 +1,8 @@
 """The compiled training and evaluation steps.
 
-A step scans ``value_and_grad`` over micro-batches, so that on CPU the arrays of one pass
-stay in cache; weights are gathered from a matrix on the device and become graphs inside
-the program, so nothing is converted or copied by the host.
+A step scans ``value_and_grad`` over micro-batches, so that on CPU the arrays of one
+pass stay in cache; weights are gathered from a matrix on the device and become graphs
+inside the program, so nothing is converted or copied by the host.
 """
 
 from __future__ import annotations
@@ -85,10 +85,12 @@ def make_train_step(
     experiment: Experiment,
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    placement: jax.sharding.Sharding | None = None,
+) -> jax.stages.Wrapped:
     """Compiles ``step(state, data, indices [C, M]) -> state, metrics``.
 
-    The state is donated. Metrics (loss, gradient norm) stay on the device.
+    The state is donated. Metrics (loss, gradient norm) stay on the device. Results are
+    placed by ``placement``; None leaves it to the compiler.
     """
     config, task = experiment.config, experiment.task
     augmented = experiment.augmented()
@@ -137,7 +139,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, ema, opt_state, state.rest), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=placement)
 
 
 def make_outputs(
@@ -152,9 +154,11 @@ def make_outputs(
 
 
 def make_eval_step(
-    experiment: Experiment, graphdef: nnx.GraphDef
+    experiment: Experiment,
+    graphdef: nnx.GraphDef,
+    placement: jax.sharding.Sharding | None = None,
 ) -> Callable[..., dict[str, jax.Array]]:
-    """Compiles ``evaluate(params, rest, data, indices [C, M], mask [C, M]) -> sums``."""
+    """Compiles ``(params, rest, data, indices [C, M], mask [C, M]) -> sums``."""
     outputs, task = make_outputs(experiment, graphdef), experiment.task
 
     def evaluate(params, rest, data: Dataset, indices: jax.Array, mask: jax.Array):
@@ -166,4 +170,4 @@ def make_eval_step(
         sums = jax.lax.map(chunk, (indices, mask))
         return jax.tree.map(lambda s: s.sum(0), sums)
 
-    return jax.jit(evaluate)
+    return jax.jit(evaluate, out_shardings=placement)

@@ -15,8 +15,8 @@ from metanet.zoos import write_file
 class MetricWriter:
     """Writes ``metrics.jsonl`` and TensorBoard events.
 
-    Lines after ``step`` are dropped at the start: they belong to work that a resumed run
-    does again.
+    Lines after ``step`` are dropped at the start: they belong to work that a resumed
+    run does again.
 
     Args:
         workdir: The run's directory.
@@ -33,7 +33,7 @@ class MetricWriter:
         write_file(path, "".join(kept).encode())
         self._stream = path.open("a")
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step, write_to_disk=True
+            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
 
     def write(self, step: int, **metrics: float) -> None:

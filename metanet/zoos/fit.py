@@ -87,7 +87,7 @@ class FitConfig:
         """What decides the zoo's content: all fields but those of data access."""
         fields = asdict(self)
         del fields["data_root"], fields["download"]
-        fields["architecture"] = self.architecture.to_json()
+        fields["architecture"] = self.architecture.complete().to_json()
         return fields
 
 

@@ -1,0 +1,42 @@
+"""Where the units of a site stand in an array of the program."""
+
+from __future__ import annotations
+
+from metanet.symmetry.atoms import Atoms, Axis
+
+ViewAxis = tuple[int, int, tuple[tuple[int, int], ...]]
+
+
+def view_axes(
+    atoms: Atoms, axes: list[Axis], site: int, units: int
+) -> tuple[ViewAxis | None, ...] | None:
+    """Describes an array's axes as `View.axes` does.
+
+    Args:
+        atoms: Atoms of the occurrences.
+        axes: The array's axes, with site tags.
+        site: The site to look for.
+        units: Number of its units.
+
+    Returns:
+        One entry per axis; None where the array does not hold all units, or holds some
+        twice.
+    """
+    described: list[ViewAxis | None] = []
+    met: list[int] = []
+    for axis in axes:
+        start, found = 0, None
+        for segment in atoms.normal(axis):
+            stop = start + atoms.segment_size(segment)
+            places = [
+                next((t[2] for t in o.tags if t[:2] == ("s", site)), -1)
+                for o in segment
+            ]
+            here = [u for u in places if u >= 0]
+            if here:
+                sizes = (atoms.size(o.atom) for o in segment)
+                found = (start, stop, tuple(zip(sizes, places, strict=True)))
+                met += here
+            start = stop
+        described.append(found)
+    return tuple(described) if sorted(met) == list(range(units)) else None

@@ -1,0 +1,200 @@
+"""Models: invariance under the discovered group, exact building blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from metanet import symmetry as sym
+from metanet.errors import MetanetError
+from metanet.graphs import batch as graph_batch
+from metanet.graphs import build_topology, to_graph
+from metanet.models import MODELS, Probe, build_model
+from metanet.models.layers import NormLinear, product
+from metanet.networks import Architecture, ParamSpec, create
+
+ARCHITECTURES = {
+    "siren": Architecture.of("siren", hidden=[8, 6], w0=5.0),
+    "mlp": Architecture.of("mlp", hidden=[6, 6]),
+    "small_cnn": Architecture.of("small_cnn", widths=[3, 4], classes=3),
+}
+OPTIONS = {
+    "gmn": {"dim": 16, "depth": 2},
+    "gmn attention": {"dim": 16, "depth": 2, "pool": "attention"},
+    "gmn probes": {"dim": 16, "depth": 2, "probes": 3},
+    "flat_mlp": {"dim": 16},
+    "statnn": {"dim": 16},
+}
+
+
+class Case:
+    """A batch of random networks of one architecture, and its symmetry."""
+
+    def __init__(self, arch: Architecture, count: int = 4):
+        self.network = create(arch, jax.random.key(0))
+        self.symmetry = sym.discover(
+            self.network.apply_fn,
+            self.network.params,
+            *self.network.inputs,
+            check=False,
+        )
+        self.topology = build_topology(self.symmetry)
+        self.spec = ParamSpec.of(self.network.params)
+        keys = jax.random.split(jax.random.key(1), count)
+        # Biases that start at zero would hide mistakes.
+        noisy = lambda k: jax.tree.map(
+            lambda x: x + 0.1 * jax.random.normal(k, x.shape), create(arch, k).params
+        )
+        self.params = jax.vmap(noisy)(keys)
+        self.compiled: dict = {}
+
+    def graphs(self, params):
+        canonical = jax.vmap(lambda p: sym.canonicalize(self.symmetry, p))(params)
+        return to_graph(self.topology, canonical)
+
+    def features(self, model, params):
+        if id(model) not in self.compiled:
+            run = jax.jit(lambda p: model(self.graphs(p)))
+            self.compiled[id(model)] = (model, run)  # holds the model: ids are reused
+        return self.compiled[id(model)][1](params)
+
+    def probe(self) -> Probe:
+        apply_fn, shape = self.network.apply_fn, self.network.inputs[0].shape[1:]
+        run = lambda p, x: sym.activations(apply_fn, self.symmetry, p, x)
+        return Probe(run, self.spec, shape)
+
+    def model(self, name: str, seed: int = 0):
+        model = build_model(
+            name.split()[0],
+            OPTIONS[name],
+            topology=self.topology,
+            probe=self.probe(),
+            rngs=nnx.Rngs(seed),
+        )
+        model.set_statistics(jax.jit(self.graphs)(self.params))
+        return model
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {name: Case(arch) for name, arch in ARCHITECTURES.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        ("gmn", "siren"),
+        ("gmn", "mlp"),
+        ("gmn", "small_cnn"),
+        ("gmn attention", "siren"),
+        ("gmn probes", "siren"),
+        ("gmn probes", "mlp"),
+        ("statnn", "siren"),
+        ("statnn", "small_cnn"),
+    ],
+)
+def test_invariant_under_the_whole_discovered_group(name, arch, cases):
+    case = cases[arch]
+    model = case.model(name)
+    elements = jax.vmap(lambda k: sym.random(case.symmetry, k))(
+        jax.random.split(jax.random.key(5), 4)
+    )
+    moved = jax.vmap(lambda e, p: sym.act(case.symmetry, e, p))(elements, case.params)
+    before = case.features(model, case.params).globals_
+    after = case.features(model, moved).globals_
+    assert before.shape == (4, model.dim)
+    assert float(jnp.abs(before - after).max()) < 1e-4
+    # The networks differ, so an invariant that ignores them would be caught here.
+    assert float(jnp.abs(before[0] - before[1]).max()) > 1e-3
+
+
+def test_flat_mlp_is_not_invariant(cases):
+    case = cases["siren"]
+    model = case.model("flat_mlp")
+    element = sym.random(case.symmetry, jax.random.key(5))
+    moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
+    difference = case.features(model, case.params).globals_ - (
+        case.features(model, moved).globals_
+    )
+    assert float(jnp.abs(difference).max()) > 1e-2
+
+
+def test_node_features_move_along(cases):
+    case = cases["siren"]
+    model = case.model("gmn")
+    element = sym.random(case.symmetry, jax.random.key(3), signs=False, phases=False)
+    moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
+    before = case.features(model, case.params).nodes
+    after = case.features(model, moved).nodes
+    hidden = [i for i, n in enumerate(case.topology.nodes) if n.kind == "hidden"]
+    for index, perm in zip(hidden, element.permutations, strict=True):
+        expected = before[index][:, perm[0]]
+        np.testing.assert_allclose(after[index], expected, atol=1e-4)
+
+
+def test_breaking_the_symmetry_is_noticed(cases):
+    case = cases["siren"]
+    model = case.model("gmn")
+    broken = dict(case.params["layers"])
+    broken[1] = {**broken[1], "bias": broken[1]["bias"][:, ::-1]}
+    other = case.features(model, {"layers": broken}).globals_
+    same = case.features(model, case.params).globals_
+    assert float(jnp.abs(other - same).max()) > 1e-3
+
+
+def test_one_network_alone_gives_the_same_as_in_a_batch(cases):
+    case = cases["small_cnn"]
+    model = case.model("gmn")
+    batch = case.features(model, case.params).globals_
+    for i in range(2):
+        one = jax.tree.map(lambda x, i=i: x[i : i + 1], case.params)
+        np.testing.assert_allclose(
+            case.features(model, one).globals_[0], batch[i], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("rows", [(7,), (64,), (640,), (2, 3, 5, 64), (1280,)])
+def test_product_equals_the_plain_one(rows):
+    x = jax.random.normal(jax.random.key(0), (*rows, 12))
+    w = jax.random.normal(jax.random.key(1), (12, 5))
+    value = lambda f: lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+    plain = jax.value_and_grad(value(lambda x, w: x @ w), (0, 1))(x, w)
+    ours = jax.value_and_grad(value(product), (0, 1))(x, w)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_folded_norm_equals_norm_then_linear():
+    layer = NormLinear(8, 5, rngs=nnx.Rngs(0))
+    layer.gain[...] = jnp.linspace(0.5, 2.0, 8)
+    x = jax.random.normal(jax.random.key(1), (3, 4, 8))
+    rms = jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    expected = (x / rms * layer.gain[...].reshape(1, 1, -1)) @ layer.kernel[...]
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
+def test_reduce_is_the_transpose_of_send(cases):
+    topology = cases["siren"].topology
+    for group in graph_batch.edge_groups(topology):
+        for end in ("source", "target"):
+            size = topology.nodes[getattr(group, end)].size
+            nodes = jax.random.normal(jax.random.key(0), (2, size, 3))
+            edges = jax.random.normal(jax.random.key(1), (2, *group.shape, 3))
+            left = jnp.vdot(
+                graph_batch.send(nodes, group, end) * edges, jnp.ones_like(edges)
+            )
+            right = jnp.vdot(nodes, graph_batch.reduce(edges, group, end))
+            assert float(jnp.abs(left - right)) < 1e-3
+
+
+def test_unknown_names_and_options_are_named(cases):
+    topology = cases["mlp"].topology
+    build = lambda name, **o: build_model(name, o, topology=topology, rngs=nnx.Rngs(0))
+    with pytest.raises(MetanetError, match='Did you mean "gmn"'):
+        build("gnm")
+    with pytest.raises(MetanetError, match='Did you mean "depth"'):
+        build("gmn", dept=3)
+    with pytest.raises(MetanetError, match="probes"):
+        build("gmn", probes=3)
+    assert set(MODELS) == {"gmn", "flat_mlp", "statnn"}

@@ -1,0 +1,279 @@
+"""Training: steps against their definitions, the loop, runs opened again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from training_cases import (
+    TEST,
+    TRAIN,
+    config,
+    experiment,
+    run_steps,
+    without_discovery,
+)
+
+from metanet.errors import MetanetError
+from metanet.tasks import Classification
+from metanet.training import Experiment, load_run, read_metrics, train
+from metanet.training import loop as loop_module
+from metanet.training.config import OptimizerConfig
+from metanet.training.data import DataOrder, SplitData
+from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
+from metanet.training.sharding import DataParallel
+from metanet.training.step import micro_batch
+
+FLAT = {"name": "flat_mlp", "dim": 8, "depth": 1}
+GMN = {"name": "gmn", "dim": 4, "depth": 1, "frequencies": 2}
+SGD = {"name": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    without_discovery(monkeypatch)
+
+
+def distance(a, b) -> float:
+    """Largest difference of two states, relative to the largest entry of each leaf."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max() / (np.abs(y).max() + 1e-6))
+        for x, y in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "cases"), [(FLAT, ((4, 1), (1, 4))), (GMN, ((2, 4),))]
+)
+def test_micro_batches_and_devices_do_not_change_the_numbers(model, cases):
+    built = experiment(config(model=model, optimizer=SGD, canonicalize=True))
+    rows = np.stack([DataOrder(TRAIN, 16, 0).batch(i) for i in range(3)])
+    whole, expected = run_steps(built, rows[:, None, :])
+    for chunks, devices in cases:
+        state, metrics = run_steps(built, rows.reshape(3, chunks, -1), devices)
+        assert distance(state.params, whole.params) < 2e-5
+        for a, b in zip(metrics, expected, strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+    # Statistics are state, but not trained.
+    start = built.build(built.zoo.read("train", ()).weights)
+    measured = jax.tree.leaves(nnx.split(start, nnx.Param, ...)[2])
+    assert len(measured) == 2 and distance(whole.rest, measured) == 0
+
+
+def test_one_trace_for_all_steps(tmp_path, monkeypatch):
+    traces: list[str] = []
+    for name in ("loss", "sums"):
+        original = getattr(Classification, name)
+
+        def counted(self, *args, _original=original, _name=name):
+            traces.append(_name)
+            return _original(self, *args)
+
+        monkeypatch.setattr(Classification, name, counted)
+    train(config(train={"steps": 12, "eval_every": 2}), tmp_path, progress=False)
+    assert traces.count("loss") == 1
+    # One program per split, since their sizes differ.
+    assert traces.count("sums") == 2
+
+
+def test_averaged_parameters():
+    built = experiment(config(optimizer={**SGD, "ema_decay": 0.5}))
+    seen = []
+    rows = np.arange(6 * 16).reshape(6, 1, 16)
+    keep = lambda s: seen.append(jax.device_get((s.params, s.ema)))
+    run_steps(built, rows, each=keep)
+    net = built.build(built.zoo.read("train", ()).weights)
+    average = jax.tree.leaves(nnx.state(net, nnx.Param))
+    for step, (params, ema) in enumerate(seen):
+        decay = min(0.5, (1 + step) / (10 + step))
+        pairs = zip(average, jax.tree.leaves(params), strict=True)
+        average = [decay * a + (1 - decay) * p for a, p in pairs]
+        assert distance(ema, average) < 1e-6
+    assert distance(seen[-1][0], seen[-1][1]) > 1e-4
+    plain, _ = run_steps(experiment(config(optimizer=SGD)), rows)
+    assert distance(plain.ema, plain.params) == 0
+
+
+def test_clipping_limits_the_gradient():
+    optimizer = build_optimizer(OptimizerConfig(**{**SGD, "clip_norm": 0.5}), 10)
+    params = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
+    for size in (1e-3, 1e3):
+        gradient = jax.tree.map(lambda x, s=size: jnp.full(x.shape, s), params)
+        update, _ = optimizer.update(gradient, optimizer.init(params), params)
+        leaves = jax.tree.leaves(update)
+        norm = np.sqrt(sum(np.square(u).sum() for u in leaves))
+        assert norm == pytest.approx(0.1 * min(0.5, size * np.sqrt(8)), rel=1e-5)
+
+
+def test_weight_decay_spares_vectors():
+    chosen = OptimizerConfig(warmup_steps=0, weight_decay=0.5, schedule="constant")
+    optimizer = build_optimizer(chosen, 10)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    update, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert np.allclose(update["kernel"], -0.5 * 1e-3) and not update["bias"].any()
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_schedules(name, warmup):
+    chosen = OptimizerConfig(schedule=name, warmup_steps=warmup, learning_rate=2.0)
+    rate = np.array([build_schedule(chosen, 20)(i) for i in range(21)])
+    assert np.allclose(rate[: warmup + 1], np.linspace(0, 2, warmup + 1)[-warmup - 1 :]
+                       if warmup else 2.0)  # fmt: skip
+    if name == "constant":
+        assert np.allclose(rate[warmup:], 2.0)
+        return
+    assert rate[20] == pytest.approx(0, abs=1e-6) and (np.diff(rate[warmup:]) < 0).all()
+    middle = (warmup + 20) // 2
+    assert rate[middle] == pytest.approx(1.0)
+
+
+def test_optimizers_by_name(tmp_path):
+    for name in ("lion", "contrib.muon"):
+        state, metrics = run_steps(
+            experiment(config(optimizer={"name": name, "warmup_steps": 0})),
+            np.arange(32).reshape(2, 1, 16),
+        )
+        assert int(state.step) == 2 and np.isfinite(metrics[-1]["loss"])
+    for wrong, field in (
+        ({"name": "adamm"}, "config.optimizer.name: optax has no 'adamm'.*\"adam\""),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'.*\"cosine\""),
+    ):
+        with pytest.raises(MetanetError, match=field):
+            train(config(optimizer=wrong), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (7, 7), (3, 8)])
+def test_data_order(count, batch):
+    order = DataOrder(count, batch, seed=1)
+    epochs = 3
+    steps = -(-epochs * count // batch)
+    stream = np.concatenate([order.batch(i) for i in range(steps)])[: epochs * count]
+    parts = stream.reshape(epochs, count)
+    assert (np.sort(parts, axis=1) == np.arange(count)).all()
+    assert count < 7 or len({tuple(p) for p in parts}) == epochs
+    again = DataOrder(count, batch, seed=1)
+    assert (again.batch(steps - 1) == order.batch(steps - 1)).all()
+    other = np.concatenate([DataOrder(count, batch, 2).batch(i) for i in range(steps)])
+    assert count < 7 or (other[: epochs * count] != stream).any()
+
+
+def test_micro_batch_sizes():
+    for batch in (1, 24, 64, 100):
+        for cost in (1, 10_000, 10**9):
+            for devices in (1, 4):
+                size = micro_batch(batch, cost, devices, "cpu")
+                assert batch % size == 0
+                if batch % devices == 0:
+                    assert size % devices == 0
+    assert micro_batch(64, 70_000, 1, "cpu") == 4
+    assert micro_batch(64, 70_000, 1, "gpu") == 64
+    assert micro_batch(64, 70_000, 1, "cpu", wanted=32) == 32
+
+
+def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
+    results = [train(config(), tmp_path / "device", progress=False)]
+    monkeypatch.setattr(
+        loop_module, "SplitData", lambda *args: SplitData(*args, limit=0)
+    )
+    assert not SplitData(np.ones((4, 2)), np.ones(4), DataParallel(), 0).on_device
+    results.append(train(config(), tmp_path / "host", progress=False))
+    for split in ("test", "validation"):
+        device, host = (r[split] for r in results)
+        assert device["confusion"] == host["confusion"]
+        assert device["loss"] == pytest.approx(host["loss"], rel=1e-5)
+
+
+def test_a_run_from_start_to_result(tmp_path, monkeypatch):
+    chosen = config(
+        train={"steps": 120, "eval_every": 20, "log_every": 10},
+        optimizer={"learning_rate": 3e-2, "ema_decay": 0.5},
+    )
+    result = train(chosen, tmp_path, overrides={"seed": 3}, progress=False)
+    assert result["test"]["accuracy"] > 0.6
+    assert np.sum(result["test"]["confusion"]) == TEST
+    assert result["seed"] == 3 and result["parameters"] > 0
+    assert result["networks_per_second"] > 0 and result["wall_seconds"] > 0
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+    lines = read_metrics(tmp_path)
+    losses = [x["loss"] for x in lines if "loss" in x]
+    assert [x["step"] for x in lines if "loss" in x] == list(range(10, 121, 10))
+    assert losses[-1] < 0.7 * losses[0]
+    scores = {x["step"]: x["validation_accuracy"] for x in lines if len(x) == 3}
+    assert list(scores) == list(range(20, 121, 20))
+    assert scores[result["best_step"]] == max(scores.values())
+    assert result["validation"]["accuracy"] == max(scores.values())
+    assert list((tmp_path / "tensorboard").iterdir())
+
+    held = json.loads((tmp_path / "config.json").read_text())
+    assert held["overrides"] == {"seed": 3} and "jax" in held["versions"]
+
+    run = load_run(tmp_path)
+    again = run.evaluate("test")
+    assert again["confusion"] == result["test"]["confusion"]
+    assert again["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+    table = run.experiment.zoo.read("test", ("label",))
+    whole = run.predict(table.weights)
+    assert whole.shape == (TEST, 3) and np.allclose(whole.sum(1), 1, atol=1e-6)
+    assert np.abs(run.predict(table.weights[5:8]) - whole[5:8]).max() < 1e-6
+    accuracy = (whole.argmax(1) == table["label"]).mean()
+    assert accuracy == pytest.approx(result["test"]["accuracy"])
+    with pytest.raises(MetanetError, match=r"this run takes \[N, 17\]"):
+        run.predict(table.weights[:, 1:])
+
+    # A finished run is recognised before anything is built.
+    monkeypatch.setattr(Experiment, "from_config", None)
+    assert train(chosen, tmp_path, progress=False) == result
+    other = replace(chosen, seed=4)
+    with pytest.raises(MetanetError, match=r"config\.seed: 3, now 4"):
+        train(other, tmp_path, progress=False)
+
+
+def test_speed_needs_no_whole_window(tmp_path):
+    result = train(config(train={"steps": 2}), tmp_path, progress=False)
+    assert result["networks_per_second"] > 0
+    result = train(config(train={"steps": 1}), tmp_path / "one", progress=False)
+    assert result["networks_per_second"] is None
+
+
+def test_early_stopping(tmp_path):
+    still = {"learning_rate": 0.0, "weight_decay": 0.0}
+    times = {"steps": 40, "eval_every": 3, "patience": 2}
+    result = train(config(optimizer=still, train=times), tmp_path, progress=False)
+    assert result["best_step"] == 3 and result["steps"] == 9
+
+
+def test_nan_stops_and_is_not_saved(tmp_path):
+    wild = {**SGD, "learning_rate": 1e37}
+    times = {"log_every": 50, "eval_every": 50, "checkpoint_every": 2}
+    with pytest.raises(MetanetError, match="not finite at step") as error:
+        train(config(optimizer=wild, train=times), tmp_path, progress=False)
+    message = str(error.value)
+    step = int(message.split("at step ")[1].split(";")[0])
+    ids = message.split("batch: ")[1].split(";")[0].split(", ")
+    assert [int(i) for i in ids] == DataOrder(TRAIN, 16, 3).batch(step - 1).tolist()
+    saved = [p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()]
+    assert all(int(name.split(".")[0]) < step for name in saved)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_what_a_run_cannot_start_with(tmp_path):
+    with pytest.raises(MetanetError, match="6 networks per pass.*4 devices"):
+        train(config(train={"batch_size": 6}), tmp_path / "a", progress=False)
+    assert not (tmp_path / "a" / "config.json").exists()
+    with pytest.raises(MetanetError, match="not a run's directory"):
+        load_run(tmp_path)
+    train(config(), tmp_path / "b", progress=False)
+    for path in sorted((tmp_path / "b" / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(MetanetError, match="no checkpoint yet"):
+        load_run(tmp_path / "b")
