@@ -70,14 +70,14 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.task = ConfigDict({"name": "classification"})
     config.task.hidden = 128
-    config.task.label_smoothing = 0.0
+    config.task.label_smoothing = 0.1 if variant == "digits" else 0.0
 
     config.augment = ConfigDict()
     config.augment.permutation = False
     config.augment.sign = False
     config.augment.phase = False
     config.augment.scale = False
-    config.augment.noise = 0.0
+    config.augment.noise = 0.05 if variant == "digits" else 0.0
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"

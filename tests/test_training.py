@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +24,20 @@ from training_cases import (
 
 from metanet.errors import MetanetError
 from metanet.tasks import Classification
-from metanet.training import Experiment, load_run, read_metrics, train
+from metanet.training import (
+    Experiment,
+    ExperimentConfig,
+    load_run,
+    read_metrics,
+    train,
+)
 from metanet.training import loop as loop_module
 from metanet.training.config import OptimizerConfig
 from metanet.training.data import DataOrder, SplitData
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
 from metanet.training.sharding import DataParallel
 from metanet.training.step import micro_batch
+from metanet.training.window import StepWindow
 
 FLAT = {"name": "flat_mlp", "dim": 8, "depth": 1}
 GMN = {"name": "gmn", "dim": 4, "depth": 1, "frequencies": 2}
@@ -64,22 +74,6 @@ def test_micro_batches_and_devices_do_not_change_the_numbers(model, cases):
     start = built.build(built.zoo.read("train", ()).weights)
     measured = jax.tree.leaves(nnx.split(start, nnx.Param, ...)[2])
     assert len(measured) == 2 and distance(whole.rest, measured) == 0
-
-
-def test_one_trace_for_all_steps(tmp_path, monkeypatch):
-    traces: list[str] = []
-    for name in ("loss", "sums"):
-        original = getattr(Classification, name)
-
-        def counted(self, *args, _original=original, _name=name):
-            traces.append(_name)
-            return _original(self, *args)
-
-        monkeypatch.setattr(Classification, name, counted)
-    train(config(train={"steps": 12, "eval_every": 2}), tmp_path, progress=False)
-    assert traces.count("loss") == 1
-    # One program per split, since their sizes differ.
-    assert traces.count("sums") == 2
 
 
 def test_averaged_parameters():
@@ -192,33 +186,67 @@ def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
         assert device["loss"] == pytest.approx(host["loss"], rel=1e-5)
 
 
-def test_a_run_from_start_to_result(tmp_path, monkeypatch):
+class Finished(NamedTuple):
+    """A run, and what was traced for it."""
+
+    workdir: Path
+    config: ExperimentConfig
+    result: dict[str, Any]
+    traces: list[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Finished:
+    """A run of 120 steps, with every trace of the loss and of the metrics counted."""
+    workdir = tmp_path_factory.mktemp("finished")
     chosen = config(
-        train={"steps": 120, "eval_every": 20, "log_every": 10},
+        train={"steps": 120, "eval_every": 20, "log_every": 10, "checkpoint_every": 60},
         optimizer={"learning_rate": 3e-2, "ema_decay": 0.5},
     )
-    result = train(chosen, tmp_path, overrides={"seed": 3}, progress=False)
+    traces: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        without_discovery(patch)
+        for name in ("loss", "sums"):
+
+            def counted(self, *args, _run=getattr(Classification, name), _name=name):
+                traces.append(_name)
+                return _run(self, *args)
+
+            patch.setattr(Classification, name, counted)
+        result = train(chosen, workdir, overrides={"seed": 3}, progress=False)
+    return Finished(workdir, chosen, result, traces)
+
+
+def test_one_trace_for_all_steps(finished):
+    # Validation and test are of one size here and share a program.
+    assert sorted(finished.traces) == ["loss", "sums"]
+
+
+def test_what_a_run_leaves(finished):
+    workdir, _, result, _ = finished
     assert result["test"]["accuracy"] > 0.6
     assert np.sum(result["test"]["confusion"]) == TEST
     assert result["seed"] == 3 and result["parameters"] > 0
     assert result["networks_per_second"] > 0 and result["wall_seconds"] > 0
-    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert json.loads((workdir / "result.json").read_text()) == result
 
-    lines = read_metrics(tmp_path)
-    losses = [x["loss"] for x in lines if "loss" in x]
-    assert [x["step"] for x in lines if "loss" in x] == list(range(10, 121, 10))
-    assert losses[-1] < 0.7 * losses[0]
-    scores = {x["step"]: x["validation_accuracy"] for x in lines if len(x) == 3}
+    lines = read_metrics(workdir)
+    losses = {x["step"]: x["loss"] for x in lines if "loss" in x}
+    assert list(losses) == list(range(10, 121, 10))
+    assert losses[120] < 0.7 * losses[10]
+    scores = {x["step"]: x["validation_accuracy"] for x in lines if "loss" not in x}
     assert list(scores) == list(range(20, 121, 20))
     assert scores[result["best_step"]] == max(scores.values())
     assert result["validation"]["accuracy"] == max(scores.values())
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert list((workdir / "tensorboard").iterdir())
 
-    held = json.loads((tmp_path / "config.json").read_text())
+    held = json.loads((workdir / "config.json").read_text())
     assert held["overrides"] == {"seed": 3} and "jax" in held["versions"]
 
-    run = load_run(tmp_path)
-    again = run.evaluate("test")
+
+def test_a_run_opened_again(finished):
+    run = load_run(finished.workdir)
+    again, result = run.evaluate("test"), finished.result
     assert again["confusion"] == result["test"]["confusion"]
     assert again["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
     table = run.experiment.zoo.read("test", ("label",))
@@ -230,19 +258,34 @@ def test_a_run_from_start_to_result(tmp_path, monkeypatch):
     with pytest.raises(MetanetError, match=r"this run takes \[N, 17\]"):
         run.predict(table.weights[:, 1:])
 
-    # A finished run is recognised before anything is built.
+
+def test_a_finished_run_is_not_run_again(finished, monkeypatch):
     monkeypatch.setattr(Experiment, "from_config", None)
-    assert train(chosen, tmp_path, progress=False) == result
-    other = replace(chosen, seed=4)
+    workdir, chosen, result, _ = finished
+    assert train(chosen, workdir, progress=False) == result
     with pytest.raises(MetanetError, match=r"config\.seed: 3, now 4"):
-        train(other, tmp_path, progress=False)
+        train(replace(chosen, seed=4), workdir, progress=False)
 
 
-def test_speed_needs_no_whole_window(tmp_path):
-    result = train(config(train={"steps": 2}), tmp_path, progress=False)
-    assert result["networks_per_second"] > 0
-    result = train(config(train={"steps": 1}), tmp_path / "one", progress=False)
-    assert result["networks_per_second"] is None
+def test_window_of_steps(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    window = StepWindow()
+    clock[0] += 30  # compiles
+    window.add({"loss": jnp.asarray(1.0)})
+    for value in (2.0, 3.0):
+        clock[0] += 4
+        window.add({"loss": jnp.asarray(value)})
+        with window.pause():
+            clock[0] += 50
+    assert len(window) == 3 and window.first_bad() is None
+    assert window.close(16) == {"loss": 2.0, "networks_per_second": 2 * 16 / 8}
+    for value in (1.0, np.nan, np.inf):
+        window.add({"loss": jnp.asarray(value)})
+    assert len(window) == 3 and window.first_bad() == 2
+    fresh = StepWindow()
+    fresh.add({"loss": jnp.asarray(1.0)})
+    assert fresh.close(16) == {"loss": 1.0}  # nothing but the compiling step
 
 
 def test_early_stopping(tmp_path):
@@ -266,14 +309,13 @@ def test_nan_stops_and_is_not_saved(tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_what_a_run_cannot_start_with(tmp_path):
+def test_what_a_run_cannot_start_with(finished, tmp_path):
     with pytest.raises(MetanetError, match="6 networks per pass.*4 devices"):
         train(config(train={"batch_size": 6}), tmp_path / "a", progress=False)
     assert not (tmp_path / "a" / "config.json").exists()
     with pytest.raises(MetanetError, match="not a run's directory"):
         load_run(tmp_path)
-    train(config(), tmp_path / "b", progress=False)
-    for path in sorted((tmp_path / "b" / "checkpoints").rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    shutil.copytree(finished.workdir, tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
     with pytest.raises(MetanetError, match="no checkpoint yet"):
         load_run(tmp_path / "b")

@@ -27,7 +27,7 @@ from metanet.zoos.store import ZooWriter
 
 ARCHITECTURE = Architecture.of("siren", hidden=(4,), w0=5.0)
 CLASSES = ("low", "middle", "high")
-TRAIN, VALIDATION, TEST = 200, 40, 56
+TRAIN, VALIDATION, TEST = 200, 48, 48
 SPLITS = np.repeat(["train", "validation", "test"], [TRAIN, VALIDATION, TEST])
 SHARD = 100
 FIT = {

@@ -97,8 +97,12 @@ class Atoms:
         return self.find(atom) in self._uniform
 
     def is_opaque(self, atom: int) -> bool:
-        """Whether structure was lost here: exponents along the atom must be 0."""
+        """Whether structure was lost here: no exponents along the atom, no parent."""
         return self.find(atom) in self._opaque
+
+    def obscure(self, axis: Axis) -> None:
+        """Notes that structure was lost: nothing may depend on these indices."""
+        self._opaque.update(o.atom for s in self.normal(axis) for o in s)
 
     def pin(self, axis: Axis, why: str) -> None:
         """Pins every atom of an axis."""
@@ -222,7 +226,7 @@ class Atoms:
             if outcome == "failed":
                 for axis in (x, y):
                     self.pin(axis, f"axes that do not factor alike: {why}")
-                    self._opaque.update(o.atom for s in axis for o in s)
+                    self.obscure(axis)
                 return None
 
     def split_axis(

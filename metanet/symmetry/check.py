@@ -140,7 +140,7 @@ class _Probe:
             outputs = self.outputs(element)
             if (np.isfinite(outputs) != seen).any():
                 return math.inf
-            return float(np.abs(outputs - reference)[seen].max() / scale)
+            return float(np.abs(outputs[seen] - reference[seen]).max() / scale)
 
         tolerance, worst = _TOLERANCE[self.dtype], 0.0
         for element in (self.element(), self.element()):

@@ -133,34 +133,47 @@ def find_families(
 
 
 def _without_redundant(
-    families: list[Family], tiles: Sequence[Tile]
+    families: Sequence[Family], tiles: Sequence[Tile]
 ) -> tuple[Family, ...]:
-    """Drops a factor per head where there is the same one per channel of each head."""
+    """Drops factors per head that factors per channel of each head already give."""
 
     def powers(family: Family) -> dict[Tile, Fraction]:
         total: dict[Tile, Fraction] = {}
         for tile in tiles:
-            here = [e.power for e in family.exponents
-                    if e.leaf == tile.leaf and e.position in tile.positions]  # fmt: skip
-            power = sum(here, Fraction(0))
-            power = power % 2 if family.kind == "sign" else power
-            if power:
-                total[tile] = power
+            for e in family.exponents:
+                if e.leaf == tile.leaf and e.position in tile.positions:
+                    total[tile] = total.get(tile, Fraction(0)) + e.power
         return total
 
-    kept: list[Family] = list(families)
+    kept = list(families)
     for family in families:
+        index = {family.atom, *family.parents}
         finer = [
-            other
+            powers(other)
             for other in kept
             if other is not family
-            and other.kind == family.kind
-            and family.kind != "phase"
-            and {family.atom, *family.parents} <= {other.atom, *other.parents}
+            and other.kind == family.kind != "phase"
+            and index <= {other.atom, *other.parents}
         ]
-        if any(powers(other) == powers(family) for other in finer):
+        if _spans(finer, powers(family), 2 if family.kind == "sign" else 0):
             kept.remove(family)
     return tuple(kept)
+
+
+def _spans(
+    vectors: Sequence[Mapping[Any, Fraction]],
+    target: Mapping[Any, Fraction],
+    modulus: int,
+) -> bool:
+    """Whether a vector is a linear combination of others."""
+    # A combination exists if every form that vanishes on the vectors does on the target.
+    entries = list(dict.fromkeys(k for v in (*vectors, target) for k in v))
+    rows = [tuple((k, v[k]) for k in entries if k in v) for v in vectors]
+    for _, form in nullspace(rows, entries, modulus):
+        value = sum((c * target.get(k, 0) for k, c in form.items()), Fraction(0))
+        if value % modulus if modulus else value:
+            return False
+    return True
 
 
 def _incoming(tiles: Sequence[Tile], uses: Sequence[Use]) -> set[Any]:

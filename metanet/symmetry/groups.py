@@ -33,7 +33,7 @@ def nesting(
             seen.add(tuple(sorted(a for segment in choice for a in segment)))
     nest: dict[int, frozenset[int]] = {}
     for members in seen:
-        once = {a for a in members if members.count(a) == 1}
+        once = {a for a in members if members.count(a) == 1 and not atoms.is_opaque(a)}
         for b in wanted.intersection(members):
             beside = frozenset((once - {b}) & wanted)
             nest[b] = nest[b] & beside if b in nest else beside

@@ -16,7 +16,7 @@ invented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Interpreter:
     Attributes:
         atoms: Shared by both passes.
         sites: Collects sites and edges in the second pass; None in the first.
-        tensors: Axes of every value of the program, for the nesting rule.
+        tensors: Axes that stand together somewhere, for the nesting rule.
         equations: ("real" or "sign", form that must be 0).
         unknown: Primitives without a rule.
         phases: Per bias leaf the factor c of ``sin(c (h + b))``; 0: ruled out.
@@ -118,7 +118,7 @@ class Interpreter:
                 eqn.outvars, self._apply(eqn, values), strict=True
             ):
                 env[variable] = value
-                self.record(value)
+                self.record(value.axes)
             self._path.pop()
             self._line = outer
         self._readers.pop()
@@ -126,9 +126,14 @@ class Interpreter:
             self._path.pop()
         return [read(v) for v in jaxpr.outvars]
 
-    def record(self, value: Value) -> None:
-        """Notes which atoms stand together; inside a loop its index stands beside all."""
-        self.tensors.append([*value.axes, *self.context])
+    def record(self, axes: list[Axis]) -> None:
+        """Notes which atoms stand together; the index of a loop stands beside all.
+
+        An equation that ends one index and makes another of its kind (a contraction, a
+        reversal) must record both together: should they turn out to be the same atom,
+        it stands there twice, and nothing may depend on it (see `groups.nesting`).
+        """
+        self.tensors.append([*axes, *self.context])
 
     def readers(self, variable: Any) -> list[Any]:
         """Equations of the current jaxpr that read a variable; None for an output."""
@@ -204,6 +209,25 @@ class Interpreter:
         """Pins an axis and forbids exponents along it."""
         self.atoms.pin(axis, why)
         return map_occurrences(self.atoms, [axis], self.without_exponents)[0]
+
+    def replaced_axes(
+        self, value: Value, touched: Collection[int], shape: Sequence[int]
+    ) -> list[Axis]:
+        """Axes of a result of which some are made anew from those of an operand.
+
+        Both the old and the new ones are pinned; the order along them matters.
+
+        Args:
+            value: The operand.
+            touched: Its axes that are replaced.
+            shape: Shape of the result.
+        """
+        axes = list(value.axes)
+        for i in touched:
+            self.pinned_axis(axes[i], self.why)
+            axes[i] = self.fresh(shape[i], self.why)
+        self.record([*axes, *(value.axes[i] for i in touched)])
+        return axes
 
     def require(self, which: str, form: Form) -> None:
         """Adds the equation ``form = 0``; ``which`` is "real" or "sign"."""

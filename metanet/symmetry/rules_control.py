@@ -97,7 +97,7 @@ def _state(run: Interpreter, init: Sequence[Value]) -> list[Value]:
             if x.leaves and not x.sites:
                 x = run.sites.connect(run, "token", x, [], x.leaves)
             new = run.sites.add_state(run, new, x, place)
-        run.record(new)
+        run.record(new.axes)
         state.append(new)
     return state
 
@@ -135,7 +135,7 @@ def _closed(
 ) -> list[Value]:
     """Ties what a turn leaves to what the next one finds."""
     for before, after in zip(state, outputs, strict=True):
-        run.record(after)
+        run.record(after.axes)
         _equal_exponents(run, before, after)
         if run.sites is not None:
             run.sites.recur(before, after)

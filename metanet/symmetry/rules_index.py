@@ -16,13 +16,8 @@ def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     run.end_shift(x)
     if not filler.zero:
         x = run.mapped(x, run.without_exponents)
-    axes = []
-    for i, padding in enumerate(config):
-        if tuple(padding) == (0, 0, 0):
-            axes.append(x.axes[i])
-        else:
-            run.pinned_axis(x.axes[i], run.why)
-            axes.append(run.fresh(shape[i], run.why))
+    touched = [i for i, padding in enumerate(config) if set(padding) != {0}]
+    axes = run.replaced_axes(x, touched, shape)
     return [run.chain(replace(x, axes=axes, shift={}, scalar=None), "pad")]
 
 
@@ -44,14 +39,9 @@ def _ordered(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         touched = {params["axis"]}
     if name not in ("rev", "cumsum"):
         x = run.mapped(x, run.without_exponents)
-    for i in touched:
-        run.pinned_axis(x.axes[i], run.why)
     outputs = []
     for variable in eqn.outvars:
-        axes = [
-            run.fresh(variable.aval.shape[i], run.why) if i in touched else axis
-            for i, axis in enumerate(x.axes)
-        ]
+        axes = run.replaced_axes(x, touched, variable.aval.shape)
         value = replace(x, axes=axes, shift={}, scalar=None)
         outputs.append(run.chain(value, name))
     return outputs
@@ -89,6 +79,7 @@ def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     looked_up = [x.axes[i] for i in sorted(gone)]
     for axis in looked_up:
         run.pinned_axis(axis, run.why)
+    run.record([*axes, *x.axes])
     value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
     if run.sites is None or not x.leaves:
         return [value]
@@ -102,14 +93,9 @@ def _dynamic_slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Valu
     run.end_shift(x)
     for start in starts:
         run.mapped(start, run.without_exponents)
-    axes = []
-    for axis, n, size in zip(
-        x.axes, eqn.invars[0].aval.shape, eqn.params["slice_sizes"], strict=True
-    ):
-        if n != size:
-            run.pinned_axis(axis, run.why)
-            axis = run.fresh(size, run.why)
-        axes.append(axis)
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    touched = [i for i, n in enumerate(before) if n != after[i]]
+    axes = run.replaced_axes(x, touched, after)
     sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
     return [replace(x, axes=axes, sites=sites, shift={}, parts=None)]
 
@@ -152,13 +138,8 @@ def _pool(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         (sum(p) + 1 for p in params["padding"]),
         strict=True,
     )
-    axes = []
-    for i, sizes in enumerate(plain):
-        if set(sizes) == {1}:
-            axes.append(x.axes[i])
-        else:
-            run.pinned_axis(x.axes[i], run.why)
-            axes.append(run.fresh(shape[i], run.why))
+    touched = [i for i, sizes in enumerate(plain) if set(sizes) != {1}]
+    axes = run.replaced_axes(x, touched, shape)
     value = replace(x, axes=axes, shift={}, scalar=None)
     if name != "sum":
         value = run.mapped(value, run.without_sign)

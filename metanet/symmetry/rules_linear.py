@@ -39,8 +39,9 @@ def _convolution(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]
     lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
     for i in rhs[2:]:
         run.pinned_axis(kernel.axes[i], f"kernel position: {run.why}")
-    for i in lhs[2:]:
-        run.pinned_axis(x.axes[i], f"spatial position: {run.why}")
+    spatial = [
+        run.pinned_axis(x.axes[i], f"spatial position: {run.why}") for i in lhs[2:]
+    ]
     channels_in, channels_out = x.axes[lhs[1]], kernel.axes[rhs[0]]
     shared: list[tuple[Axis, Axis]] = []
     if groups > 1:
@@ -63,6 +64,7 @@ def _convolution(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]
         if joined:
             inner = run.atoms.normal(channels_out)
             axes[out[1]] = [run.atoms.normal(joined[0])[0] + inner[0]]
+        run.record([*axes, *spatial])
         return axes
 
     attributes = (
@@ -121,6 +123,7 @@ def _bilinear(
 
     inner = [join(a, b, True) for a, b in contracted]
     axes = arrange([join(a, b, False) for a, b in shared])
+    run.record([*axes, *inner])
     sites = dict(x.sites)
     for site, chain in y.sites.items():
         sites[site] = sites.get(site, ()) + chain

@@ -79,9 +79,7 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
     segments = [atoms.normal(axis) for axis in old]
     if any(len(s) > 1 for s in segments[1:]):
         why = f"a concatenation in a minor axis: {run.why}"
-        for axis in segments:
-            run.pinned_axis(axis, why)
-        return [run.fresh(n, why) for n in sizes]
+        return _lost(run, segments, sizes, why)
     if not segments:
         return [run.fresh(n) for n in sizes]
     tail = [o for s in segments[1:] for o in s[0]]
@@ -92,10 +90,19 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
     factors = atoms.factor_segment(flat[0], wide, run.why) if len(flat) == 1 else None
     if factors is None:
         why = f"axes that do not factor alike: {run.why}"
-        run.pinned_axis(flat, why)
-        return [run.fresh(n, why) for n in sizes]
+        return _lost(run, [flat], sizes, why)
     parts = iter(factors)
     return [[next(parts)] if n != 1 else run.fresh(1) for n in sizes]
+
+
+def _lost(run: Interpreter, old: list[Axis], sizes: list[int], why: str) -> list[Axis]:
+    """New axes in place of old ones, of which nothing more is known."""
+    new = [run.fresh(n, why) for n in sizes]
+    for axis in old:
+        run.pinned_axis(axis, why)
+    for axis in (*old, *new):
+        run.atoms.obscure(axis)
+    return new
 
 
 @register_rule("split")

@@ -1,0 +1,67 @@
+"""Every config's smoke variant, run end to end through the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metanet.cli import main
+
+CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_smoke_variant_runs_end_to_end(config, tmp_path, capsys):
+    run, zoo = tmp_path / "run", tmp_path / "zoo"
+    train = [
+        "train",
+        "--config",
+        f"{config}:smoke",
+        f"--config.zoo.path={zoo}",
+        "--workdir",
+        str(run),
+    ]
+    assert main(train) == 0
+    assert str(run / "report.html") in capsys.readouterr().out.replace("\n", "")
+
+    result = json.loads((run / "result.json").read_text())
+    assert {"test", "validation", "best_step", "parameters", "networks_per_second",
+            "wall_seconds", "seed"} <= result.keys()  # fmt: skip
+    assert 0 <= result["test"]["accuracy"] <= 1
+    for name in ("config.json", "metrics.jsonl", "report.html"):
+        assert (run / name).stat().st_size > 0
+    assert list((run / "tensorboard").iterdir())
+    assert list((run / "checkpoints" / "best").iterdir())
+
+    # A finished run is shown again, not trained again.
+    assert main(train) == 0
+
+    assert main(["evaluate", str(run), "--split", "test"]) == 0
+    assert f"{100 * result['test']['accuracy']:.2f}" in capsys.readouterr().out
+
+    file = tmp_path / "network.npz"
+    _export(zoo, 3, file)
+    assert main(["predict", str(run), f"{zoo}:3", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 2
+    assert found[0]["class"] == found[1]["class"]
+    assert found[0]["probability"] == pytest.approx(found[1]["probability"], abs=1e-5)
+
+    assert main(["inspect", str(run), "--plot", str(tmp_path / "graph.png")]) == 0
+    assert (tmp_path / "graph.png").stat().st_size > 0
+    assert "sign" in capsys.readouterr().out
+
+
+def _export(path: Path, row: int, file: Path) -> None:
+    """One network of a zoo as named arrays, as a user would write them."""
+    from metanet.zoos import Zoo
+
+    zoo = Zoo.open(path)
+    weights, _ = zoo.row(row)
+    arrays, start = {}, 0
+    for leaf in zoo.info["leaves"]:
+        size = int(np.prod(leaf["shape"]))
+        arrays[leaf["path"]] = weights[start : start + size].reshape(leaf["shape"])
+        start += size
+    np.savez(file, **arrays)
