@@ -17,7 +17,7 @@ from metanet.training.benchmark import train_step_cases
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Training steps per second.")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps per case")
     parser.add_argument("--dim", type=int, default=64, help="width of the GMN")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the GMN")

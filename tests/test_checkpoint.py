@@ -78,7 +78,7 @@ def test_the_outcome_holds_what_it_should(whole):
     assert len(arrays) > 10 and any("ema" in k for k in arrays)
 
 
-@pytest.mark.parametrize("at", [2, 4, 10])
+@pytest.mark.parametrize("at", [2, 4, 8])
 def test_sigterm_saves_and_the_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, at):
     write = MetricWriter.write
 
@@ -150,28 +150,28 @@ def state(value: float) -> dict[str, jax.Array]:
 
 def test_the_newest_are_kept_and_each_bit_is_checked(tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path, 2)
-    assert checkpoints.restore(state(0)) is None
+    assert checkpoints.restore(state(0.0)) is None
     for step in (1, 2, 3):
         checkpoints.save(step, state(step), {"at": step})
     checkpoints.save(3, state(3.5), {"at": 3})
     assert checkpoints.steps() == [2, 3]
     names = {p.name for p in tmp_path.iterdir()}
     assert {"2", "3", "2.sha256.json", "3.sha256.json"} == names
-    held, record = checkpoints.restore(state(0)) or ({}, {})
+    held, record = checkpoints.restore(state(0.0)) or ({}, {})
     assert float(held["a"][0]) == 3.5 and record == {"at": 3}
 
     # One flipped bit anywhere, a missing file, no manifest.
     for path in [p for p in (tmp_path / "3").rglob("*") if p.is_file()]:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
-        held, record = checkpoints.restore(state(0)) or ({}, {})
+        held, record = checkpoints.restore(state(0.0)) or ({}, {})
         assert record == {"at": 2} and float(held["a"][0]) == 2
         path.unlink()
-        assert (checkpoints.restore(state(0)) or ({}, {}))[1] == {"at": 2}
+        assert (checkpoints.restore(state(0.0)) or ({}, {}))[1] == {"at": 2}
         path.write_bytes(content)
     assert "damaged checkpoint" in capsys.readouterr().err
     (tmp_path / "3.sha256.json").unlink()
-    assert (checkpoints.restore(state(0)) or ({}, {}))[1] == {"at": 3}
+    assert (checkpoints.restore(state(0.0)) or ({}, {}))[1] == {"at": 3}
     checkpoints.discard_after(2)
     assert checkpoints.steps() == [2]
     checkpoints.close()

@@ -207,8 +207,9 @@ def finished(tmp_path_factory) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         without_discovery(patch)
         for name in ("loss", "sums"):
+            run = getattr(Classification, name)
 
-            def counted(self, *args, _run=getattr(Classification, name), _name=name):
+            def counted(self, *args, _run=run, _name=name):
                 traces.append(_name)
                 return _run(self, *args)
 

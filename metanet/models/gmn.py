@@ -95,9 +95,9 @@ class Block(nnx.Module):
         g_edge, g_node, g_own = jnp.split(self.global_in(batch.globals_), 3, axis=-1)
 
         parts = self.node_in(joined)
-        at_source, at_target, by_source, by_target, own, gate = (
-            graph.split_nodes(part, sizes) if i < 4 else part
-            for i, part in enumerate(jnp.split(parts, 6, axis=-1))
+        *ends, own, gate = jnp.split(parts, 6, axis=-1)
+        at_source, at_target, by_source, by_target = (
+            graph.split_nodes(part, sizes) for part in ends
         )
         incoming: list[jax.Array | None] = [None] * len(nodes)
         outgoing: list[jax.Array | None] = [None] * len(nodes)

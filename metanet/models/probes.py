@@ -91,10 +91,10 @@ class ProbeFeatures(nnx.Module):
         values = jax.vmap(lambda p: self.activations(p, inputs))(params)
         out: list[jax.Array | None] = []
         for node, linear in zip(self.topology.nodes, self.maps, strict=True):
-            if linear is None:
+            value = None if linear is None else values[node.site]
+            if linear is None or value is None:
                 out.append(None)
                 continue
-            value = values[node.site]
             flat = value.reshape(value.shape[0], node.size, -1)
             out.append(linear(flat))
         return out

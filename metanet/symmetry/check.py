@@ -88,19 +88,19 @@ class _Probe:
 
     def element(self) -> Element:
         """A random element, no part of which is the identity."""
-        return Element(
-            tuple(self.cycles(g) for g in self.symmetry.groups),
-            tuple(self.factors(f) for f in self.symmetry.families),
+        return _element(
+            [self.cycles(g) for g in self.symmetry.groups],
+            [self.factors(f) for f in self.symmetry.families],
         )
 
     def identity(self) -> Element:
-        return Element(
-            tuple(np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups),
-            tuple(
-                np.full(factor_shape(self.symmetry, f), float(f.kind != "phase"), self.dtype)
+        return _element(
+            [np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups],
+            [
+                np.full(factor_shape(self.symmetry, f), f.kind != "phase", self.dtype)
                 for f in self.symmetry.families
-            ),
-        )  # fmt: skip
+            ],
+        )
 
     def cycles(self, group: PermutationGroup) -> np.ndarray:
         rows = []
@@ -182,3 +182,8 @@ class _Probe:
 
 def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
+
+
+def _element(permutations: list[Any], factors: list[Any]) -> Element:
+    """An element of host arrays: nothing is compiled to draw it."""
+    return Element(tuple(permutations), tuple(factors))

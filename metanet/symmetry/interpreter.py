@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
@@ -178,7 +179,7 @@ class Interpreter:
     def constant(self, array: Any) -> Value:
         """The abstract value of a constant: uniform, or pinned, along each axis."""
         dtype = getattr(array, "dtype", None)
-        if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
             shape = np.shape(array)
             return Value([self.fresh(n, uniform=True) for n in shape], constant=True)
         held = np.asarray(array)

@@ -71,15 +71,16 @@ def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     )
     axes = [run.fresh(n, run.why) for n in out_shape]
     kept = [i for i in range(len(shape)) if i not in gone]
+    ended = [x.axes[i] for i in sorted(gone)]
+    looked_up = list(ended)
     for d, i in zip(numbers.offset_dims, kept, strict=True):
         if sizes[i] == shape[i]:
             axes[d] = x.axes[i]
         else:
-            run.pinned_axis(x.axes[i], run.why)
-    looked_up = [x.axes[i] for i in sorted(gone)]
-    for axis in looked_up:
+            ended.append(x.axes[i])
+    for axis in ended:
         run.pinned_axis(axis, run.why)
-    run.record([*axes, *x.axes])
+    run.record([*axes, *ended])
     value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
     if run.sites is None or not x.leaves:
         return [value]

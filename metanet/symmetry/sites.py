@@ -159,7 +159,7 @@ class SiteBuilder:
             return None
         units = len(self._sites[site].units)
         found = view_axes(self.atoms, axes, site, units)
-        return found and View((*run.location, index), operand, found)
+        return View((*run.location, index), operand, found) if found else None
 
     def connect(
         self,
