@@ -11,6 +11,10 @@ Commands:
     metanet train --config configs/classify_inr.py:mnist,data_root=DIR
     metanet train --config configs/classify_inr.py:fashion_mnist,data_root=DIR,probes=64
 
+Expected for the first (seed 0, 16 probes, 244 k parameters): 92.6 % test accuracy; the
+baselines reach 15.9 % (``model=flat_mlp``) and 23.9 % (``model=statnn``). It takes about
+4 minutes on two busy cores: 35 s for the zoo of 10,782 networks, the rest for training.
+
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
 ``model=gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
 """

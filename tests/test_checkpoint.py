@@ -31,7 +31,7 @@ CONFIG = {
         "patience": 4,
     },
     "optimizer": {"ema_decay": 0.9, "learning_rate": 1e-2},
-    "augment": {"permutation": True, "noise": 0.01},
+    "augment": {"noise": 0.01},
 }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_the_outcome_holds_what_it_should(whole):
     assert len(arrays) > 10 and any("ema" in k for k in arrays)
 
 
-@pytest.mark.parametrize("at", [2, 4, 8])
+@pytest.mark.parametrize("at", [2, 8])
 def test_sigterm_saves_and_the_run_resumes_to_the_bit(whole, tmp_path, monkeypatch, at):
     write = MetricWriter.write
 

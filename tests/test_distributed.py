@@ -33,7 +33,7 @@ print(result["test"]["loss"])
 
 
 def run(workdir: Path, zoo: Path, count: int) -> list[str]:
-    """Trains in ``count`` processes with four devices together; their outputs."""
+    """Trains in ``count`` processes with four devices together; the last line each prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +64,7 @@ def run(workdir: Path, zoo: Path, count: int) -> list[str]:
         for process in processes:
             out, error = process.communicate(timeout=300)
             assert process.returncode == 0, error
-            outputs.append(out.strip())
+            outputs.append(out.splitlines()[-1])
     finally:
         for process in processes:
             process.kill()

@@ -130,12 +130,9 @@ def test_schedules(name, warmup):
 
 
 def test_optimizers_by_name(tmp_path):
-    for name in ("lion", "contrib.muon"):
-        state, metrics = run_steps(
-            experiment(config(optimizer={"name": name, "warmup_steps": 0})),
-            np.arange(32).reshape(2, 1, 16),
-        )
-        assert int(state.step) == 2 and np.isfinite(metrics[-1]["loss"])
+    built = experiment(config(optimizer={"name": "contrib.muon", "warmup_steps": 0}))
+    state, metrics = run_steps(built, np.arange(32).reshape(2, 1, 16))
+    assert int(state.step) == 2 and np.isfinite(metrics[-1]["loss"])
     for wrong, field in (
         ({"name": "adamm"}, "config.optimizer.name: optax has no 'adamm'.*\"adam\""),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'.*\"cosine\""),

@@ -181,7 +181,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return NamedConfig.of(name, **options)
     if kind is Architecture:
         try:
-            return Architecture.from_json(_mapping(value, where))
+            architecture = Architecture.from_json(_mapping(value, where))
+            architecture.complete()  # refuses names that do not exist
+            return architecture
         except MetanetError as error:
             raise MetanetError(f"{where}: {error}") from error
     if dataclasses.is_dataclass(kind):

@@ -1,0 +1,266 @@
+"""Every kind of network has the group on paper; tempting programs give nothing false."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import factorial as fac
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from symmetry_networks import NETWORKS, Case, array, case, relu, tanh
+
+from metanet import symmetry as sym
+from metanet.graphs import build_topology
+
+X = array(5, 3, seed=9)
+
+
+@cache
+def found_of(name: str) -> tuple[Case, sym.Symmetry]:
+    network = NETWORKS[name]()
+    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
+    return network, found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_finds_the_group_on_paper(name):
+    network, found = found_of(name)
+    assert found.order == network.order
+    kinds = [f.kind for f in found.families]
+    assert {k: kinds.count(k) for k in kinds} == network.families
+    sym.check(found, network.apply_fn, network.params, *network.inputs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_automorphisms_of_the_graph_are_the_group(name):
+    pytest.importorskip("pynauty")
+    from test_automorphisms import expand
+
+    network, found = found_of(name)
+    graph = expand(build_topology(found))
+    assert graph.automorphisms() == pytest.approx(network.order, rel=1e-6)
+
+
+# Its signs per head and per channel depend on each other in a circle.
+COUPLED = {"query-key norm"}
+
+
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - COUPLED))
+def test_canonical_form_is_one_per_orbit(name):
+    network, found = found_of(name)
+
+    @jax.jit
+    def forms(element, params):
+        moved = sym.act(found, element, params)
+        once = sym.canonicalize(found, params)
+        return once, sym.canonicalize(found, once), sym.canonicalize(found, moved)
+
+    element = sym.random(found, jax.random.key(3), permutations=False)
+    once, twice, other = forms(element, network.params)
+    for a, b, c in zip(
+        *(jax.tree.leaves(f) for f in (once, twice, other)), strict=True
+    ):
+        np.testing.assert_allclose(b, a, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(c, a, rtol=2e-5, atol=2e-6)
+    before = network.apply_fn(network.params, *network.inputs)
+    np.testing.assert_allclose(
+        network.apply_fn(once, *network.inputs), before, rtol=1e-3, atol=1e-5
+    )
+
+
+def shifted(h):
+    """Each row plus its successor."""
+    return h + h[np.array([1, 2, 3, 4, 0])]
+
+
+def windows(h):
+    pooled = jax.lax.reduce_window(
+        h, -jnp.inf, jax.lax.max, (3, 1), (1, 1), ((1, 1), (0, 0))
+    )
+    return h + pooled
+
+
+# One index in two roles: an axis is mixed with itself, and a permutation of the columns
+# of ``p`` that differs from row to row, which each single array would allow, is false.
+TWO_ROLES = {
+    "reversed": lambda p, x: (p["p"] + p["p"][::-1]) ** 2 @ p["o"],
+    "shifted": lambda p, x: shifted(p["p"]) ** 2 @ p["o"],
+    "running sum": lambda p, x: tanh(p["p"] + jnp.cumsum(p["p"], 0)) @ p["o"],
+    "sorted": lambda p, x: tanh(p["p"] * jnp.sort(p["p"], 0)) @ p["o"],
+    "window": lambda p, x: windows(p["p"]) @ p["o"],
+    "similarity": lambda p, x: relu(x @ x.T @ p["p"]) @ p["o"],
+    "attended": lambda p, x: relu(jax.nn.softmax(x @ x.T) @ p["p"] + p["p"]) @ p["o"],
+    "dynamic": lambda p, x: (
+        p["p"] + jax.lax.dynamic_slice(p["p"], (jnp.int32(x[0, 0]), 0), (1, 6))
+    ) ** 2 @ p["o"],
+    "state": lambda p, x: jax.lax.scan(
+        lambda c, row: (tanh(c + row), None), jnp.zeros(6), p["p"]
+    )[0][None] @ p["o"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO_ROLES)
+def test_an_index_in_two_roles_is_no_parent(name):
+    network = case(TWO_ROLES[name], fac(6), {}, p=(5, 6), o=(6, 2))
+    found = sym.discover(network.apply_fn, network.params, *network.inputs)
+    assert found.order == network.order
+
+
+# What depends on a row everywhere may be permuted row by row.
+def test_an_index_beside_everywhere_is_a_parent():
+    network = case(
+        lambda p, x: (relu(p["p"]) * p["o"]).sum(1), 0, {}, p=(5, 6), o=(5, 6)
+    )
+    found = sym.discover(network.apply_fn, network.params, *network.inputs)
+    assert found.order == fac(6) ** 5
+
+
+def quadratic(p, x):
+    h = tanh(x @ p["w"])
+    return jnp.einsum("bi,ij,bj->b", h, p["o"], h)
+
+
+def doubled(p, x):
+    h = tanh(x @ p["w"])
+    return h.reshape(5, 2, 2).transpose(0, 2, 1).reshape(5, 4) * h @ p["o"]
+
+
+def joined(p, x):
+    h = jnp.concatenate([tanh(x @ p["a"]), tanh(x @ p["b"])], 1)
+    return h.reshape(5, 2, 3).sum(1) @ p["o"]
+
+
+PROGRAMS = {
+    "outer": (lambda p, x: jnp.einsum("bi,bj->bij", tanh(x @ p["w"]), tanh(x @ p["v"]))
+              .reshape(5, 12) @ p["o"], dict(w=(3, 3), v=(3, 4), o=(12, 2)), 6 * 24),
+    "quadratic": (quadratic, dict(w=(3, 4), o=(4, 4)), 24),
+    "slope": (lambda p, x: (lambda h: jnp.where(h > 0, h, p["s"][None] * h))(x @ p["w"])
+              @ p["o"], dict(w=(3, 4), s=(4,), o=(4, 2)), 24),
+    "size-1 parameter": (lambda p, x: tanh(p["k"] * (x @ p["w"])[:, :, None]).sum(1)
+                         @ p["o"], dict(w=(3, 4), k=(1, 1, 5), o=(5, 2)), 24 * 120),
+    "size-1 unit": (lambda p, x: tanh(x @ p["w"] + p["b"][None]) @ p["o"],
+                    dict(w=(3, 1), b=(4,), o=(4, 2)), 24),
+    "autoencoder": (lambda p, x: tanh(x @ p["w"]) @ p["w"].T, dict(w=(3, 4)), 24),
+    "generated": (lambda p, x: tanh(x @ jnp.einsum("k,kij->ij", p["z"], p["h"]))
+                  @ p["o"], dict(z=(2,), h=(2, 3, 4), o=(4, 2)), 24 * 2),
+    "gram": (lambda p, x: (lambda h: h @ h.T)(relu(x @ p["w"])), dict(w=(3, 4)), 24),
+    "linear": (lambda p, x: (x @ p["w"]) @ p["o"], dict(w=(3, 4), o=(4, 2)), 24),
+    "summed first": (lambda p, x: jnp.einsum("bi,ijk->bj", x, p["w"]) @ p["o"],
+                     dict(w=(3, 4, 5), o=(4, 2)), 24 * 120**12),
+    "columns": (lambda p, x: jnp.concatenate([tanh(x @ p["a"]), tanh(x @ p["b"])], 1)
+                * tanh(x @ p["c"]) @ p["o"],
+                dict(a=(3, 2), b=(3, 4), c=(3, 6), o=(6, 2)), 2 * 24),
+    # Found in part or not at all: pinned, never false.
+    "index swapped": (doubled, dict(w=(3, 4), o=(4, 2)), 2),
+    "cut across": (joined, dict(a=(3, 2), b=(3, 4), o=(3, 2)), 1),
+    "chosen unit": (lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["w"], -1), 4) @ p["o"],
+                    dict(w=(3, 4), o=(4, 2)), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_nothing_false_is_found(name):
+    function, shapes, order = PROGRAMS[name]
+    network = case(function, order, {}, **shapes)
+    found = sym.discover(network.apply_fn, network.params, *network.inputs)
+    assert found.order == order
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm", "grouped query", "u-net"])
+def test_no_leaf_can_be_left_behind(name):
+    """An element that spares one leaf which it ought to move changes the outputs."""
+    network, found = found_of(name)
+    element = sym.random(found, jax.random.key(1), phases=False)
+    run = jax.jit(network.apply_fn)
+    leaves, treedef = jax.tree.flatten(network.params)
+    moved = jax.tree.leaves(sym.act(found, element, network.params))
+    reference = run(network.params, *network.inputs)
+    changed = 0
+    for i, leaf in enumerate(leaves):
+        if np.array_equal(moved[i], leaf):
+            continue
+        changed += 1
+        broken = jax.tree.unflatten(treedef, [*moved[:i], leaf, *moved[i + 1 :]])
+        outputs = run(broken, *network.inputs)
+        assert float(jnp.abs(outputs - reference).max()) > 1e-4, found.leaves[i].path
+    assert changed > 2
+
+
+def test_activations_are_what_all_readers_see():
+    def apply_fn(p, x):
+        h = x @ p["a"] + p["c"][None]
+        h = h + tanh(relu(h) @ p["b"])
+        return relu(h) @ p["o"]
+
+    network = case(apply_fn, 24, {}, a=(3, 4), c=(4,), b=(4, 4), o=(4, 2))
+    p = network.params
+    found = sym.discover(apply_fn, p, X, check=False)
+    x = array(7, 3, seed=4)
+    values = sym.activations(apply_fn, found, p, x)
+    h = x @ p["a"] + p["c"][None]
+    branch = tanh(relu(h) @ p["b"])
+    # Read raw and through relu: itself. Read by one: as that one reads it.
+    for wanted in (x @ p["a"], h, branch, relu(h + branch), relu(h + branch) @ p["o"]):
+        near = [v for v in values if v is not None and v.shape == wanted.T.shape]
+        assert any(np.allclose(v, wanted.T, atol=1e-5) for v in near)
+    assert len(values) == len(found.sites)
+
+
+def test_activations_inside_loops_are_not_captured():
+    network, found = found_of("lstm")
+    values = sym.activations(network.apply_fn, found, network.params, *network.inputs)
+    kinds = [s.kind for s in found.sites]
+    assert "state" in kinds and values[kinds.index("state")] is None
+    assert values[-1] is not None and values[-1].shape == (2, 2)
+
+
+def test_activations_keep_custom_derivatives():
+    @jax.custom_jvp
+    def odd(x):
+        return jnp.sin(x)
+
+    odd.defjvp(lambda primals, tangents: (odd(*primals), 7.0 * tangents[0]))
+    network = case(lambda p, x: odd(x @ p["w"]) @ p["o"], 24, {}, w=(3, 4), o=(4, 2))
+    found = sym.discover(network.apply_fn, network.params, X, check=False)
+
+    def total(x):
+        values = sym.activations(network.apply_fn, found, network.params, x)
+        return next(v for v in values if v is not None and v.shape[0] == 4).sum()
+
+    expected = 7.0 * network.params["w"].sum(1)
+    np.testing.assert_allclose(
+        jax.grad(total)(X), jnp.broadcast_to(expected[None], X.shape), rtol=1e-5
+    )
+
+
+def test_discovery_is_fast():
+    import time
+
+    network, _ = found_of("mlp")
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.1  # 0.01 s on an idle core, tracing included
+
+
+def test_check_never_draws_the_identity():
+    """Two units: half of all permutations are trivial and prove nothing."""
+    network = case(lambda p, x: tanh(x @ p["w"]) @ p["o"], 2, {}, w=(3, 2), o=(2, 1))
+    found = sym.discover(network.apply_fn, network.params, X)
+
+    def broken(p, x):
+        return tanh(x @ p["w"]) * jnp.array([[1.0, 1.1]]) @ p["o"]
+
+    for seed in range(4):
+        with pytest.raises(sym.SymmetryError, match="S2"):
+            sym.check(found, broken, network.params, X, seed=seed)
+
+
+def test_check_says_when_outputs_are_not_finite():
+    network = case(lambda p, x: jnp.log(-jnp.exp(x @ p["w"])), 1, {}, w=(3, 2))
+    with pytest.raises(sym.SymmetryError, match="not finite"):
+        sym.discover(network.apply_fn, network.params, X)
