@@ -60,7 +60,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model = model = ConfigDict({"name": given["model"]})
     if given["model"] == "gmn":
         model.dim = 16 if variant == "smoke" else 64
-        model.depth = 2 if variant == "smoke" else 3
+        model.heads = 8
+        model.depth = {"smoke": 2, "digits": 3}.get(variant, 4)
         model.frequencies = 16
         model.max_frequency = 8.0
         model.probes = 4 if variant == "smoke" and given["probes"] else given["probes"]
@@ -74,18 +75,18 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.task = ConfigDict({"name": "classification"})
     config.task.hidden = 128
-    config.task.label_smoothing = 0.1 if variant == "digits" else 0.0
+    config.task.label_smoothing = 0.0 if variant == "smoke" else 0.1
 
     config.augment = ConfigDict()
     config.augment.permutation = False
     config.augment.sign = False
     config.augment.phase = False
     config.augment.scale = False
-    config.augment.noise = 0.05 if variant == "digits" else 0.0
+    config.augment.noise = 0.0 if variant == "smoke" else 0.05
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"
-    optimizer.learning_rate = 5e-4
+    optimizer.learning_rate = 2e-3 if given["model"] == "gmn" else 5e-4
     optimizer.weight_decay = 1e-2
     optimizer.schedule = "cosine"
     optimizer.warmup_steps = 10 if variant == "smoke" else 200
@@ -93,7 +94,7 @@ def get_config(argument: str = "") -> ConfigDict:
     optimizer.ema_decay = 0.0 if variant == "smoke" else 0.998
 
     config.train = train = ConfigDict()
-    train.steps = {"smoke": 20, "digits": 4_000}.get(variant, 16_000)
+    train.steps = {"smoke": 20, "digits": 4_000}.get(variant, 20_000)
     train.batch_size = {"smoke": 8, "digits": 32}.get(variant, 64)
     train.micro_batch = 0
     train.log_every = {"smoke": 5}.get(variant, 50)

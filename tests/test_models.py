@@ -174,18 +174,31 @@ def test_folded_norm_equals_norm_then_linear():
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
-def test_reduce_is_the_transpose_of_send(cases):
-    topology = cases["siren"].topology
-    for group in graph_batch.edge_groups(topology):
-        for end in ("source", "target"):
-            size = topology.nodes[getattr(group, end)].size
-            nodes = jax.random.normal(jax.random.key(0), (2, size, 3))
-            edges = jax.random.normal(jax.random.key(1), (2, *group.shape, 3))
-            left = jnp.vdot(
-                graph_batch.send(nodes, group, end) * edges, jnp.ones_like(edges)
-            )
-            right = jnp.vdot(nodes, graph_batch.reduce(edges, group, end))
-            assert float(jnp.abs(left - right)) < 1e-3
+@pytest.mark.parametrize("shape", [(1, 5, 3), (4, 1, 1), (2, 3, 4)])
+def test_carry_and_match_equal_loops_over_the_edges(shape):
+    both, sources, targets = shape
+    heads, width, batch = 2, 6, 2
+    group = graph_batch.EdgeGroup(0, 1, shape)
+    key = jax.random.split(jax.random.key(0), 3)
+    edges = jax.random.normal(key[0], (batch, both, heads, sources, targets))
+    at_source = jax.random.normal(key[1], (batch, both * sources, width))
+    at_target = jax.random.normal(key[2], (batch, both * targets, width))
+    to_target, to_source = np.zeros(at_target.shape), np.zeros(at_source.shape)
+    products = np.zeros(edges.shape)
+    for b, z, h, s, t in np.ndindex(edges.shape):
+        run = slice(h * width // heads, (h + 1) * width // heads)
+        i, j, e = z * sources + s, z * targets + t, float(edges[b, z, h, s, t])
+        to_target[b, j, run] += e * at_source[b, i, run]
+        to_source[b, i, run] += e * at_target[b, j, run]
+        dot = np.vdot(at_source[b, i, run], at_target[b, j, run])
+        products[b, z, h, s, t] = dot / np.sqrt(width / heads)
+    carry, match = graph_batch.carry, graph_batch.match
+    forth = carry(edges, at_source, group, "target")
+    np.testing.assert_allclose(forth, to_target, atol=1e-5)
+    back = carry(edges, at_target, group, "source")
+    np.testing.assert_allclose(back, to_source, atol=1e-5)
+    found = match(at_source, at_target, group, heads)
+    np.testing.assert_allclose(found, products, atol=1e-5)
 
 
 def test_unknown_names_and_options_are_named(cases):
@@ -197,4 +210,6 @@ def test_unknown_names_and_options_are_named(cases):
         build("gmn", dept=3)
     with pytest.raises(MetanetError, match="probes"):
         build("gmn", probes=3)
+    with pytest.raises(MetanetError, match="heads: 3 does not divide"):
+        build("gmn", heads=3)
     assert set(MODELS) == {"gmn", "flat_mlp", "statnn"}

@@ -290,18 +290,18 @@ def test_check_rejects_a_false_phase(siren):
 
 @pytest.mark.parametrize("name", ["siren", "attention", "grouped", "resnet"])
 @given(st.integers(0, 2**31), st.integers(0, 2**31))
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 def test_group_laws(name, first, second):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
     found = sym.discover(apply_fn, params, *inputs, check=False)
     a = sym.random(found, jax.random.key(first))
     b = sym.random(found, jax.random.key(second))
-    both = sym.compose(found, a, b)
-    in_turn = sym.act(found, a, sym.act(found, b, params))
-    assert distance(sym.act(found, both, params), in_turn) < 1e-5
-    back = sym.act(found, sym.invert(found, a), sym.act(found, a, params))
-    assert distance(back, params) < 1e-5
-    assert distance(sym.act(found, sym.identity(found), params), params) == 0
+    act = jax.jit(lambda e, p: sym.act(found, e, p))
+    both = jax.jit(lambda a, b: sym.compose(found, a, b))(a, b)
+    assert distance(act(both, params), act(a, act(b, params))) < 1e-5
+    undone = jax.jit(lambda a: sym.invert(found, a))(a)
+    assert distance(act(undone, act(a, params)), params) < 1e-5
+    assert distance(act(sym.identity(found), params), params) == 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -328,8 +328,6 @@ def test_canonical_form_is_one_per_orbit(name):
     reference = canonical(params)
     change = apply_fn(reference, *inputs) - apply_fn(params, *inputs)
     assert float(jnp.abs(change).max()) < 1e-5
-    if name == "resnet":  # families of a residual network share leaves
-        return
     for seed in range(5):
         element = sym.random(found, jax.random.key(seed), permutations=False)
         moved = canonical(sym.act(found, element, params))

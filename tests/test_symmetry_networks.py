@@ -45,9 +45,21 @@ def test_automorphisms_of_the_graph_are_the_group(name):
 
 # Its signs per head and per channel depend on each other in a circle.
 COUPLED = {"query-key norm"}
+LONG = {
+    "transformer",
+    "densenet",
+    "group norm",
+    "vision transformer",
+    "u-net",
+    "rotary",
+}
+ORBITS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+    for name in sorted({*NETWORKS} - COUPLED)
+]
 
 
-@pytest.mark.parametrize("name", sorted({*NETWORKS} - COUPLED))
+@pytest.mark.parametrize("name", ORBITS)
 def test_canonical_form_is_one_per_orbit(name):
     network, found = found_of(name)
 

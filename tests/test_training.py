@@ -317,3 +317,4 @@ def test_what_a_run_cannot_start_with(finished, tmp_path):
     shutil.rmtree(tmp_path / "b" / "checkpoints")
     with pytest.raises(MetanetError, match="no checkpoint yet"):
         load_run(tmp_path / "b")
+    assert not (tmp_path / "b" / "checkpoints").exists()

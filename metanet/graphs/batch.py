@@ -1,24 +1,25 @@
-"""Batches of feature graphs, and the four primitives against which models are written.
+"""Batches of feature graphs, and the primitives against which models are written.
 
-A model never sees shapes or indices. It sends node features to the ends of an edge
-group, reduces edge features to an end, maps features row by row, and pools them per
-graph; a layout decides how these are done. This file holds the *stacked* layout: graphs
-of one topology, a dense array per edge group, no indices and no padding.
+A model never sees shapes or indices. It carries node values along the edges of a group
+to an end, matches the two ends of every edge, maps features row by row, and pools them
+per graph; a layout decides how these are done. This file holds the *stacked* layout:
+graphs of one topology, a dense array per edge group, no indices and no padding.
 
-Every edge group is one array ``[B, both, S, T, d]``: ``both`` runs over a diagonal index
-shared by source and target (1 for a fully connected block; the number of nodes for
-residual edges; groups of a grouped convolution).
+Every edge group is one array ``[B, both, h, S, T]`` of h features per edge: ``both`` runs
+over a diagonal index shared by source and target (1 for a fully connected block; the
+number of nodes for residual edges; groups of a grouped convolution). Features come
+before the ends, so that carrying and matching are matrix products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.graphs.topology import Topology
@@ -49,7 +50,7 @@ class GraphBatch(NamedTuple):
 
     Attributes:
         nodes: Per node set ``[B, N, d]``.
-        edges: Per edge group ``[B, both, S, T, d]``.
+        edges: Per edge group ``[B, both, h, S, T]``.
         globals_: ``[B, d]``.
     """
 
@@ -113,35 +114,51 @@ def _require_whole(topology: Topology, name: str, node_set: int, size: int) -> N
         )
 
 
-def send(nodes: jax.Array, group: EdgeGroup, end: End) -> jax.Array:
-    """Node features ``[B, N, d]`` at an end of a group, broadcastable to its edges."""
+def carry(edges: jax.Array, values: jax.Array, group: EdgeGroup, end: End) -> jax.Array:
+    """Sums over each node's edges: the edge's features times values of the other end.
+
+    Args:
+        edges: Features ``[B, both, h, S, T]``.
+        values: Of the nodes at the other end, ``[B, N, h * k]``; head i of an edge
+            multiplies the i-th run of k values.
+        group: The edges.
+        end: Where the sums arrive.
+
+    Returns:
+        ``[B, N', h * k]`` for the nodes of ``end``.
+    """
+    heads = edges.shape[2]
+    if end == "target":
+        other = _per_head(values, group, "source", heads)
+        sums = jnp.einsum("bzhst,bzshk->bzthk", edges, other)
+    else:
+        other = _per_head(values, group, "target", heads)
+        sums = jnp.einsum("bzhst,bzthk->bzshk", edges, other)
+    return sums.reshape(values.shape[0], -1, values.shape[-1])
+
+
+def match(
+    at_source: jax.Array, at_target: jax.Array, group: EdgeGroup, heads: int
+) -> jax.Array:
+    """Scaled inner products of both ends of every edge, ``[B, both, h, S, T]``.
+
+    The ends hold ``[B, N, h * k]``; head i is the product of the i-th runs of k values.
+    """
+    source = _per_head(at_source, group, "source", heads)
+    target = _per_head(at_target, group, "target", heads)
+    scale = np.float32(source.shape[-1] ** -0.5)
+    return jnp.einsum("bzshk,bzthk->bzhst", source * scale, target)
+
+
+def _per_head(nodes: jax.Array, group: EdgeGroup, end: End, heads: int) -> jax.Array:
     both, sources, targets = group.shape
-    shape = (both, sources, 1) if end == "source" else (both, 1, targets)
-    return nodes.reshape(nodes.shape[0], *shape, nodes.shape[-1])
-
-
-def reduce(edges: jax.Array, group: EdgeGroup, end: End) -> jax.Array:
-    """Sums edge features ``[B, both, S, T, d]`` to the nodes ``[B, N, d]`` of an end."""
-    total = edges.sum(axis=3 if end == "source" else 2)
-    return total.reshape(edges.shape[0], -1, edges.shape[-1])
+    count = sources if end == "source" else targets
+    return nodes.reshape(nodes.shape[0], both, count, heads, -1)
 
 
 def fan(group: EdgeGroup, end: End) -> int:
     """Number of edges of the group at each node of an end."""
     return group.shape[2] if end == "source" else group.shape[1]
-
-
-def map_nodes(
-    function: Callable[[jax.Array], jax.Array], nodes: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
-    """Applies one row-wise function to the nodes of all sets, in one call.
-
-    The sets are joined to one ``[B, N, d]`` array first: few large products instead of
-    many small ones.
-    """
-    sizes = [n.shape[1] for n in nodes]
-    joined = function(jnp.concatenate(nodes, axis=1))
-    return split_nodes(joined, sizes)
 
 
 def split_nodes(joined: jax.Array, sizes: list[int]) -> tuple[jax.Array, ...]:
@@ -156,7 +173,7 @@ def split_nodes(joined: jax.Array, sizes: list[int]) -> tuple[jax.Array, ...]:
 def pool(
     features: tuple[jax.Array, ...], how: Literal["mean", "sum"] = "mean"
 ) -> jax.Array:
-    """Pools node or edge features of every set to one vector per graph, ``[B, d]``."""
+    """Pools node features ``[B, N, d]`` of every set to one vector per graph."""
     total = sum(f.sum(axis=tuple(range(1, f.ndim - 1))) for f in features)
     if how == "sum":
         return jnp.asarray(total)

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from metanet.graphs.topology import EdgeSet, NodeSet, Topology
-from metanet.models.layers import Linear, add_vector
+from metanet.models.layers import Linear
 from metanet.networks import sine
 
 # Depths beyond the table share its last row.
@@ -48,7 +48,7 @@ def encoder_key(edge: EdgeSet, topology: Topology) -> str:
     """Edge sets with equal keys share a scalar encoder.
 
     Weights that touch inputs or outputs are distributed unlike those inside, so they
-    have encoders of their own; depth is added as an embedding.
+    have encoders of their own; depth is known from the nodes.
     """
     source = "bias" if edge.source is None else topology.nodes[edge.source].kind
     target = topology.nodes[edge.target].kind
@@ -93,33 +93,24 @@ class WeightEncoder(nnx.Module):
 
 
 class TypeEmbedding(nnx.Module):
-    """A learned vector per kind, depth and activation chain, summed."""
+    """A learned vector per kind, depth and activation of a node set, summed."""
 
-    def __init__(
-        self,
-        items: tuple[NodeSet, ...] | tuple[EdgeSet, ...],
-        dim: int,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.kinds = tuple(sorted({item.kind for item in items}))
-        self.chains = tuple(sorted({_chain(item) for item in items}))
-        depths = 1 + max((min(i.depth, MAX_DEPTH) for i in items), default=0)
+    def __init__(self, topology: Topology, dim: int, *, rngs: nnx.Rngs):
+        nodes = topology.nodes
+        self.kinds = tuple(sorted({node.kind for node in nodes}))
+        self.activations = tuple(sorted({node.activation for node in nodes}))
+        depths = 1 + max((min(n.depth, MAX_DEPTH) for n in nodes), default=0)
         draw = lambda n: nnx.Param(0.5 * jax.random.normal(rngs.params(), (n, dim)))
         self.kind, self.depth = draw(len(self.kinds)), draw(depths)
-        self.chain = draw(len(self.chains))
+        self.activation = draw(len(self.activations))
 
-    def __call__(self, item: NodeSet | EdgeSet) -> jax.Array:
-        """The embedding ``[dim]`` of a node or edge set."""
+    def __call__(self, node: NodeSet) -> jax.Array:
+        """The embedding ``[dim]`` of a node set."""
         return (
-            self.kind[...][self.kinds.index(item.kind)]
-            + self.depth[...][min(item.depth, MAX_DEPTH)]
-            + self.chain[...][self.chains.index(_chain(item))]
+            self.kind[...][self.kinds.index(node.kind)]
+            + self.depth[...][min(node.depth, MAX_DEPTH)]
+            + self.activation[...][self.activations.index(node.activation)]
         )
-
-
-def _chain(item: NodeSet | EdgeSet) -> tuple[str, ...]:
-    return item.activation if isinstance(item, NodeSet) else item.chain
 
 
 class IdentityEmbedding(nnx.Module):
@@ -145,14 +136,19 @@ class IdentityEmbedding(nnx.Module):
 
 
 class GraphEncoder(nnx.Module):
-    """Turns a parameter graph's values into node and edge features of width ``dim``."""
+    """Turns a parameter graph's values into node and edge features.
+
+    Args:
+        dim: Width of node features; biases and other parameters of nodes have it too.
+        heads: Width of edge features.
+    """
 
     def __init__(
         self,
         topology: Topology,
         dim: int,
+        heads: int,
         *,
-        features: int,
         frequencies: int,
         max_frequency: float,
         rngs: nnx.Rngs,
@@ -160,32 +156,30 @@ class GraphEncoder(nnx.Module):
         self.topology = topology
         self.standardize = Standardizer(topology)
         sizes = {
-            encoder_key(e, topology): e.shape[3] * features for e in topology.edges
+            encoder_key(e, topology): (e.shape[3], dim if e.source is None else heads)
+            for e in topology.edges
         }
         self.encoders = nnx.Dict(
             {
-                key: WeightEncoder(size, dim, frequencies, max_frequency, rngs=rngs)
+                key: WeightEncoder(*size, frequencies, max_frequency, rngs=rngs)
                 for key, size in sorted(sizes.items())
             }
         )
-        self.edge_type = TypeEmbedding(topology.edges, dim, rngs=rngs)
-        self.node_type = TypeEmbedding(topology.nodes, dim, rngs=rngs)
+        self.node_type = TypeEmbedding(topology, dim, rngs=rngs)
         self.identity = IdentityEmbedding(topology, dim, rngs=rngs)
 
-    def edge(self, block: jax.Array, index: int) -> jax.Array:
-        """Block ``[B, both, S, T, M, F]`` of an edge set to ``[B, both, S, T, dim]``."""
-        edge = self.topology.edges[index]
-        encoder = self.encoders[encoder_key(edge, self.topology)]
-        x = encoder(self.standardize(block, index))
-        return add_vector(x, self.edge_type(edge))
+    def values(self, block: jax.Array, index: int) -> jax.Array:
+        """Block ``[B, both, S, T, M, F]`` of an edge set to ``[B, both, S, T, width]``.
+
+        The width is ``heads`` for edges, ``dim`` for parameters of nodes.
+        """
+        key = encoder_key(self.topology.edges[index], self.topology)
+        return self.encoders[key](self.standardize(block, index))
 
     def node(self, index: int) -> jax.Array:
         """Embedding ``[N, dim]`` of the nodes of a set, before their parameters."""
         node = self.topology.nodes[index]
-        x = jnp.broadcast_to(self.node_type(node)[None], (node.size, self._dim))
+        kind = self.node_type(node)
+        x = jnp.broadcast_to(kind[None], (node.size, *kind.shape))
         own = self.identity(node)
         return x if own is None else x + own
-
-    @property
-    def _dim(self) -> int:
-        return self.node_type.kind.shape[1]

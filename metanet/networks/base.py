@@ -39,9 +39,10 @@ def functionalize(module: nnx.Module, *inputs: Any) -> Network:
     )
 
     def apply_fn(pure: Mapping[str, Any], *args: Any) -> Any:
-        state = jax.tree.map(lambda x: x, params)
+        # Copies: a call must not change the variables of another (random counters).
+        state, other = jax.tree.map(lambda x: x, (params, rest))
         nnx.replace_by_pure_dict(state, dict(pure))
-        return nnx.merge(graphdef, state, rest)(*args)
+        return nnx.merge(graphdef, state, other)(*args)
 
     return Network(apply_fn, nnx.to_pure_dict(params), inputs)
 

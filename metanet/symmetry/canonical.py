@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metanet.symmetry.elements import Element, act
+from metanet.symmetry.elements import Element, act, factor_shape
 from metanet.symmetry.structure import Exponent, Family, Position, Shift, Tile
 from metanet.symmetry.symmetry import Symmetry
 
@@ -53,13 +53,21 @@ class _Reading:
     position: Position
     power: Fraction
 
+    @property
+    def place(self) -> tuple[int, tuple[int, ...], Position]:
+        return self.tile.leaf, self.tile.segments, self.position
+
 
 @dataclass(frozen=True)
 class _Step:
-    """A family, and the tiles that fix its factors."""
+    """A family, and the tiles that fix its factors.
+
+    Tiles of one tier are read together; where they are all 0 (biases at the start of
+    training), the next tier decides.
+    """
 
     family: int
-    readings: tuple[_Reading, ...]
+    tiers: tuple[tuple[_Reading, ...], ...]
 
 
 @lru_cache(maxsize=64)
@@ -67,7 +75,8 @@ def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
     """The order of families, and what each is fixed by.
 
     A family is fixed by tiles that no family fixed later changes, so nothing is undone.
-    A family whose tiles all depend on each other's (a weight tied to itself) is left out.
+    Families whose tiles all depend on each other's in a circle are left out: they keep
+    what they have (signs per head beside signs per channel of normalised queries).
     """
     families = symmetry.families
     incoming = _incoming(symmetry)
@@ -75,11 +84,12 @@ def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
     steps: list[_Step] = []
     while open_:
         found = None
-        # First a family that all of its incoming tiles can fix, then any that some can.
-        for whole in (True, False):
+        # First a family that all of its incoming tiles can fix, then one that a weight
+        # or a gain can, then one that only biases can: these may all be 0.
+        for need in ("all", "weight", "any"):
             for index in open_:
                 others = [families[i] for i in open_ if i != index]
-                step = _step(symmetry, index, others, incoming, whole)
+                step = _step(symmetry, index, others, incoming, need)
                 if step is not None:
                     found = step
                     break
@@ -102,8 +112,8 @@ def _step(
     symmetry: Symmetry,
     index: int,
     others: Sequence[Family],
-    incoming: set[tuple[int, tuple[int, ...], Position]],
-    whole: bool,
+    incoming: dict[tuple[int, tuple[int, ...], Position], str],
+    need: str,
 ) -> _Step | None:
     family = symmetry.families[index]
     if family.kind == "phase":
@@ -118,21 +128,17 @@ def _step(
         for r in readings
         if not any(_disturbs(o, r.tile, family.kind) for o in others)
     ]
-    into = {
-        r
-        for r in readings
-        if (r.tile.leaf, r.tile.segments, r.position) in incoming and r.power == 1
-    }
-    if whole and not (into and into <= set(free)):
+    into = {r for r in readings if r.place in incoming and r.power == 1}
+    weights = [r for r in free if incoming.get(r.place, "bias") != "bias"]
+    enough = {"all": into and into <= set(free), "weight": weights, "any": free}
+    if not enough[need]:
         return None
-    if not free:
-        return None
-    chosen = [r for r in free if r in into]
-    chosen = chosen or [r for r in free if r.power == free[0].power]
-    if family.kind == "sign":
-        # The smallest tile is the bias where there is one.
-        chosen = [min(chosen, key=lambda r: (len(r.tile.atoms), r.tile.leaf))]
-    return _Step(index, tuple(chosen))
+    # Incoming tiles first, the bias, which is the smallest, before all.
+    free.sort(key=lambda r: (r not in into, len(r.tile.atoms), r.tile.leaf))
+    tiers: list[tuple[_Reading, ...]] = [(r,) for r in free]
+    if family.kind != "sign":
+        tiers.insert(0, tuple(r for r in free if r in into))
+    return _Step(index, tuple(t for t in tiers if t))
 
 
 def _readings(symmetry: Symmetry, family: Family) -> list[_Reading]:
@@ -165,11 +171,13 @@ def _disturbs(other: Family, tile: Tile, kind: str) -> bool:
     return sees and any(here(e) for e in other.exponents)
 
 
-def _incoming(symmetry: Symmetry) -> set[tuple[int, tuple[int, ...], Position]]:
-    """Places of tiles that index the units which a use ends at."""
+def _incoming(
+    symmetry: Symmetry,
+) -> dict[tuple[int, tuple[int, ...], Position], str]:
+    """Places of tiles that index the units which a use ends at, and its kind."""
     tiles = {(t.leaf, t.segments): t for t in symmetry.tiles}
     return {
-        (use.leaf, use.segments, position)
+        (use.leaf, use.segments, position): use.kind
         for use in symmetry.uses
         for position, roles in zip(
             tiles[use.leaf, use.segments].positions, use.roles, strict=True
@@ -193,17 +201,21 @@ def _factors(
 ) -> jax.Array:
     """Factors ``[*parents, size]`` that bring a family's units to their places."""
     sign = family.kind == "sign"
-    total: jax.Array | float = 0.0
-    for r in step.readings:
-        where = tuple(slice(*b) for b in r.tile.bounds)
-        sizes = [symmetry.atoms[a].size for a in r.tile.atoms]
-        array = leaves[r.tile.leaf][where].reshape(sizes)
-        total = total + _over_unit(family, r, array**3 if sign else array * array)
-    total = jnp.asarray(total)
-    if sign:
-        return jnp.where(total < 0, -1.0, 1.0)
-    norm = jnp.sqrt(jnp.where(total > 0, total, 1.0))
-    return norm ** float(-1 / step.readings[0].power)
+    factors = jnp.ones(factor_shape(symmetry, family))
+    for tier in reversed(step.tiers):
+        total = jnp.zeros_like(factors)
+        for r in tier:
+            where = tuple(slice(*b) for b in r.tile.bounds)
+            sizes = [symmetry.atoms[a].size for a in r.tile.atoms]
+            array = leaves[r.tile.leaf][where].reshape(sizes)
+            total += _over_unit(family, r, array**3 if sign else array * array)
+        if sign:
+            factors = jnp.where(total == 0, factors, jnp.sign(total))
+        else:
+            norm = jnp.sqrt(jnp.where(total > 0, total, 1.0))
+            fixed = norm ** float(-1 / tier[0].power)
+            factors = jnp.where(total > 0, fixed, factors)
+    return factors
 
 
 def _over_unit(family: Family, reading: _Reading, array: jax.Array) -> jax.Array:

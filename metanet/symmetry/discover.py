@@ -20,7 +20,7 @@ from metanet.symmetry import (
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.degrees import exponent_variable, find_families
 from metanet.symmetry.groups import find_groups, nesting
-from metanet.symmetry.interpreter import Interpreter
+from metanet.symmetry.interpreter import Interpreter, outline
 from metanet.symmetry.sites import SiteBuilder
 from metanet.symmetry.structure import Atom, Leaf, Position, Tile
 from metanet.symmetry.symmetry import Symmetry
@@ -225,4 +225,5 @@ class _Discovery:
             joins=tuple(sites.joins),
             unknown=tuple(sorted(run.unknown.items())),
             notes=tuple(tuple(self.atoms.notes.get(a, ())) for a in order),
+            program=outline(self.closed.jaxpr),
         )

@@ -10,12 +10,15 @@ primitive that acts elementwise on one array and has no scale symmetry is::
     def _my_rule(run, eqn, inputs):
         return [run.nonlinear(inputs[0], "my_primitive")]
 
-A primitive without a rule pins all that it touches: a symmetry may be missed, never
+A rule that makes a new index in place of an old one (a reversal, a window) takes the
+axes of its result from `Interpreter.replaced_axes`, so that the two are never taken for
+one. A primitive without a rule pins all that it touches: a symmetry may be missed, never
 invented.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -326,6 +329,19 @@ def _readers(jaxpr: Any) -> dict[Any, list[Any]]:
         if not isinstance(variable, jex_core.Literal):
             found.setdefault(variable, []).append(None)
     return found
+
+
+def outline(jaxpr: Any) -> str:
+    """A short digest of a program's equations, independent of its shapes."""
+
+    def names(jaxpr: Any) -> str:
+        parts = []
+        for eqn in jaxpr.eqns:
+            inner = call_jaxpr(eqn)
+            parts.append(eqn.primitive.name + (f"({names(inner[0])})" if inner else ""))
+        return " ".join(parts)
+
+    return hashlib.blake2b(names(jaxpr).encode(), digest_size=8).hexdigest()
 
 
 def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax.extend import core as jex_core
 
-from metanet.symmetry.interpreter import call_jaxpr
+from metanet.errors import MetanetError
+from metanet.symmetry.interpreter import call_jaxpr, outline
 from metanet.symmetry.structure import View
 from metanet.symmetry.symmetry import Symmetry
 
@@ -28,19 +29,28 @@ def activations(
         *inputs: Inputs of the shapes at discovery, up to batch sizes.
 
     Returns:
-        Per site ``[*unit sizes, *rest]``: the activation as the first product that reads
-        it sees it (after its nonlinearity), the site's own value where no product does;
-        ``rest`` are the other axes in order. None for inputs and where a value cannot be
-        captured.
+        Per site ``[*unit sizes, *rest]``: where all its readers see it through the same
+        nonlinearities, the activation after these, else the site's own value; ``rest``
+        are the other axes in order. None for inputs and where a value cannot be
+        captured (inside loops).
+
+    Raises:
+        MetanetError: when the program is not the one of the symmetry.
     """
     leaves, treedef = jax.tree.flatten(params)
     closed = jax.make_jaxpr(
         lambda flat, *args: apply_fn(jax.tree.unflatten(treedef, flat), *args)
     )(leaves, *inputs)
+    if outline(closed.jaxpr) != symmetry.program:
+        raise MetanetError(
+            "activations: the function's program is not the one that the symmetry was "
+            "discovered from; discover it anew"
+        )
     wanted: dict[tuple[int, ...], list[int]] = {}
     for index, site in enumerate(symmetry.sites):
         if site.view is not None:
             wanted.setdefault(site.view.location[:-1], []).append(index)
+    inside = {at[:i] for at in wanted for i in range(1, len(at))}
     found: dict[int, jax.Array] = {}
 
     def run(jaxpr: Any, constants: Any, arguments: Any, path: tuple[int, ...]):
@@ -56,8 +66,10 @@ def activations(
             here = (*path, number)
             values = [read(v) for v in eqn.invars]
             inner = call_jaxpr(eqn)
-            if inner is not None:
+            if inner is not None and here in inside:
                 outputs = run(inner[0], inner[1], values, here)
+            elif inner is not None:
+                outputs = _whole_call(jaxpr, eqn, values)
             else:
                 outputs = eqn.primitive.bind(*values, **eqn.params)
                 if not eqn.primitive.multiple_results:
@@ -73,6 +85,20 @@ def activations(
 
     run(closed.jaxpr, closed.consts, [*leaves, *jax.tree.leaves(inputs)], ())
     return tuple(found.get(i) for i in range(len(symmetry.sites)))
+
+
+def _whole_call(jaxpr: Any, eqn: Any, values: list[Any]) -> list[Any]:
+    """The results of a call, with the derivative that it may have of its own."""
+    given = {
+        variable: value
+        for variable, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(variable, jex_core.Literal)
+    }
+    used = [v for v in eqn.outvars if not isinstance(v, jex_core.DropVar)]
+    alone = jaxpr.replace(constvars=[], invars=[*given], outvars=used, eqns=[eqn])
+    results = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(alone, []))(*given.values())
+    held = dict(zip(used, results, strict=True))
+    return [held.get(v) for v in eqn.outvars]
 
 
 def _extract(array: jax.Array, view: View, units: int) -> jax.Array:

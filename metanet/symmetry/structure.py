@@ -114,9 +114,10 @@ class Shift:
 class Family:
     """Free factors, one per unit of an atom (and per parent index).
 
-    ``kind`` "positive": any factor > 0 (ReLU); "nonzero": any factor except 0; "sign":
-    factor -1 or 1 (tanh, sine); "phase": an integer k per unit, factor (-1)^k and shifts of
-    k times ``Shift.amount`` (sine: b -> b + k pi / w0).
+    ``kind`` "positive": any factor > 0 (ReLU); "nonzero": any factor except 0, which
+    discovery gives as a positive and a sign family; "sign": factor -1 or 1 (tanh, sine);
+    "phase": an integer k per unit, factor (-1)^k and shifts of k times
+    ``Shift.amount`` (sine: b -> b + k pi / w0).
     """
 
     kind: str

@@ -54,6 +54,7 @@ class Symmetry:
         sites, uses, joins: The raw parameter graph, see `metanet.graphs`.
         unknown: Primitives without a rule, and where they were met.
         notes: Per atom the equations that joined axes to it.
+        program: Digest of the program's equations; locations refer to it.
     """
 
     leaves: tuple[Leaf, ...]
@@ -66,6 +67,7 @@ class Symmetry:
     joins: tuple[Join, ...]
     unknown: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+    program: str = ""
 
     @property
     def order(self) -> int:

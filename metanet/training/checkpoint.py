@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ from metanet.zoos import write_file
 
 S = TypeVar("S")
 
-# Orbax reports every directory it touches; only its warnings are of use here.
-logging.getLogger("absl").setLevel(logging.WARNING)
+# Orbax reports every directory it touches, and logs the errors that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -32,13 +33,21 @@ class Checkpoints:
     Args:
         directory: Where they lie.
         keep: How many of the newest are kept.
+        writing: False to read only: leaves what another process is writing alone.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, *, writing: bool = True):
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            create=writing,
+            read_only=not writing,
         )
+        if writing and jax.process_index() == 0:
+            # Of a process that was killed. Orbax's own clean-up runs beside the program.
+            for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:

@@ -298,7 +298,7 @@ def load_best(
     sample = experiment.zoo.read("train", ()).weights
     net = experiment.build(sample)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1)
+    checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1, writing=False)
     held = checkpoints.restore({"params": params, "rest": rest})
     checkpoints.close()
     if held is None:

@@ -2,7 +2,8 @@
 
 A step scans ``value_and_grad`` over micro-batches, so that on CPU the arrays of one
 pass stay in cache; weights are gathered from a matrix on the device and become graphs
-inside the program, so nothing is converted or copied by the host.
+inside the program, so nothing is converted or copied by the host. Beside the model's
+arrays a step holds the graphs of one batch.
 """
 
 from __future__ import annotations
@@ -97,32 +98,37 @@ def make_train_step(
     decay = config.optimizer.ema_decay
     root = jax.random.key(config.seed)
 
-    def loss(params, rest, weights, targets, keys):
+    def read(data: Dataset, indices: jax.Array, keys: jax.Array):
+        """Parameter graphs ``[M, ...]`` of one micro-batch."""
+        weights = data.weights[indices]
+        return experiment.graphs(augmented(keys, weights) if augmented else weights)
+
+    def loss(params, rest, graphs, targets, key):
         net = nnx.merge(graphdef, params, rest)
-        if augmented is not None:
-            weights = augmented(keys, weights)
-        graphs = experiment.graphs(weights)
-        outputs = net(graphs, key=jax.random.fold_in(keys[0], 1), deterministic=False)
+        outputs = net(graphs, key=key, deterministic=False)
         return task.loss(outputs, targets, jnp.ones(targets.shape[0]))
 
     def train_step(state: TrainState, data: Dataset, indices: jax.Array):
         key = jax.random.fold_in(root, state.step)
         slots = jnp.arange(indices.size).reshape(indices.shape)
         keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(slots)
+        # All at once and before the loop: inside it, XLA would compute the weights,
+        # random noise included, again in every fusion that reads them.
+        graphs = jax.vmap(read, (None, 0, 0))(data, indices, keys)
 
         def chunk(total, item):
-            index, chunk_keys = item
+            chunk_graphs, index, chunk_keys = item
             value, gradient = jax.value_and_grad(loss)(
                 state.params,
                 state.rest,
-                data.weights[index],
+                chunk_graphs,
                 data.targets[index],
-                chunk_keys,
+                jax.random.fold_in(chunk_keys[0], 1),
             )
             return jax.tree.map(jnp.add, total, (value, gradient)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        (value, gradient), _ = jax.lax.scan(chunk, zero, (indices, keys))
+        (value, gradient), _ = jax.lax.scan(chunk, zero, (graphs, indices, keys))
         gradient = jax.tree.map(lambda g: g / indices.size, gradient)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, update)
