@@ -9,8 +9,13 @@ from collections.abc import Iterable
 class MetanetError(Exception):
     """Bad input, said in one line: what is wrong, where, and what to do.
 
-    The command line prints the message alone (no traceback) and exits with status 1.
+    The command line prints the message alone (no traceback).
+
+    Attributes:
+        status: Exit status of the command line.
     """
+
+    status = 1
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -105,7 +105,7 @@ def test_mistakes_are_named(path, value, message):
 def test_a_directory_belongs_to_one_config(tmp_path):
     write_config(tmp_path, ExperimentConfig.from_mapping(FULL), {})
     before = (tmp_path / "config.json").read_bytes()
-    for path, value in (("train.batch_size", 64), ("model.dim", 9)):
+    for path, value in (("train.batch_size", 64), ("model.dim", 16)):
         other = ExperimentConfig.from_mapping(change(path, value))
         with pytest.raises(MetanetError, match=rf"config\.{path}: \d+, now {value}"):
             write_config(tmp_path, other, {})

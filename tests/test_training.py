@@ -19,6 +19,7 @@ from training_cases import (
     config,
     experiment,
     run_steps,
+    shared_zoo,
     without_discovery,
 )
 
@@ -38,9 +39,10 @@ from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedul
 from metanet.training.sharding import DataParallel
 from metanet.training.step import micro_batch
 from metanet.training.window import StepWindow
+from metanet.zoos import Zoo
 
 FLAT = {"name": "flat_mlp", "dim": 8, "depth": 1}
-GMN = {"name": "gmn", "dim": 4, "depth": 1, "frequencies": 2}
+GMN = {"name": "gmn", "dim": 4, "heads": 2, "depth": 1, "frequencies": 2}
 SGD = {"name": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0}
 
 
@@ -71,7 +73,7 @@ def test_micro_batches_and_devices_do_not_change_the_numbers(model, cases):
         for a, b in zip(metrics, expected, strict=True):
             assert a == pytest.approx(b, rel=1e-5)
     # Statistics are state, but not trained.
-    start = built.build(built.zoo.read("train", ()).weights)
+    start = built.build(Zoo.open(shared_zoo()).read("train", ()).weights)
     measured = jax.tree.leaves(nnx.split(start, nnx.Param, ...)[2])
     assert len(measured) == 2 and distance(whole.rest, measured) == 0
 
@@ -82,7 +84,7 @@ def test_averaged_parameters():
     rows = np.arange(6 * 16).reshape(6, 1, 16)
     keep = lambda s: seen.append(jax.device_get((s.params, s.ema)))
     run_steps(built, rows, each=keep)
-    net = built.build(built.zoo.read("train", ()).weights)
+    net = built.build(Zoo.open(shared_zoo()).read("train", ()).weights)
     average = jax.tree.leaves(nnx.state(net, nnx.Param))
     for step, (params, ema) in enumerate(seen):
         decay = min(0.5, (1 + step) / (10 + step))
@@ -247,7 +249,7 @@ def test_a_run_opened_again(finished):
     again, result = run.evaluate("test"), finished.result
     assert again["confusion"] == result["test"]["confusion"]
     assert again["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
-    table = run.experiment.zoo.read("test", ("label",))
+    table = run.zoo.read("test", ("label",))
     whole = run.predict(table.weights)
     assert whole.shape == (TEST, 3) and np.allclose(whole.sum(1), 1, atol=1e-6)
     assert np.abs(run.predict(table.weights[5:8]) - whole[5:8]).max() < 1e-6
@@ -257,8 +259,22 @@ def test_a_run_opened_again(finished):
         run.predict(table.weights[:, 1:])
 
 
+def test_a_run_predicts_without_its_zoo(finished, tmp_path):
+    weights = Zoo.open(shared_zoo()).read("test", ()).weights
+    shutil.copytree(finished.workdir, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    held = json.loads(path.read_text())
+    held["config"]["zoo"]["path"] = str(tmp_path / "gone")
+    path.write_text(json.dumps(held))
+    run = load_run(tmp_path / "run")
+    assert (run.predict(weights) == load_run(finished.workdir).predict(weights)).all()
+    with pytest.raises(MetanetError, match="gone: the zoo of .*run is gone or damaged"):
+        run.evaluate("test")
+    assert not (tmp_path / "gone").exists()
+
+
 def test_a_finished_run_is_not_run_again(finished, monkeypatch):
-    monkeypatch.setattr(Experiment, "from_config", None)
+    monkeypatch.setattr(Experiment, "of", None)
     workdir, chosen, result, _ = finished
     assert train(chosen, workdir, progress=False) == result
     with pytest.raises(MetanetError, match=r"config\.seed: 3, now 4"):

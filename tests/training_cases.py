@@ -22,7 +22,7 @@ from metanet.training.config import from_mapping
 from metanet.training.optimizer import build_optimizer
 from metanet.training.sharding import DataParallel
 from metanet.training.step import Dataset, initial_state, make_train_step
-from metanet.zoos import FitConfig
+from metanet.zoos import FitConfig, Zoo
 from metanet.zoos.store import ZooWriter
 
 ARCHITECTURE = Architecture.of("siren", hidden=(4,), w0=5.0)
@@ -122,7 +122,7 @@ _HELD: list[tempfile.TemporaryDirectory[str]] = []
 
 @functools.cache
 def _discovered() -> Experiment:
-    return Experiment.from_config(config(), progress=False)
+    return Experiment.of(config(), Zoo.open(shared_zoo()).class_names)
 
 
 def experiment(chosen: ExperimentConfig) -> Experiment:
@@ -130,7 +130,7 @@ def experiment(chosen: ExperimentConfig) -> Experiment:
     base = _discovered()
     kind, task = TASKS[chosen.task.name]
     options = from_mapping(kind, dict(chosen.task.options), "config.task")
-    return replace(base, config=chosen, task=task(options, base.zoo.class_names))
+    return replace(base, config=chosen, task=task(options, base.task.class_names))
 
 
 def without_discovery(monkeypatch) -> None:
@@ -138,8 +138,8 @@ def without_discovery(monkeypatch) -> None:
     _discovered()
     monkeypatch.setattr(
         Experiment,
-        "from_config",
-        classmethod(lambda cls, chosen, *, progress=True: experiment(chosen)),
+        "of",
+        classmethod(lambda cls, chosen, class_names: experiment(chosen)),
     )
 
 
@@ -148,7 +148,7 @@ def run_steps(
 ) -> tuple[Any, list[dict[str, float]]]:
     """Trains on index arrays ``rows [steps, C, M]``; the final state, the metrics."""
     parallel = DataParallel(devices)
-    table = built.zoo.read("train", ("label",))
+    table = Zoo.open(shared_zoo()).read("train", ("label",))
     data = parallel.replicate(Dataset(jnp.asarray(table.weights), table["label"]))
     optimizer = build_optimizer(built.config.optimizer, built.config.train.steps)
     graphdef, state = initial_state(built.build(table.weights), optimizer)

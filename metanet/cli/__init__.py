@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from metanet import __version__
 from metanet.cli import inspect, runs, train, zoo
-from metanet.cli.console import UsageError, quiet_libraries
+from metanet.cli.console import quiet_libraries
 from metanet.errors import MetanetError
 
 __all__ = ["main"]
@@ -55,8 +55,8 @@ def _say(message: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status.
 
-    0: done. 1: bad input, told in one line on standard error. 2: wrong usage. 130:
-    interrupted. Anything unforeseen keeps its traceback.
+    0: done. 1: bad input, told in one line on standard error. 2: wrong usage. 130
+    and 143: interrupted, by the keyboard or SIGTERM. Anything unforeseen keeps its traceback.
     """
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
@@ -69,12 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except UsageError as error:
-        _say(str(error))
-        return 2
     except MetanetError as error:
         _say(str(error))
-        return 1
+        return error.status
     except BrokenPipeError:
         # The reader (head, less) has left; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

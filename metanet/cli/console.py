@@ -13,7 +13,9 @@ from metanet.errors import MetanetError
 
 
 class UsageError(MetanetError):
-    """The command line itself is wrong; exits with status 2."""
+    """The command line itself is wrong."""
+
+    status = 2
 
 
 def quiet_libraries() -> None:

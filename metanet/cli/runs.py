@@ -122,7 +122,7 @@ def run_predict(args: argparse.Namespace) -> int:
             outcomes.append(Prediction(file, error=str(error)))
     if vectors:
         probabilities = np.asarray(run.predict(np.stack(vectors)))
-        names = run.experiment.zoo.class_names
+        names = run.experiment.task.class_names
         for i, row in zip(readable, probabilities, strict=True):
             label = int(row.argmax())
             outcomes[i] = outcomes[i]._replace(
@@ -143,7 +143,7 @@ def read_network(file: str, run: Any) -> Any:
     directory, colon, _ = file.rpartition(":")
     if colon and Path(directory).is_dir():
         architecture, weights = read_row(file)
-        expected = run.experiment.zoo.architecture
+        expected = run.config.zoo.fit.architecture
         if not same_architecture(architecture, expected):
             raise MetanetError(
                 f"{file}: architecture {architecture.to_json()}, this run takes "

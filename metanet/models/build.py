@@ -68,7 +68,10 @@ def model_config(name: str, options: Mapping[str, Any]) -> Any:
                 f"config.model.{option}: model {name!r} has no such option."
                 f"{suggest(option, known)}"
             )
-    return kind(**options)
+    try:
+        return kind(**options)
+    except MetanetError as error:
+        raise MetanetError(f"config.model.{error}") from error
 
 
 def build_model(

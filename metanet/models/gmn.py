@@ -76,10 +76,7 @@ class GMNConfig:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.dim % self.heads:
-            raise MetanetError(
-                f"config.model.heads: {self.heads} does not divide config.model.dim "
-                f"({self.dim})"
-            )
+            raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 
 
 class Block(nnx.Module):

@@ -17,7 +17,7 @@ from metanet.graphs import draw, to_graph
 from metanet.report import describe, figures, page
 from metanet.report.files import flatten, metric_series, read_json, summary_rows
 from metanet.report.page import Markup
-from metanet.training import Experiment, Run, load_run
+from metanet.training import Run, load_run
 from metanet.zoos import load_images, reconstruct
 
 # Networks shown, and test networks among which misread ones are looked for.
@@ -101,10 +101,11 @@ def samples_section(samples: Sequence[Sample]) -> Markup:
     )
 
 
-def graph_sections(experiment: Experiment) -> list[Markup]:
+def graph_sections(run: Run) -> list[Markup]:
     """Drawing and tables of the input networks' parameter graph and symmetry."""
+    experiment = run.experiment
     symmetry, topology = experiment.symmetry, experiment.topology
-    weights, columns = experiment.zoo.row(0)
+    weights, columns = run.zoo.row(0)
     drawing = io.BytesIO()
     figure = draw(
         topology,
@@ -123,7 +124,7 @@ def graph_sections(experiment: Experiment) -> list[Markup]:
             page.image(drawing.getvalue(), "parameter graph", css="drawing"),
             page.table(nodes[0], nodes[1:]),
             page.table(edges[0], edges[1:]),
-            note=f"{experiment.zoo.architecture.name}: {topology.num_nodes} nodes, "
+            note=f"{run.zoo.architecture.name}: {topology.num_nodes} nodes, "
             f"{topology.num_parameters:,} parameters. Drawn with the weights of "
             f"network {columns['id']}.",
         ),
@@ -137,7 +138,7 @@ def graph_sections(experiment: Experiment) -> list[Markup]:
 
 def _samples(run: Run) -> list[Sample]:
     """Some test networks, misread ones first; none where they draw no images."""
-    zoo = run.experiment.zoo
+    zoo = run.zoo
     if zoo.info["kind"] != "inr":
         return []
     table = zoo.read("test", ["id", "label", "image"])
@@ -208,11 +209,11 @@ def write_report(workdir: str | Path) -> Path:
     parts = [page.tiles(summary_rows(result)), *curves_section(workdir)]
     confusion = result["test"].get("confusion")
     if confusion:
-        parts.append(confusion_section(confusion, run.experiment.zoo.class_names))
+        parts.append(confusion_section(confusion, run.zoo.class_names))
     samples = _samples(run)
     if samples:
         parts.append(samples_section(samples))
-    parts += graph_sections(run.experiment)
+    parts += graph_sections(run)
     parts.append(_settings_section(workdir, config))
     title = workdir.resolve().name
     subtitle = f"{run.config.model.name} on {run.config.zoo.path}"

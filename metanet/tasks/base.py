@@ -18,10 +18,12 @@ class Task(Protocol):
     Attributes:
         column: The zoo column with the targets.
         select_by: The metric that chooses checkpoints, larger is better.
+        class_names: Names of the classes between which it decides.
     """
 
     column: str
     select_by: str
+    class_names: tuple[str, ...]
 
     def head(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """A module from pooled features ``[B, features]`` to outputs ``[B, k]``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +30,6 @@ from metanet.training.step import (
     make_train_step,
     micro_batch,
 )
-from metanet.zoos import Zoo
 
 _POOL = 1024
 
@@ -49,7 +47,6 @@ def synthetic_experiment(
     symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
     experiment = Experiment(
         config=config,
-        zoo=Zoo(Path(), {}),
         network=network,
         spec=spec,
         symmetry=symmetry,

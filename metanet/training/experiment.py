@@ -18,7 +18,6 @@ from metanet.models import Model, Probe, build_model
 from metanet.networks import Network, Params, ParamSpec, create
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
-from metanet.zoos import Zoo, open_or_fit
 
 # Networks whose weights set the standardisation.
 _STATISTICS_SAMPLE = 1024
@@ -48,15 +47,13 @@ class Experiment:
 
     Attributes:
         config: Its config.
-        zoo: Networks to learn from.
-        network: The zoo's architecture as a function.
+        network: The input networks' architecture as a function.
         spec: Layout of its parameters as a vector.
         symmetry, topology: What discovery found, and the parameter graph.
         task: Head, loss and metrics.
     """
 
     config: ExperimentConfig
-    zoo: Zoo
     network: Network
     spec: ParamSpec
     symmetry: sym.Symmetry
@@ -64,28 +61,28 @@ class Experiment:
     task: Task
 
     @classmethod
-    def from_config(
-        cls, config: ExperimentConfig, *, progress: bool = True
-    ) -> Experiment:
-        """Opens the zoo, fitting it first where needed, and discovers its structure.
+    def of(cls, config: ExperimentConfig, class_names: tuple[str, ...]) -> Experiment:
+        """Discovers the structure of a config's input networks.
+
+        Args:
+            config: The config.
+            class_names: Of the zoo's labels.
 
         Raises:
             MetanetError: for anything in the config that cannot be had.
         """
-        zoo = open_or_fit(config.zoo.path, config.zoo.fit, progress=progress)
-        network = create(zoo.architecture, jax.random.key(0))
+        network = create(config.zoo.fit.architecture, jax.random.key(0))
         spec = ParamSpec.of(network.params)
         symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
         kind, task = TASKS[config.task.name]
         options = from_mapping(kind, dict(config.task.options), "config.task")
         return cls(
             config=config,
-            zoo=zoo,
             network=network,
             spec=spec,
             symmetry=symmetry,
             topology=build_topology(symmetry),
-            task=task(options, zoo.class_names),
+            task=task(options, class_names),
         )
 
     def prepare(self, weights: jax.Array) -> Params:

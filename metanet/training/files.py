@@ -73,6 +73,26 @@ def read_config(workdir: Path) -> ExperimentConfig:
     return ExperimentConfig.from_mapping(_read(path)["config"])
 
 
+def write_class_names(workdir: Path, names: tuple[str, ...]) -> None:
+    """Records the names of the classes, so that a run predicts without its zoo."""
+    write_file(workdir / "classes.json", json.dumps({"class_names": names}, indent=1).encode())
+
+
+def read_class_names(workdir: Path) -> tuple[str, ...]:
+    """The names of the classes that a run tells apart.
+
+    Raises:
+        MetanetError: when the run never started to train.
+    """
+    path = workdir / "classes.json"
+    if not path.is_file():
+        raise MetanetError(f"{workdir}: no checkpoint yet; train the run first")
+    names = _read(path).get("class_names")
+    if not isinstance(names, list):
+        raise MetanetError(f"{path}: class_names: expected a list of names")
+    return tuple(map(str, names))
+
+
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """result.json of a finished run; None where it is not finished."""
     path = workdir / "result.json"

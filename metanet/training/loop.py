@@ -23,7 +23,12 @@ from metanet.training.checkpoint import Checkpoints
 from metanet.training.config import ExperimentConfig
 from metanet.training.data import DataOrder, SplitData
 from metanet.training.experiment import Experiment
-from metanet.training.files import read_result, write_config, write_result
+from metanet.training.files import (
+    read_result,
+    write_class_names,
+    write_config,
+    write_result,
+)
 from metanet.training.optimizer import build_optimizer
 from metanet.training.profile import parameter_count
 from metanet.training.sharding import DataParallel
@@ -36,10 +41,13 @@ from metanet.training.step import (
 )
 from metanet.training.window import StepWindow
 from metanet.training.writers import MetricWriter
+from metanet.zoos import Zoo, open_or_fit
 
 
 class Interrupted(MetanetError):
     """Training was asked to stop (SIGTERM) and saved its state first."""
+
+    status = 128 + signal.SIGTERM
 
 
 def train(
@@ -76,23 +84,27 @@ def train(
     if finished is not None:
         return finished
     try:
-        experiment = _in_turn(lambda: Experiment.from_config(config, progress=progress))
-        run = _Run(experiment, optimizer, workdir, progress and first)
+        fit = lambda: open_or_fit(config.zoo.path, config.zoo.fit, progress=progress)
+        zoo = _in_turn(fit)
+        experiment = Experiment.of(config, zoo.class_names)
+        run = _Run(experiment, zoo, optimizer, workdir, progress and first)
     except MetanetError:
         # A config that cannot run must not claim the directory.
         if fresh:
             (workdir / "config.json").unlink()
         raise
+    if first:
+        write_class_names(workdir, zoo.class_names)
     return run.run()
 
 
-def _in_turn(build: Callable[[], Experiment]) -> Experiment:
-    """Builds on the first process, which may have a zoo to fit, then on the others."""
+def _in_turn(fit: Callable[[], Zoo]) -> Zoo:
+    """Opens or fits a zoo on the first process, then opens it on the others."""
     if jax.process_count() == 1:
-        return build()
-    built = build() if jax.process_index() == 0 else None
+        return fit()
+    zoo = fit() if jax.process_index() == 0 else None
     multihost_utils.sync_global_devices("zoo")
-    return built or build()
+    return zoo or fit()
 
 
 class _Run:
@@ -101,6 +113,7 @@ class _Run:
     def __init__(
         self,
         experiment: Experiment,
+        zoo: Zoo,
         optimizer: optax.GradientTransformation,
         workdir: Path,
         progress: bool,
@@ -110,12 +123,12 @@ class _Run:
         self.config, self.task = config, experiment.task
         self.parallel = DataParallel()
         tables = {
-            split: experiment.zoo.read(split, (self.task.column, "id"))
+            split: zoo.read(split, (self.task.column, "id"))
             for split in ("train", "validation", "test")
         }
         for split, table in tables.items():
             if not len(table.weights):
-                raise MetanetError(f"{experiment.zoo.path}: the {split} split is empty")
+                raise MetanetError(f"{zoo.path}: the {split} split is empty")
         self.ids = tables["train"]["id"]
         self.data = {
             split: SplitData(t.weights, t[self.task.column], self.parallel)
@@ -295,8 +308,8 @@ def load_best(
     Raises:
         MetanetError: when the run has none yet.
     """
-    sample = experiment.zoo.read("train", ()).weights
-    net = experiment.build(sample)
+    # What the sample would set is part of the checkpoint.
+    net = experiment.build(np.zeros((1, experiment.spec.size), np.float32))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1, writing=False)
     held = checkpoints.restore({"params": params, "rest": rest})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.training.config import ExperimentConfig
 from metanet.training.experiment import Experiment
-from metanet.training.files import read_config
+from metanet.training.files import read_class_names, read_config
 from metanet.training.loop import load_best
 from metanet.training.step import make_outputs
+from metanet.zoos import Zoo, completed
 
 
 class Run:
-    """The best checkpoint of a run.
+    """The best checkpoint of a run; predicts without the run's zoo.
 
     Attributes:
         workdir: The run's directory.
@@ -35,6 +37,22 @@ class Run:
     def config(self) -> ExperimentConfig:
         """The run's config."""
         return self.experiment.config
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        """The networks that the run was trained and tested on.
+
+        Raises:
+            MetanetError: when they are not there any more.
+        """
+        source = self.config.zoo
+        zoo = completed(source.path, source.fit.identity())
+        if zoo is None:
+            raise MetanetError(
+                f"{source.path}: the zoo of {self.workdir} is gone or damaged; "
+                f"`metanet train --config {self.workdir}/config.json` fits it again"
+            )
+        return zoo
 
     def outputs(self, weights: np.ndarray) -> np.ndarray:
         """Raw outputs ``[N, k]`` (logits) of networks given as flat weights ``[N, P]``.
@@ -67,7 +85,7 @@ class Run:
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Metrics on a split of the run's zoo."""
         task = self.experiment.task
-        table = self.experiment.zoo.read(split, (task.column,))
+        table = self.zoo.read(split, (task.column,))
         outputs = jnp.asarray(self.outputs(table.weights))
         targets = jnp.asarray(table[task.column])
         sums = task.sums(outputs, targets, jnp.ones(len(table.weights)))
@@ -81,5 +99,5 @@ def load_run(workdir: str | Path) -> Run:
         MetanetError: when it is no run, or has no checkpoint yet.
     """
     workdir = Path(workdir)
-    experiment = Experiment.from_config(read_config(workdir))
-    return Run(workdir, experiment)
+    config = read_config(workdir)
+    return Run(workdir, Experiment.of(config, read_class_names(workdir)))
