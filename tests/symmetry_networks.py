@@ -84,6 +84,18 @@ def fused_reshape(p, x):
     return flat(attention(t[0], t[1], t[2])) @ p["o"]
 
 
+def fused_unstacked(p, x):
+    t = (x @ p["qkv"]).reshape(*x.shape[:2], 3, 2, 3)
+    return flat(attention(*jnp.unstack(t, axis=2))) @ p["o"]
+
+
+def stacked_gates(p, x):
+    """A soft tree of one split per unit; its two leaves are told apart."""
+    gate = jax.nn.sigmoid(x @ p["w"] + p["b"][None])
+    both = jnp.stack([gate, gate * gate], -1)
+    return jnp.einsum("but,uto->bo", both, p["leaf"])
+
+
 def query_key_norm(p, x):
     def norm(t, gain):
         size = jnp.sqrt((t * t).mean(-1, keepdims=True) + 1e-5)
@@ -306,6 +318,13 @@ NETWORKS: dict[str, Callable[[], Case]] = {
     "fused, reshape": lambda: case(
         fused_reshape, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
         qkv=(4, 18), o=(6, 2),
+    ),
+    "fused, unstacked": lambda: case(
+        fused_unstacked, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
+        qkv=(4, 18), o=(6, 2),
+    ),
+    "stacked gates": lambda: case(
+        stacked_gates, 24, {}, w=(3, 4), b=(4,), leaf=(4, 2, 2)
     ),
     "query-key norm": lambda: case(
         query_key_norm, 2 * 6 * 36, {"positive": 2, "sign": 5}, TOKENS,

@@ -206,7 +206,8 @@ LIMIT
 try:
     train(config(Path(ZOO), **CONFIG), WORKDIR, progress=False)
 except MetanetError as error:
-    sys.exit(f"metanet: error: {error}")
+    print(f"metanet: error: {error}", file=sys.stderr)
+    sys.exit(error.status)
 """
 
 

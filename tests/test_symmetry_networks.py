@@ -247,18 +247,6 @@ def test_activations_keep_custom_derivatives():
     )
 
 
-def test_discovery_is_fast():
-    import time
-
-    network, _ = found_of("mlp")
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.1  # 0.01 s on an idle core, tracing included
-
-
 def test_check_never_draws_the_identity():
     """Two units: half of all permutations are trivial and prove nothing."""
     network = case(lambda p, x: tanh(x @ p["w"]) @ p["o"], 2, {}, w=(3, 2), o=(2, 1))

@@ -8,13 +8,10 @@ on CPU; contracting flattened rows in short runs and adding the parts is faster.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 # Rows per partial product of a weight gradient on CPU: short enough that both operands
@@ -96,11 +93,9 @@ class NormLinear(nnx.Module):
     ``(x / rms(x) * gain) @ W == (x @ (gain[:, None] * W)) / rms(x)``.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, *, scale: float = 1.0, rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         init = jax.random.normal(rngs.params(), (inputs, outputs))
-        self.kernel = nnx.Param(init * (scale / math.sqrt(inputs)))
+        self.kernel = nnx.Param(init / math.sqrt(inputs))
         self.gain = nnx.Param(jnp.ones(inputs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -119,29 +114,14 @@ def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
 
 
 class MLP(nnx.Module):
-    """Linear, activation, linear; optionally normalised before the first."""
+    """Linear, silu, linear."""
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        outputs: int,
-        *,
-        norm: bool = False,
-        scale: float = 1.0,
-        activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
-        rngs: nnx.Rngs,
-    ):
-        self.norm_gain = nnx.Param(jnp.ones(inputs)) if norm else None
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
         self.first = Linear(inputs, hidden, rngs=rngs)
-        self.second = Linear(hidden, outputs, scale=scale, rngs=rngs)
-        self.activation = activation
+        self.second = Linear(hidden, outputs, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.norm_gain is not None:
-            x = x * inverse_rms(x)
-            x = x * self.norm_gain[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return self.second(self.activation(self.first(x)))
+        return self.second(jax.nn.silu(self.first(x)))
 
 
 def dropout(
@@ -154,9 +134,3 @@ def dropout(
         raise ValueError("dropout needs a key when it is not deterministic")
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0)
-
-
-@functools.lru_cache
-def octave_frequencies(count: int, low: float, high: float) -> np.ndarray:
-    """``count`` frequencies spaced evenly in log scale from ``low`` to ``high``."""
-    return np.geomspace(low, high, count, dtype=np.float32)

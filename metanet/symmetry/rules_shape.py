@@ -113,6 +113,18 @@ def _split(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     return _cut(run, eqn, x, {eqn.params["axis"]: eqn.params["sizes"]}, None)
 
 
+@register_rule("unstack")
+def _unstack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    (x,), at, count = inputs, eqn.params["axis"], len(eqn.outvars)
+    if x.parts is not None:
+        parts = [taken(run, x, i) for i in range(count)]
+    else:
+        parts = _cut(run, eqn, x, {at: (1,) * count}, None)
+    if len(parts[0].axes) == len(eqn.outvars[0].aval.shape):
+        return parts  # could not be cut; pinned
+    return [p.with_axes([*p.axes[:at], *p.axes[at + 1 :]]) for p in parts]
+
+
 @register_rule("slice")
 def _slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     params, shape = eqn.params, eqn.invars[0].aval.shape
@@ -156,7 +168,18 @@ def _cut(
 
 @register_rule("concatenate")
 def _concatenate(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    at = eqn.params["dimension"]
+    return _join(run, eqn, inputs, eqn.params["dimension"])
+
+
+@register_rule("stack")
+def _stack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    at = eqn.params["axis"]
+    wide = lambda x: x.with_axes([*x.axes[:at], run.fresh(1), *x.axes[at:]])
+    return _join(run, eqn, [wide(x) for x in inputs], at)
+
+
+def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Value]:
+    """The inputs one after the other along an axis."""
     run.end_shift(*inputs)
     if run.sites is not None and any(x.sites for x in inputs):
         # A parameter joined to activations (a class token) is a site of its own.

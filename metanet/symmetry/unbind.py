@@ -51,6 +51,8 @@ def _reads_index(run: Interpreter, eqn: Any, axis: int) -> bool:
     if name == "transpose":
         moved = tuple(params["permutation"]).index(axis)
         return _read_by_index(run, eqn.outvars[0], moved)
+    if name == "unstack":
+        return params["axis"] == axis
     if name == "split":
         return params["axis"] == axis and set(params["sizes"]) == {1}
     if name != "slice":

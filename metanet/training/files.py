@@ -75,7 +75,9 @@ def read_config(workdir: Path) -> ExperimentConfig:
 
 def write_class_names(workdir: Path, names: tuple[str, ...]) -> None:
     """Records the names of the classes, so that a run predicts without its zoo."""
-    write_file(workdir / "classes.json", json.dumps({"class_names": names}, indent=1).encode())
+    write_file(
+        workdir / "classes.json", json.dumps({"class_names": names}, indent=1).encode()
+    )
 
 
 def read_class_names(workdir: Path) -> tuple[str, ...]:
