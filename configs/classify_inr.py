@@ -11,9 +11,14 @@ Commands:
     metanet train --config configs/classify_inr.py:mnist,data_root=DIR
     metanet train --config configs/classify_inr.py:fashion_mnist,data_root=DIR,probes=64
 
-Expected for the first (seed 0, 16 probes, 244 k parameters): 92.6 % test accuracy; the
-baselines reach 15.9 % (``model=flat_mlp``) and 23.9 % (``model=statnn``). It takes about
-4 minutes on two busy cores: 35 s for the zoo of 10,782 networks, the rest for training.
+Measured, test accuracy in per cent (digits: mean and deviation over seeds 0 to 2):
+
+    digits                16 probes 94.2 +- 0.6, without 71.8 +- 0.4;
+                          model=flat_mlp 16.2 +- 0.4, model=statnn 24.4 +- 0.4
+    mnist                 64 probes 96.4, without 89.2 (seed 0; 18,500 and 20,000 steps)
+
+The first command takes under 2 minutes on two cores, the zoo of 10,782 networks
+included; the MNIST runs take about 30 minutes each after the zoo.
 
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
 ``model=gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
