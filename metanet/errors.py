@@ -28,3 +28,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return f' Did you mean "{near[0]}"?'
     return f" Known: {', '.join(options)}." if options else ""
+
+
+def require_at_least(options: object, **least: int) -> None:
+    """Checks numbers of a config's section.
+
+    Raises:
+        MetanetError: when ``options`` has a number below the least allowed.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value < bound:
+            raise MetanetError(f"{name}: must be at least {bound}, got {value}")

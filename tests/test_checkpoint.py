@@ -78,21 +78,24 @@ def test_the_outcome_holds_what_it_should(whole):
     assert len(arrays) > 10 and any("ema" in k for k in arrays)
 
 
-def test_sigterm_saves_and_the_run_resumes_to_the_bit(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_resumes_to_the_bit(
+    whole, tmp_path, monkeypatch, number
+):
     # The step after is none that logs, evaluates or saves by itself.
     write, at = MetricWriter.write, 6
 
     def write_and_stop(self, step, **metrics):
         write(self, step, **metrics)
         if step == at and "loss" in metrics:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(MetricWriter, "write", write_and_stop)
         with pytest.raises(Interrupted, match=f"step {at + 1}; the state is saved"):
             train(config(**CONFIG), tmp_path, progress=False)
-    assert signal.getsignal(signal.SIGTERM) == handler
+    assert signal.getsignal(number) == handler
     assert not (tmp_path / "result.json").exists()
     # As if killed later: lines of steps that will be done again, one of them cut off.
     with (tmp_path / "metrics.jsonl").open("a") as stream:

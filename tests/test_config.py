@@ -93,6 +93,9 @@ def change(path: str, value) -> dict:
         ("optimizer.ema_decay", 1.0, r"config\.optimizer\.ema_decay: "),
         ("optimizer.learning_rate", float("nan"), r"config\.optimizer\.learning_rate"),
         ("zoo.fit.views", 0, r"config\.zoo\.fit\.views: must be at least 1"),
+        ("zoo.fit.learning_rate", -1.0, r"config\.zoo\.fit\.learning_rate: must be"),
+        ("model.depth", 0, r"config\.model\.depth: must be at least 1, got 0"),
+        ("task.label_smoothing", 2.0, r"label_smoothing: must lie in \[0, 1\)"),
         ("zoo.fit.architecture.name", "sirne", r"config\.zoo\.fit.*'sirne'.*\"siren\""),
     ],
 )

@@ -60,7 +60,12 @@ def _add_fit(inner: Any) -> None:
     fit.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="directory of the zoo"
     )
-    fit.add_argument("--limit", metavar="N", type=int, help="take the first N images")
+    fit.add_argument(
+        "--limit",
+        metavar="N",
+        type=int,
+        help="take N images, drawn evenly over the classes (default: all)",
+    )
     fit.add_argument(
         "--views", metavar="V", type=int, help="independent networks per image"
     )

@@ -46,7 +46,10 @@ class Bound(NamedTuple):
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
     parts = re.findall(r"\d+|[^\d]+", name)
-    return tuple((0, int(p)) if p.isdigit() else (1, p) for p in parts)
+    return tuple(
+        (0, int(p)) if p.isascii() and p.isdigit() and len(p) < 10 else (1, p)
+        for p in parts
+    )
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metanet.errors import require_at_least
 from metanet.graphs.batch import GraphBatch
 from metanet.graphs.topology import Topology
 from metanet.graphs.view import ParameterGraph
@@ -35,6 +36,9 @@ class BaselineConfig:
     dim: int = 256
     depth: int = 3
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, depth=1)
 
 
 class _Baseline(nnx.Module):

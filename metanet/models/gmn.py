@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError
+from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import batch as graph
 from metanet.graphs.batch import EdgeGroup, GraphBatch
 from metanet.graphs.topology import Topology
@@ -75,7 +75,8 @@ class GMNConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.dim % self.heads:
+        require_at_least(self, dim=1, heads=1, depth=1, frequencies=0, probes=0)
+        if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 
 

@@ -47,6 +47,8 @@ def _group(workdirs: Sequence[Path]) -> list[_Group]:
         result = read_json(workdir, "result.json")
         key = json.dumps(settings, sort_keys=True, default=str)
         _, paths, results = found.setdefault(key, (settings, [], []))
+        if any(r.get("seed") == result.get("seed") is not None for r in results):
+            continue  # the same run again is no further evidence
         paths.append(workdir)
         results.append(result)
     groups = []

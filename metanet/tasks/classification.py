@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from metanet.errors import MetanetError, require_at_least
 from metanet.models.layers import MLP
 from metanet.tasks.base import TASKS, Sums
 
@@ -26,6 +27,13 @@ class ClassificationConfig:
 
     hidden: int = 128
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, hidden=1)
+        if not 0 <= self.label_smoothing < 1:
+            raise MetanetError(
+                f"label_smoothing: must lie in [0, 1), got {self.label_smoothing}"
+            )
 
 
 class Classification:

@@ -45,9 +45,11 @@ from metanet.zoos import Zoo, open_or_fit
 
 
 class Interrupted(MetanetError):
-    """Training was asked to stop (SIGTERM) and saved its state first."""
+    """Training was asked to stop (SIGTERM, Ctrl-C) and saved its state first."""
 
-    status = 128 + signal.SIGTERM
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
 
 
 def train(
@@ -88,7 +90,7 @@ def train(
         zoo = _in_turn(fit)
         experiment = Experiment.of(config, zoo.class_names)
         run = _Run(experiment, zoo, optimizer, workdir, progress and first)
-    except MetanetError:
+    except Exception:
         # A config that cannot run must not claim the directory.
         if fresh:
             (workdir / "config.json").unlink()
@@ -174,7 +176,7 @@ class _Run:
             self.latest.discard_after(start)
         writer = MetricWriter(self.workdir, start, active=jax.process_index() == 0)
         try:
-            with _stop_on_sigterm() as stopping:
+            with _stop_on_signal() as stopping:
                 self._train(start, writer, stopping)
             return self._finish()
         finally:
@@ -182,9 +184,7 @@ class _Run:
             self.latest.close()
             self.best.close()
 
-    def _train(
-        self, step: int, writer: MetricWriter, stopping: threading.Event
-    ) -> None:
+    def _train(self, step: int, writer: MetricWriter, stopping: _Stop) -> None:
         train = self.config.train
         begun, before = time.monotonic(), self.record["seconds"]
         window = StepWindow()
@@ -216,18 +216,23 @@ class _Run:
                         if save:
                             self.latest.save(step, self.state, self.record)
                 if stop and not done:
+                    number = stopping.number or signal.SIGTERM
                     raise Interrupted(
-                        f"{self.workdir}: stopped by SIGTERM at step {step}; the state "
-                        "is saved, the same command goes on from here"
+                        f"{self.workdir}: stopped by {signal.Signals(number).name} at "
+                        f"step {step}; the state is saved, the same command goes on "
+                        "from here",
+                        number,
                     )
 
-    def _must_stop(self, stopping: threading.Event, step: int) -> bool:
+    def _must_stop(self, stopping: _Stop, step: int) -> bool:
         """Whether any process was told to stop; asked of the others at log steps."""
         if jax.process_count() == 1:
-            return stopping.is_set()
+            return stopping.number is not None
         if step % self.config.train.log_every:
             return False
-        told = multihost_utils.process_allgather(np.asarray(stopping.is_set()))
+        told = multihost_utils.process_allgather(
+            np.asarray(stopping.number is not None)
+        )
         return bool(np.any(told))
 
     def _require_finite(self, window: StepWindow, step: int) -> None:
@@ -319,16 +324,30 @@ def load_best(
     return graphdef, held[0]
 
 
+class _Stop:
+    """Which signal asked to stop, if any."""
+
+    number: int | None = None
+
+    def ask(self, number: int, frame: Any) -> None:
+        """Handles a signal: the loop saves and ends; a second Ctrl-C ends at once."""
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
 @contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save before it ends."""
-    event = threading.Event()
+def _stop_on_signal() -> Iterator[_Stop]:
+    """Lets the loop save before SIGTERM or Ctrl-C end it."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield stop
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, stop.ask) for number in numbers]
     try:
-        yield event
+        yield stop
     finally:
-        # None: the handler was not set from Python.
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+        for number, handler in zip(numbers, previous, strict=True):
+            # None: the handler was not set from Python.
+            signal.signal(number, handler or signal.SIG_DFL)

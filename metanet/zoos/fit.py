@@ -8,6 +8,7 @@ view alone. The result is the same to the bit whatever is interrupted and resume
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metanet.errors import MetanetError
+from metanet.errors import MetanetError, require_at_least
 from metanet.networks import (
     Architecture,
     ParamSpec,
@@ -72,16 +73,11 @@ class FitConfig:
     shard_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("views", 1),
-            ("steps", 1),
-            ("shard_size", 1),
-            ("batch", 0),
-        ):
-            if getattr(self, name) < least:
-                raise MetanetError(
-                    f"{name}: must be at least {least}, got {getattr(self, name)}"
-                )
+        require_at_least(self, views=1, steps=1, shard_size=1, batch=0, seed=0)
+        if not 0 < self.learning_rate < math.inf:
+            raise MetanetError(
+                f"learning_rate: must be positive and finite, got {self.learning_rate}"
+            )
 
     def identity(self) -> dict[str, Any]:
         """What decides the zoo's content: all fields but those of data access."""

@@ -196,6 +196,8 @@ def _intact_shards(
         return None
     old = held.get("config", {})
     differing = [k for k in config if old.get(k) != config[k]]
+    if differing and not any(held["shards"]):
+        return None  # holds nothing yet, so it claims nothing
     if differing:
         found = "; ".join(f"{k} {old.get(k)!r}, not {config[k]!r}" for k in differing)
         raise MetanetError(
