@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from metanet.errors import MetanetError
 from metanet.graphs.topology import EdgeSet, Topology
+from metanet.symmetry.tiles import join_blocks
 
 
 @partial(
@@ -90,15 +91,10 @@ def to_params(graph: ParameterGraph, example: Any, feature: int = 0) -> Any:
         if edge.primary:
             piece = _unblock(edge, block[..., feature], batch)
             parts.setdefault(edge.leaf, []).append((edge, piece))
-    leaves = []
-    for i, (_, shape) in enumerate(topology.leaves):
-        edge, leaf = parts[i][0]
-        if leaf.shape != (*batch, *shape):
-            leaf = jnp.zeros((*batch, *shape), leaf.dtype)
-            for edge, piece in parts[i]:
-                where = tuple(slice(*bound) for bound in edge.bounds)
-                leaf = leaf.at[(..., *where)].set(piece)
-        leaves.append(leaf)
+    leaves = [
+        join_blocks([(edge.bounds, piece) for edge, piece in parts[i]])
+        for i in range(len(topology.leaves))
+    ]
     if isinstance(example, jax.tree_util.PyTreeDef):
         structure = example
     else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from metanet.symmetry import (
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.degrees import exponent_variable, find_families
 from metanet.symmetry.groups import find_groups, nesting
-from metanet.symmetry.interpreter import Interpreter, outline
+from metanet.symmetry.interpreter import Interpreter
+from metanet.symmetry.pieces import cut_points, in_pieces, partition
+from metanet.symmetry.programs import outline, readers_of
 from metanet.symmetry.sites import SiteBuilder
 from metanet.symmetry.structure import Atom, Leaf, Position, Tile
 from metanet.symmetry.symmetry import Symmetry
-from metanet.symmetry.values import Value
+from metanet.symmetry.values import Pieces, Value
 
 __all__ = [
     "discover",
@@ -79,6 +81,33 @@ def discover(
     return symmetry
 
 
+class _Parameter(NamedTuple):
+    """The axes of a leaf, or of each of the pieces in which the program reads it.
+
+    Attributes:
+        shape: Shape of the leaf.
+        axis: The axis that is cut; 0 where nothing is.
+        starts: Where each piece begins, and the size of the axis.
+        pieces: Axes of each piece.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    starts: tuple[int, ...]
+    pieces: list[list[Axis]]
+
+    def segments(self, atoms: Atoms) -> Iterator[tuple[list[int], list[Axis]]]:
+        """Per piece its axes in segments, and the number of the first one per axis.
+
+        Segments are numbered through all pieces: two pieces have none in common.
+        """
+        first = [0] * len(self.shape)
+        for piece in self.pieces:
+            axes = [atoms.normal(axis) for axis in piece]
+            yield first, axes
+            first = [n + len(a) for n, a in zip(first, axes, strict=True)]
+
+
 class _Discovery:
     """The two passes and what they yield."""
 
@@ -86,18 +115,37 @@ class _Discovery:
         self.closed, self.leaves = closed, leaves
         self.atoms = Atoms()
         new = self.atoms.new
-        self.leaf_axes: list[list[Axis]] = [
-            [[[Occurrence(new(n))]] for n in leaf.shape] for leaf in leaves
+        readers = readers_of(closed.jaxpr)
+        self.parameters = [
+            self._parameter(readers, variable, leaf.shape)
+            for variable, leaf in zip(closed.jaxpr.invars, leaves, strict=False)
         ]
         self.input_axes: list[list[Axis]] = [
             [[[Occurrence(new(n, "an input of the network"))]] for n in jnp.shape(x)]
             for x in inputs
         ]
 
+    def _parameter(
+        self, readers: Any, variable: Any, shape: tuple[int, ...]
+    ) -> _Parameter:
+        new = self.atoms.new
+        for axis, size in enumerate(shape):
+            starts = partition(cut_points(readers, variable, axis), size)
+            if starts is None:
+                continue
+            sizes = [b - a for a, b in itertools.pairwise(starts)]
+            pieces = [
+                [[[Occurrence(new(n if i == axis else m))]] for i, m in enumerate(shape)]
+                for n in sizes
+            ]
+            return _Parameter(shape, axis, starts, pieces)
+        whole: list[Axis] = [[[Occurrence(new(n))]] for n in shape]
+        return _Parameter(shape, 0, (0, *shape[:1]), [whole])
+
     def symmetry(self) -> Symmetry:
         carries: dict[tuple[int, ...], list[Axis]] = {}
         first = Interpreter(self.atoms, carries=carries)
-        for output in self._run(first, self._first_values()):
+        for output in self._run(first, self._first_values(first)):
             for axis in output.axes:
                 self.atoms.pin(axis, "an output of the network")
         while True:
@@ -105,7 +153,7 @@ class _Discovery:
             tiles = list(self._tiles())
             sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
             second = Interpreter(self.atoms, sites, carries)
-            values = self._second_values(tiles, sites)
+            values = self._second_values(second, sites)
             outputs = self._run(second, values)
             # An early equation may meet what a later one refined, and refine further.
             if self._state_of_leaves() == before:
@@ -119,30 +167,47 @@ class _Discovery:
         constants = [run.constant(c) for c in self.closed.consts]
         return run.run(self.closed.jaxpr, constants, values)
 
-    def _first_values(self) -> list[Value]:
-        params = [Value(a, leaves=frozenset({i})) for i, a in enumerate(self.leaf_axes)]
+    def _first_values(self, run: Interpreter) -> list[Value]:
+        params = [
+            self._value(run, p, [Value(a, leaves=frozenset({i})) for a in p.pieces])
+            for i, p in enumerate(self.parameters)
+        ]
         return params + [Value(a) for a in self.input_axes]
 
-    def _tiles(self):
-        for index in range(len(self.leaves)):
-            axes = [self.atoms.normal(a) for a in self.leaf_axes[index]]
-            sizes = [[self.atoms.segment_size(s) for s in a] for a in axes]
-            starts = [list(itertools.accumulate(s, initial=0)) for s in sizes]
-            for choice in itertools.product(*(range(len(a)) for a in axes)):
-                placed = [
-                    (Position(i, j, k), o.atom)
-                    for i, j in enumerate(choice)
-                    for k, o in enumerate(axes[i][j])
-                ]
-                yield Tile(
-                    leaf=index,
-                    segments=choice,
-                    bounds=tuple(
-                        (starts[i][j], starts[i][j + 1]) for i, j in enumerate(choice)
-                    ),
-                    positions=tuple(p for p, _ in placed),
-                    atoms=tuple(a for _, a in placed),
-                )
+    def _value(
+        self, run: Interpreter, parameter: _Parameter, values: list[Value]
+    ) -> Value:
+        if len(values) == 1:
+            return values[0]
+        pieces = Pieces(parameter.axis, parameter.starts, tuple(values))
+        return in_pieces(run, parameter.shape, pieces)
+
+    def _tiles(self) -> Iterator[Tile]:
+        for index, parameter in enumerate(self.parameters):
+            places = zip(
+                parameter.starts, parameter.segments(self.atoms), strict=False
+            )
+            for begin, (first, axes) in places:
+                sizes = [[self.atoms.segment_size(s) for s in a] for a in axes]
+                starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
+                if len(parameter.pieces) > 1:
+                    starts[parameter.axis] = [n + begin for n in starts[parameter.axis]]
+                for choice in itertools.product(*(range(len(a)) for a in axes)):
+                    placed = [
+                        (Position(i, first[i] + j, k), o.atom)
+                        for i, j in enumerate(choice)
+                        for k, o in enumerate(axes[i][j])
+                    ]
+                    yield Tile(
+                        leaf=index,
+                        segments=tuple(first[i] + j for i, j in enumerate(choice)),
+                        bounds=tuple(
+                            (starts[i][j], starts[i][j + 1])
+                            for i, j in enumerate(choice)
+                        ),
+                        positions=tuple(p for p, _ in placed),
+                        atoms=tuple(a for _, a in placed),
+                    )
 
     def _state_of_leaves(self) -> tuple[Any, ...]:
         """What the passes have found about the parameters' axes so far."""
@@ -152,8 +217,9 @@ class _Discovery:
                 for s in self.atoms.normal(axis)
                 for o in s
             ]
-            for axes in self.leaf_axes
-            for axis in axes
+            for parameter in self.parameters
+            for piece in parameter.pieces
+            for axis in piece
         )
 
     def _vectors(self, tiles: Sequence[Tile]) -> dict[int, int]:
@@ -162,20 +228,24 @@ class _Discovery:
             t.leaf: t.atoms[0] for t in tiles if counts[t.leaf] == 1 == len(t.atoms)
         }
 
-    def _second_values(self, tiles: Sequence[Tile], sites: SiteBuilder) -> list[Value]:
+    def _second_values(self, run: Interpreter, sites: SiteBuilder) -> list[Value]:
         values = []
-        for index in range(len(self.leaves)):
-            axes: list[Axis] = [
-                [
+        for index, parameter in enumerate(self.parameters):
+            shift = {index: 1.0} if len(parameter.pieces) == 1 else {}
+            parts = []
+            for first, normal in parameter.segments(self.atoms):
+                axes: list[Axis] = [
                     [
-                        self._tagged(o, index, Position(i, j, k))
-                        for k, o in enumerate(segment)
+                        [
+                            self._tagged(o, index, Position(i, first[i] + j, k))
+                            for k, o in enumerate(segment)
+                        ]
+                        for j, segment in enumerate(axis)
                     ]
-                    for j, segment in enumerate(self.atoms.normal(axis))
+                    for i, axis in enumerate(normal)
                 ]
-                for i, axis in enumerate(self.leaf_axes[index])
-            ]
-            values.append(Value(axes, leaves=frozenset({index}), shift={index: 1.0}))
+                parts.append(Value(axes, leaves=frozenset({index}), shift=shift))
+            values.append(self._value(run, parameter, parts))
         for i, axes in enumerate(self.input_axes):
             values.append(Value(axes, {sites.add_input(i): ()}))
         return values
@@ -197,7 +267,7 @@ class _Discovery:
         order = dict.fromkeys(a for t in tiles for a in t.atoms)
         order |= dict.fromkeys(sorted(sites.atoms_in_use()))
         number = {atom: i for i, atom in enumerate(order)}
-        tensors = [*run.tensors, *(v.axes for v in ends)]
+        tensors = [*run.tensors, *(a for v in ends for a in _axes_of(v))]
         nest = {
             number[b]: frozenset(number[a] for a in beside)
             for b, beside in nesting(self.atoms, tensors, order).items()
@@ -227,3 +297,7 @@ class _Discovery:
             notes=tuple(tuple(self.atoms.notes.get(a, ())) for a in order),
             program=outline(self.closed.jaxpr),
         )
+
+
+def _axes_of(value: Value) -> list[list[Axis]]:
+    return [value.axes] if value.pieces is None else [p.axes for p in value.pieces.values]

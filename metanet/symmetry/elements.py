@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from metanet.errors import MetanetError
 from metanet.symmetry.structure import Family, PermutationGroup, Position, Tile
 from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.tiles import Bounds, join_blocks
 
 
 class Element(NamedTuple):
@@ -162,14 +163,15 @@ def _tiles(
         raise MetanetError(
             f"parameters: {len(leaves)} arrays, the symmetry is of {len(symmetry.leaves)}"
         )
+    blocks: list[list[tuple[Bounds, jax.Array]]] = [[] for _ in leaves]
     for tile in symmetry.tiles:
         leaf = jnp.asarray(leaves[tile.leaf])
         whole = tile.bounds == tuple((0, n) for n in leaf.shape)
-        where = tuple(slice(*b) for b in tile.bounds)
-        part = leaf if whole else leaf[where]
+        part = leaf if whole else leaf[tuple(slice(*b) for b in tile.bounds)]
         sizes = [symmetry.atoms[a].size for a in tile.atoms]
         new = change(tile, part.reshape(sizes)).reshape(part.shape)
-        leaves[tile.leaf] = new if whole else leaf.at[where].set(new)
+        blocks[tile.leaf].append((tile.bounds, new))
+    leaves = [join_blocks(b) if b else x for b, x in zip(blocks, leaves, strict=True)]
     return jax.tree.unflatten(treedef, leaves)
 
 

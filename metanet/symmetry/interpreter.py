@@ -18,7 +18,6 @@ invented.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,14 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from metanet.symmetry.atoms import ZERO, Atoms, Axis, Form, Occurrence, add_forms
-from metanet.symmetry.values import Value, map_occurrences, source_line
+from metanet.symmetry.pieces import read_pieces
+from metanet.symmetry.programs import (
+    call_jaxpr,
+    live_equations,
+    readers_of,
+    source_line,
+)
+from metanet.symmetry.values import Value, map_occurrences
 
 if TYPE_CHECKING:
     from metanet.symmetry.sites import SiteBuilder
@@ -111,8 +117,8 @@ class Interpreter:
                 return self.constant(variable.val)
             return env[variable]
 
-        self._readers.append(_readers(jaxpr))
-        for index, eqn in enumerate(jaxpr.eqns):
+        self._readers.append(readers_of(jaxpr))
+        for index, eqn in live_equations(jaxpr):
             self._path.append(index)
             # Equations of a cached inner function know no user's line: the call's holds.
             outer, self._line = self._line, source_line(eqn) or self._line
@@ -139,9 +145,10 @@ class Interpreter:
         """
         self.tensors.append([*axes, *self.context])
 
-    def readers(self, variable: Any) -> list[Any]:
-        """Equations of the current jaxpr that read a variable; None for an output."""
-        return self._readers[-1].get(variable, [])
+    @property
+    def readers(self) -> dict[Any, list[Any]]:
+        """The readers of every variable of the current jaxpr."""
+        return self._readers[-1]
 
     def _apply(self, eqn: Any, values: list[Value]) -> list[Value]:
         name = eqn.primitive.name
@@ -154,7 +161,13 @@ class Interpreter:
             )
         if name not in RULES:
             return self.unknown_primitive(eqn, values)
-        return RULES[name](self, eqn, values)
+        if any(v.pieces is not None for v in values):
+            return read_pieces(self, eqn, values)
+        return self.apply_rule(eqn, values)
+
+    def apply_rule(self, eqn: Any, values: list[Value]) -> list[Value]:
+        """The results of an equation by the rule of its primitive."""
+        return RULES[eqn.primitive.name](self, eqn, values)
 
     def _call(
         self, jaxpr: Any, constants: list[Value], values: list[Value], named: str
@@ -313,43 +326,3 @@ _ACTIVATIONS = frozenset(
     "relu gelu silu swish softmax sigmoid log_softmax leaky_relu elu softplus relu6 "
     "hard_tanh celu selu mish".split()
 )
-_CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
-)
-
-
-def _readers(jaxpr: Any) -> dict[Any, list[Any]]:
-    found: dict[Any, list[Any]] = {}
-    for eqn in jaxpr.eqns:
-        for variable in eqn.invars:
-            if not isinstance(variable, jex_core.Literal):
-                found.setdefault(variable, []).append(eqn)
-    for variable in jaxpr.outvars:
-        if not isinstance(variable, jex_core.Literal):
-            found.setdefault(variable, []).append(None)
-    return found
-
-
-def outline(jaxpr: Any) -> str:
-    """A short digest of a program's equations, independent of its shapes."""
-
-    def names(jaxpr: Any) -> str:
-        parts = []
-        for eqn in jaxpr.eqns:
-            inner = call_jaxpr(eqn)
-            parts.append(eqn.primitive.name + (f"({names(inner[0])})" if inner else ""))
-        return " ".join(parts)
-
-    return hashlib.blake2b(names(jaxpr).encode(), digest_size=8).hexdigest()
-
-
-def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
-    """The called jaxpr and its constants, for primitives that only call."""
-    if eqn.primitive.name not in _CALLS:
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(key)
-        if inner is not None:
-            return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-    return None

@@ -9,7 +9,7 @@ import jax
 from jax.extend import core as jex_core
 
 from metanet.errors import MetanetError
-from metanet.symmetry.interpreter import call_jaxpr, outline
+from metanet.symmetry.programs import call_jaxpr, outline
 from metanet.symmetry.structure import View
 from metanet.symmetry.symmetry import Symmetry
 

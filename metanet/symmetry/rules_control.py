@@ -32,7 +32,7 @@ def _scan(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
             [a._replace(tags=a.tags | b.tags) for a, b in zip(s, t, strict=True)]
             for s, t in zip(*aligned, strict=True)
         ]
-    slices = [replace(x, axes=x.axes[1:], shift={}, parts=None) for x in stacked]
+    slices = [replace(x, axes=x.axes[1:], shift={}) for x in stacked]
     state = _state(run, init)
     run.context.append(index)
     outputs = _body(run, params["jaxpr"], [*consts, *state, *slices], 0)

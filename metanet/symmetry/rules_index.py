@@ -98,7 +98,7 @@ def _dynamic_slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Valu
     touched = [i for i, n in enumerate(before) if n != after[i]]
     axes = run.replaced_axes(x, touched, after)
     sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
-    return [replace(x, axes=axes, sites=sites, shift={}, parts=None)]
+    return [replace(x, axes=axes, sites=sites, shift={})]
 
 
 @register_rule(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 from metanet.symmetry.atoms import Axis, Occurrence
 from metanet.symmetry.interpreter import Interpreter, register_rule
-from metanet.symmetry.unbind import taken, transposed, unbound
-from metanet.symmetry.values import Value
+from metanet.symmetry.pieces import cut_points, in_pieces, partition, unbound
+from metanet.symmetry.values import Pieces, Value
 
 
 @register_rule("transpose")
 def _transpose(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
-    order = tuple(eqn.params["permutation"])
-    if x.parts is not None:
-        return [transposed(x, order)]
-    return [x.with_axes([x.axes[i] for i in order])]
+    return [x.with_axes([x.axes[i] for i in eqn.params["permutation"]])]
 
 
 @register_rule("squeeze")
@@ -40,14 +38,18 @@ def _broadcast(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 @register_rule("reshape")
 def _reshape(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     x = inputs[0]
+    if x.pieces is not None:  # joined one behind the other
+        at = x.pieces.axis
+        rows = [v.with_axes([*v.axes[:at], *v.axes[at + 1 :]]) for v in x.pieces.values]
+        return _join(run, eqn, rows, at)
     if eqn.params.get("dimensions") is not None:
         return run.opaque(eqn, inputs)
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if 0 in before:
         return run.opaque(eqn, inputs)
-    parts = unbound(run, eqn, x)
-    if parts is not None:
-        return [parts]
+    pieces = unbound(run, eqn, x)
+    if pieces is not None:
+        return [pieces]
     axes: list[Axis] = []
     for old, new in _groups(before, after):
         axes += _regroup(run, [x.axes[i] for i in old], [after[j] for j in new])
@@ -108,18 +110,13 @@ def _lost(run: Interpreter, old: list[Axis], sizes: list[int], why: str) -> list
 @register_rule("split")
 def _split(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
-    if x.parts is not None:
-        return [taken(run, x, i) for i in range(len(eqn.outvars))]
     return _cut(run, eqn, x, {eqn.params["axis"]: eqn.params["sizes"]}, None)
 
 
 @register_rule("unstack")
 def _unstack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,), at, count = inputs, eqn.params["axis"], len(eqn.outvars)
-    if x.parts is not None:
-        parts = [taken(run, x, i) for i in range(count)]
-    else:
-        parts = _cut(run, eqn, x, {at: (1,) * count}, None)
+    parts = _cut(run, eqn, x, {at: (1,) * count}, None)
     if len(parts[0].axes) == len(eqn.outvars[0].aval.shape):
         return parts  # could not be cut; pinned
     return [p.with_axes([*p.axes[:at], *p.axes[at + 1 :]]) for p in parts]
@@ -128,13 +125,20 @@ def _unstack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 @register_rule("slice")
 def _slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     params, shape = eqn.params, eqn.invars[0].aval.shape
-    if inputs[0].parts is not None:
-        return [taken(run, inputs[0], params["start_indices"][inputs[0].parts[0]])]
-    if any(s != 1 for s in params["strides"] or ()):
-        return run.opaque(eqn, inputs)
+    (x,) = inputs
+    strides = params["strides"] or (1,) * len(shape)
+    strided = [i for i, s in enumerate(strides) if s != 1]
+    if strided:
+        run.end_shift(x)
+        axes = run.replaced_axes(x, strided, eqn.outvars[0].aval.shape)
+        x = replace(x, axes=axes, shift={})
     bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
-    cuts = {i: (a, b - a, n - b) for i, (a, b, n) in enumerate(bounds) if b - a != n}
-    return _cut(run, eqn, inputs[0], cuts, 1)
+    cuts = {
+        i: (a, b - a, n - b)
+        for i, (a, b, n) in enumerate(bounds)
+        if b - a != n and i not in strided
+    }
+    return _cut(run, eqn, x, cuts, 1)
 
 
 def _cut(
@@ -189,6 +193,12 @@ def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Valu
             else x
             for x in inputs
         ]
+    sizes = [run.atoms.axis_size(x.axes[at]) for x in inputs]
+    starts = tuple(itertools.accumulate(sizes, initial=0))
+    read = cut_points(run.readers, eqn.outvars[0], at, merged=True)
+    if eqn.primitive.name != "reshape" and partition(read, starts[-1]) == starts:
+        shape = eqn.outvars[0].aval.shape
+        return [in_pieces(run, shape, Pieces(at, starts, tuple(inputs)))]
     axes = [run.atoms.normal(a) for a in inputs[0].axes]
     live = not inputs[0].zero
     for x in inputs[1:]:

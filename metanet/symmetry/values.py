@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 
 Chain = tuple[str, ...]
+
+
+class Pieces(NamedTuple):
+    """An array as the parts into which one of its axes is cut.
+
+    Attributes:
+        axis: The axis.
+        starts: Where each part begins, and the axis's size.
+        values: The parts, each with the axis.
+    """
+
+    axis: int
+    starts: tuple[int, ...]
+    values: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -23,8 +37,7 @@ class Value:
         zero: It is a constant of zeros.
         scalar: The number that fills a constant, if one does.
         shift: Per leaf the factor by which adding to the leaf adds to this value.
-        parts: For an array that is only read one index of an axis at a time: the axis,
-            and the value at each of its indices (without the axis).
+        pieces: For an array that is only read in pieces: these; nothing else holds.
     """
 
     axes: list[Axis]
@@ -34,7 +47,7 @@ class Value:
     zero: bool = False
     scalar: float | None = None
     shift: dict[int, float] = field(default_factory=dict)
-    parts: tuple[int, tuple[Value, ...]] | None = None
+    pieces: Pieces | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:
         """The same value with its indices arranged otherwise."""
@@ -53,14 +66,3 @@ def map_occurrences(
         [[function(o) for o in segment] for segment in atoms.normal(axis)]
         for axis in axes
     ]
-
-
-def source_line(eqn: Any) -> str:
-    """The user's line that made an equation, "file.py:12 (function)", or ""."""
-    traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
-    for frame in getattr(traceback, "frames", ()):
-        name = frame.file_name
-        if not any(part in name for part in ("/jax/", "/flax/", "metanet/symmetry/")):
-            short = "/".join(name.split("/")[-2:])
-            return f"{short}:{frame.line_num} ({frame.function_name})"
-    return ""
