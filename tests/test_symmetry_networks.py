@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from symmetry_networks import NETWORKS, Case, array, case, relu, tanh
+from symmetry_families import FAMILIES
+from symmetry_networks import NETWORKS as FIRST
+from symmetry_networks import Case, array, case, relu, tanh
 
 from metanet import symmetry as sym
 from metanet.graphs import build_topology
 
 X = array(5, 3, seed=9)
+NETWORKS = {**FIRST, **FAMILIES}
 
 
 @cache
@@ -164,11 +167,19 @@ PROGRAMS = {
     "columns": (lambda p, x: jnp.concatenate([tanh(x @ p["a"]), tanh(x @ p["b"])], 1)
                 * tanh(x @ p["c"]) @ p["o"],
                 dict(a=(3, 2), b=(3, 4), c=(3, 6), o=(6, 2)), 2 * 24),
+    "chosen unit": (lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["w"], -1), 4) @ p["o"],
+                    dict(w=(3, 4), o=(4, 2)), 24),
+    "chosen row": (lambda p, x: p["o"][jnp.argmax(x @ p["w"], -1)],
+                   dict(w=(3, 4), o=(4, 2)), 24),
     # Found in part or not at all: pinned, never false.
     "index swapped": (doubled, dict(w=(3, 4), o=(4, 2)), 2),
     "cut across": (joined, dict(a=(3, 2), b=(3, 4), o=(3, 2)), 1),
-    "chosen unit": (lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["w"], -1), 4) @ p["o"],
-                    dict(w=(3, 4), o=(4, 2)), 1),
+    "chosen rectified": (
+        lambda p, x: jax.nn.one_hot(jnp.argmax(relu(x @ p["w"] - 9), -1), 4) @ p["o"],
+        dict(w=(3, 4), o=(4, 2)), 1,
+    ),
+    "counted on": (lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["w"], -1) + 1, 4)
+                   @ p["o"], dict(w=(3, 4), o=(4, 2)), 1),
 }  # fmt: skip
 
 

@@ -41,9 +41,7 @@ def from_module(module: Any, *inputs: Any, variables: Any = None) -> Network:
         )
     # Everything but the floating arrays is part of the program.
     rest = [None if _is_weight(x) else x for x in leaves]
-    params = jax.tree.unflatten(
-        treedef, [x if _is_weight(x) else None for x in leaves]
-    )
+    params = jax.tree.unflatten(treedef, [x if _is_weight(x) else None for x in leaves])
 
     def apply_fn(params: Any, *args: Any) -> Any:
         given = treedef.flatten_up_to(params)

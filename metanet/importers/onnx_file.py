@@ -92,7 +92,9 @@ def _check_external(path: Path, model: Any) -> None:
                 f"{path}: {tensor.name}: external data outside the model's directory"
             )
         if not where.is_file():
-            raise MetanetError(f"{path}: {tensor.name}: its data file {name} is missing")
+            raise MetanetError(
+                f"{path}: {tensor.name}: its data file {name} is missing"
+            )
         end = int(facts.get("offset", 0)) + int(facts.get("length", 0))
         if end > where.stat().st_size or end > MAX_BYTES:
             raise MetanetError(f"{path}: {tensor.name}: {name} is truncated")

@@ -74,7 +74,9 @@ def _conv(call: Call) -> Any:
         rhs_dilation=dilations,
         feature_group_count=call.get("group", 1),
     )
-    return out + _per_channel(call.inputs[2], x.ndim) if call.input(2) is not None else out
+    return (
+        out + _per_channel(call.inputs[2], x.ndim) if call.input(2) is not None else out
+    )
 
 
 def _per_channel(x: Any, rank: int) -> Any:
@@ -120,7 +122,9 @@ def _conv_transpose(call: Call) -> Any:
         rhs_dilation=dilations,
         feature_group_count=groups,
     )
-    return out + _per_channel(call.inputs[2], x.ndim) if call.input(2) is not None else out
+    return (
+        out + _per_channel(call.inputs[2], x.ndim) if call.input(2) is not None else out
+    )
 
 
 def _pool(call: Call, x: Any, start: float, function: Any, ones: bool = False) -> Any:
@@ -324,7 +328,9 @@ def _resize(call: Call) -> Any:
         if out == n and scale == 1:
             continue
         matrix = _resize_matrix(call, n, out, scale)
-        x = jnp.moveaxis(jnp.tensordot(x, jnp.asarray(matrix, x.dtype), (axis, 1)), -1, axis)
+        x = jnp.moveaxis(
+            jnp.tensordot(x, jnp.asarray(matrix, x.dtype), (axis, 1)), -1, axis
+        )
     return x
 
 
@@ -454,9 +460,7 @@ def _recurrent(call: Call, kind: str, gates: int, defaults: Sequence[str]) -> An
             state = cell(state, row, r, b)
             return state, state[0]
 
-        last, out = lax.scan(
-            step, tuple(start), gates_in, reverse=first != (d == 1)
-        )
+        last, out = lax.scan(step, tuple(start), gates_in, reverse=first != (d == 1))
         states.append(last)
         rows.append(out)
     results = [jnp.stack(rows, 1)]

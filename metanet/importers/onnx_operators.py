@@ -323,14 +323,23 @@ def _space_to_depth(call: Call) -> Any:
 def _gather(call: Call) -> Any:
     x, index = call.inputs
     axis = call.get("axis", 0) % x.ndim
-    if isinstance(index, np.ndarray) and index.ndim == 0:
-        return lax.index_in_dim(x, int(index), axis, keepdims=False)
-    return jnp.take(x, index, axis)
+    if isinstance(index, np.ndarray):
+        if index.ndim == 0:
+            return lax.index_in_dim(x, int(index), axis, keepdims=False)
+        if np.array_equal(index.ravel(), np.arange(x.shape[axis])):
+            return jnp.reshape(x, (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+    return jnp.take(x, _narrow(index), axis)
 
 
 @operator("GatherElements")
 def _gather_elements(call: Call) -> Any:
-    return jnp.take_along_axis(*call.inputs, axis=call.get("axis", 0))
+    x, index = call.inputs
+    return jnp.take_along_axis(x, _narrow(index), axis=call.get("axis", 0))
+
+
+def _narrow(index: Any) -> Any:
+    """Indices that are known, in the type that JAX has in every mode."""
+    return index.astype(np.int32) if isinstance(index, np.ndarray) else index
 
 
 @operator("GatherND")
@@ -339,7 +348,7 @@ def _gather_nd(call: Call) -> Any:
     function = lambda x, i: x[tuple(jnp.moveaxis(i, -1, 0))]
     for _ in range(call.get("batch_dims", 0)):
         function = jax.vmap(function)
-    return function(x, jnp.asarray(index))
+    return function(x, jnp.asarray(_narrow(index)))
 
 
 _SCATTER = {"none": "set", "add": "add", "mul": "multiply", "max": "max", "min": "min"}
@@ -347,14 +356,16 @@ _SCATTER = {"none": "set", "add": "add", "mul": "multiply", "max": "max", "min":
 
 @operator("ScatterND")
 def _scatter_nd(call: Call) -> Any:
-    x, index, updates = (jnp.asarray(v) for v in call.inputs)
+    x, index, updates = (jnp.asarray(_narrow(v) if i == 1 else v)
+                         for i, v in enumerate(call.inputs))  # fmt: skip
     at = x.at[tuple(jnp.moveaxis(index, -1, 0))]
     return getattr(at, _SCATTER[call.get("reduction", "none")])(updates)
 
 
 @operator("ScatterElements")
 def _scatter_elements(call: Call) -> Any:
-    x, index, updates = (jnp.asarray(v) for v in call.inputs)
+    x, index, updates = (jnp.asarray(_narrow(v) if i == 1 else v)
+                         for i, v in enumerate(call.inputs))  # fmt: skip
     axis = call.get("axis", 0) % x.ndim
     places: list[Any] = list(jnp.indices(index.shape, sparse=True))
     places[axis] = jnp.where(index < 0, index + x.shape[axis], index)

@@ -68,7 +68,9 @@ def load_onnx(
     params, fixed = {}, {}
     for name, array in stored.items():
         named = any(fnmatch.fnmatchcase(name, pattern) for pattern in constants)
-        weight = array.dtype.kind in "fV" and array.ndim > 0 and not _filler(name, array)
+        weight = (
+            array.dtype.kind in "fV" and array.ndim > 0 and not _filler(name, array)
+        )
         weight = weight and not named and name not in settings
         (params if weight else fixed)[name] = array
     program = _Program(path, model, fixed)

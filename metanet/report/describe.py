@@ -15,6 +15,8 @@ def group_rows(symmetry: Symmetry) -> Rows:
     rows: Rows = [("group", "acts on")]
     for group in symmetry.groups:
         order = f"S_{group.degree}"
+        if group.linear:
+            order += f" in {group.linear}({group.degree})"
         if group.copies > 1:
             order += f" ^ {group.copies}"
         rows.append((order, _join(symmetry.axes_of(group.atoms))))

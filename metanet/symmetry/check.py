@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.symmetry.elements import Element, act, factor_shape
+from metanet.symmetry.elements import Element, act, factor_shape, invert
 from metanet.symmetry.structure import Family, PermutationGroup
 from metanet.symmetry.symmetry import Symmetry
 
@@ -122,7 +122,16 @@ class _Probe:
         return (1 - 2 * values).astype(self.dtype)
 
     def outputs(self, element: Element) -> np.ndarray:
+        """All outputs as one vector, next values of parameters moved back."""
         leaves = jax.tree.leaves(self.run(element, self.params, *self.inputs))
+        if self.symmetry.mirrors:
+            flat, treedef = jax.tree.flatten(self.params)
+            for output, leaf in self.symmetry.mirrors:
+                flat[leaf] = leaves[output]
+            back = jax.jit(lambda e, p: act(self.symmetry, invert(self.symmetry, e), p))
+            flat = jax.tree.leaves(back(element, jax.tree.unflatten(treedef, flat)))
+            for output, leaf in self.symmetry.mirrors:
+                leaves[output] = flat[leaf]
         return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])
 
     def worst(self) -> float:

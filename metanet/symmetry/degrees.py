@@ -15,6 +15,8 @@ from typing import Any
 from metanet.symmetry.atoms import Form
 from metanet.symmetry.structure import Exponent, Family, Shift, Tile, Use
 
+Number = int | Fraction
+
 
 def exponent_variable(leaf: int, position: Any) -> tuple[str, int, Any]:
     """The variable of one atom's place in a leaf."""
@@ -37,19 +39,27 @@ def nullspace(
         modulus: 2 for GF(2), 0 for the rationals.
     """
 
-    def reduced(value: Fraction) -> Fraction:
-        return Fraction(int(value) % 2) if modulus else value
+    def reduced(value: Number) -> Number:
+        if modulus:
+            return int(value) % modulus
+        # Whole numbers are plain integers, which are ten times as fast.
+        return int(value) if value.denominator == 1 else value
 
     rank = {v: i for i, v in enumerate(variables)}
-    pivots: dict[Any, dict[Any, Fraction]] = {}
+    pivots: dict[Any, dict[Any, Number]] = {}
+    users: dict[Any, set[Any]] = {}  # variable -> pivots whose rows hold it
 
-    def substitute(row: dict[Any, Fraction]) -> dict[Any, Fraction]:
-        out: dict[Any, Fraction] = {}
+    def substitute(row: Mapping[Any, Number]) -> dict[Any, Number]:
+        out: dict[Any, Number] = {}
         for variable, value in row.items():
-            terms = pivots.get(variable, {variable: Fraction(1)})
-            for v, c in terms.items():
-                out[v] = reduced(out.get(v, Fraction(0)) + value * c)
+            for v, c in pivots.get(variable, {variable: 1}).items():
+                out[v] = reduced(out.get(v, 0) + value * c)
         return {v: c for v, c in out.items() if c}
+
+    def enter(pivot: Any, row: dict[Any, Number]) -> None:
+        for v in row:
+            users.setdefault(v, set()).add(pivot)
+        pivots[pivot] = row
 
     for equation in equations:
         row = substitute({v: reduced(c) for v, c in equation})
@@ -57,17 +67,18 @@ def nullspace(
             continue
         pivot = min(row, key=rank.__getitem__)
         value = row.pop(pivot)
-        pivots[pivot] = {v: reduced(-c / value) for v, c in row.items()}
-        for other in list(pivots):
-            if other != pivot and pivot in pivots[other]:
-                pivots[other] = substitute(pivots[other])
-    basis = []
-    for free in variables:
-        if free in pivots:
-            continue
-        vector = {v: row[free] for v, row in pivots.items() if free in row}
-        basis.append((free, {free: Fraction(1), **vector}))
-    return basis
+        enter(pivot, {v: reduced(-Fraction(c) / value) for v, c in row.items()})
+        for other in users.pop(pivot, ()):
+            if pivot in pivots[other]:
+                enter(other, substitute(pivots[other]))
+    solutions: dict[Any, dict[Any, Fraction]] = {
+        v: {v: Fraction(1)} for v in variables if v not in pivots
+    }
+    for pivot in sorted(pivots, key=rank.__getitem__):
+        for v, c in pivots[pivot].items():
+            if v in solutions:
+                solutions[v][pivot] = Fraction(c)
+    return list(solutions.items())
 
 
 def find_families(
@@ -137,27 +148,41 @@ def _without_redundant(
 ) -> tuple[Family, ...]:
     """Drops factors per head that factors per channel of each head already give."""
 
+    held: dict[Any, list[Tile]] = {}
+    for tile in tiles:
+        for position in tile.positions:
+            held.setdefault((tile.leaf, position), []).append(tile)
+
     def powers(family: Family) -> dict[Tile, Fraction]:
         total: dict[Tile, Fraction] = {}
-        for tile in tiles:
-            for e in family.exponents:
-                if e.leaf == tile.leaf and e.position in tile.positions:
-                    total[tile] = total.get(tile, Fraction(0)) + e.power
+        for e in family.exponents:
+            for tile in held.get((e.leaf, e.position), ()):
+                total[tile] = total.get(tile, Fraction(0)) + e.power
         return total
 
-    kept = list(families)
+    def index(family: Family) -> frozenset[int]:
+        return frozenset({family.atom, *family.parents})
+
+    near: dict[tuple[str, int], list[Family]] = {}
     for family in families:
-        index = {family.atom, *family.parents}
-        finer = [
-            powers(other)
-            for other in kept
+        for atom in index(family) if family.kind != "phase" else ():
+            near.setdefault((family.kind, atom), []).append(family)
+    gone: set[int] = set()
+    for family in families:
+        others = [
+            other
+            for other in near.get((family.kind, family.atom), ())
             if other is not family
-            and other.kind == family.kind != "phase"
-            and index <= {other.atom, *other.parents}
+            and id(other) not in gone
+            and index(family) <= index(other)
         ]
+        # Those along the same index are independent of each other.
+        if all(index(other) == index(family) for other in others):
+            continue
+        finer = [powers(other) for other in others]
         if _spans(finer, powers(family), 2 if family.kind == "sign" else 0):
-            kept.remove(family)
-    return tuple(kept)
+            gone.add(id(family))
+    return tuple(f for f in families if id(f) not in gone)
 
 
 def _spans(

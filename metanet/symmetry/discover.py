@@ -19,7 +19,7 @@ from metanet.symmetry import (
 )
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.degrees import exponent_variable, find_families
-from metanet.symmetry.groups import find_groups, nesting
+from metanet.symmetry.groups import find_groups, name_linear, nesting
 from metanet.symmetry.interpreter import Interpreter
 from metanet.symmetry.pieces import cut_points, in_pieces, partition
 from metanet.symmetry.programs import outline, readers_of
@@ -51,7 +51,9 @@ def discover(
         apply_fn: ``apply_fn(params, *inputs)``, any JAX function.
         params: Pytree of arrays or `jax.ShapeDtypeStruct` (then ``check`` must be
             False).
-        *inputs: Example inputs (or shapes).
+        *inputs: Example inputs (or shapes). An output of the function whose path ends
+            in that of a parameter, with its shape, is the parameter's next value
+            (updated statistics of a batch): it is not pinned, but moves along.
         check: Prove the result numerically with random elements.
 
     Returns:
@@ -62,8 +64,9 @@ def discover(
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for _, x in flat]
-    closed = jax.make_jaxpr(
-        lambda leaves, *args: apply_fn(jax.tree.unflatten(treedef, leaves), *args)
+    closed, results = jax.make_jaxpr(
+        lambda leaves, *args: apply_fn(jax.tree.unflatten(treedef, leaves), *args),
+        return_shape=True,
     )(shapes, *inputs)
     leaves = tuple(
         Leaf(
@@ -73,12 +76,26 @@ def discover(
         )
         for (path, _), x in zip(flat, shapes, strict=True)
     )
-    symmetry = _Discovery(closed, leaves, jax.tree.leaves(inputs)).symmetry()
+    mirrors = _mirrors(leaves, results)
+    symmetry = _Discovery(closed, leaves, jax.tree.leaves(inputs), mirrors).symmetry()
     if check:
         from metanet.symmetry.check import check as prove
 
         prove(symmetry, apply_fn, params, *inputs)
     return symmetry
+
+
+def _mirrors(leaves: Sequence[Leaf], results: Any) -> tuple[tuple[int, int], ...]:
+    """Outputs at a path that ends in a leaf's, with its shape: its next value."""
+    found = []
+    outputs, _ = jax.tree_util.tree_flatten_with_path(results)
+    for place, (path, result) in enumerate(outputs):
+        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        for index, leaf in enumerate(leaves):
+            if name.endswith("/" + leaf.path) and tuple(result.shape) == leaf.shape:
+                found.append((place, index))
+                break
+    return tuple(found)
 
 
 class _Parameter(NamedTuple):
@@ -111,7 +128,13 @@ class _Parameter(NamedTuple):
 class _Discovery:
     """The two passes and what they yield."""
 
-    def __init__(self, closed: Any, leaves: tuple[Leaf, ...], inputs: Sequence[Any]):
+    def __init__(
+        self,
+        closed: Any,
+        leaves: tuple[Leaf, ...],
+        inputs: Sequence[Any],
+        mirrors: tuple[tuple[int, int], ...],
+    ):
         self.closed, self.leaves = closed, leaves
         self.atoms = Atoms()
         new = self.atoms.new
@@ -120,6 +143,9 @@ class _Discovery:
             self._parameter(readers, variable, leaf.shape)
             for variable, leaf in zip(closed.jaxpr.invars, leaves, strict=False)
         ]
+        self.mirrors = tuple(
+            (o, i) for o, i in mirrors if len(self.parameters[i].pieces) == 1
+        )
         self.input_axes: list[list[Axis]] = [
             [[[Occurrence(new(n, "an input of the network"))]] for n in jnp.shape(x)]
             for x in inputs
@@ -135,7 +161,10 @@ class _Discovery:
                 continue
             sizes = [b - a for a, b in itertools.pairwise(starts)]
             pieces = [
-                [[[Occurrence(new(n if i == axis else m))]] for i, m in enumerate(shape)]
+                [
+                    [[Occurrence(new(n if i == axis else m))]]
+                    for i, m in enumerate(shape)
+                ]
                 for n in sizes
             ]
             return _Parameter(shape, axis, starts, pieces)
@@ -145,23 +174,48 @@ class _Discovery:
     def symmetry(self) -> Symmetry:
         carries: dict[tuple[int, ...], list[Axis]] = {}
         first = Interpreter(self.atoms, carries=carries)
-        for output in self._run(first, self._first_values(first)):
-            for axis in output.axes:
-                self.atoms.pin(axis, "an output of the network")
+        values = self._first_values(first)
+        for output, like in self._outputs(self._run(first, values), values):
+            if output.index_of is not None:
+                self.atoms.pin(output.index_of, "an index that is an output")
+            for i, axis in enumerate(output.axes):
+                why = "an output of the network"
+                if like is None:
+                    self.atoms.pin(axis, why)
+                else:
+                    self.atoms.align(axis, like.axes[i], why)
         while True:
             before = self._state_of_leaves()
             tiles = list(self._tiles())
             sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
             second = Interpreter(self.atoms, sites, carries)
+            second.closed_over = not self.input_axes
             values = self._second_values(second, sites)
             outputs = self._run(second, values)
             # An early equation may meet what a later one refined, and refine further.
             if self._state_of_leaves() == before:
                 break
-        for output in outputs:
-            second.mapped(output, second.without_exponents)
-        sites.mark_outputs(outputs)
+        plain = []
+        for output, like in self._outputs(outputs, values):
+            if like is None:
+                plain.append(output)
+                second.mapped(output, second.without_exponents)
+                continue
+            second.end_shift(output, like)
+            for a, b in zip(output.axes, like.axes, strict=True):
+                aligned = self.atoms.align(a, b, "a next value")
+                if aligned is not None:
+                    second.beside(aligned, not output.zero, True)
+        sites.mark_outputs(plain)
         return self._assemble(second, sites, tiles, [*values, *outputs])
+
+    def _outputs(
+        self, outputs: Sequence[Value], values: Sequence[Value]
+    ) -> Iterator[tuple[Value, Value | None]]:
+        """Every output, and the parameter whose next value it is, if it is one."""
+        mirrored = dict(self.mirrors)
+        for place, output in enumerate(outputs):
+            yield output, values[mirrored[place]] if place in mirrored else None
 
     def _run(self, run: Interpreter, values: list[Value]) -> list[Value]:
         constants = [run.constant(c) for c in self.closed.consts]
@@ -184,9 +238,7 @@ class _Discovery:
 
     def _tiles(self) -> Iterator[Tile]:
         for index, parameter in enumerate(self.parameters):
-            places = zip(
-                parameter.starts, parameter.segments(self.atoms), strict=False
-            )
+            places = zip(parameter.starts, parameter.segments(self.atoms), strict=False)
             for begin, (first, axes) in places:
                 sizes = [[self.atoms.segment_size(s) for s in a] for a in axes]
                 starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
@@ -282,22 +334,29 @@ class _Discovery:
         opaque = frozenset(number[a] for a in order if self.atoms.is_opaque(a))
         in_tiles = {a for t in numbered for a in t.atoms}
         free = {a: n for a, n in nest.items() if a in in_tiles}
+        families = find_families(
+            numbered, run.equations, run.phases, opaque, nest, sites.uses
+        )
+        entrywise = {
+            number[a] for a in map(self.atoms.find, run.entrywise) if a in number
+        }
         return Symmetry(
             leaves=self.leaves,
             atoms=atoms,
             tiles=numbered,
-            groups=find_groups(atoms, free),
-            families=find_families(
-                numbered, run.equations, run.phases, opaque, nest, sites.uses
-            ),
+            groups=name_linear(find_groups(atoms, free), families, entrywise),
+            families=families,
             sites=sites.finished(number),
             uses=tuple(sites.uses),
             joins=tuple(sites.joins),
             unknown=tuple(sorted(run.unknown.items())),
             notes=tuple(tuple(self.atoms.notes.get(a, ())) for a in order),
             program=outline(self.closed.jaxpr),
+            mirrors=self.mirrors,
         )
 
 
 def _axes_of(value: Value) -> list[list[Axis]]:
-    return [value.axes] if value.pieces is None else [p.axes for p in value.pieces.values]
+    return (
+        [value.axes] if value.pieces is None else [p.axes for p in value.pieces.values]
+    )

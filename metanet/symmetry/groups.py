@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from metanet.symmetry.atoms import Atoms, Axis
-from metanet.symmetry.structure import Atom, PermutationGroup
+from metanet.symmetry.structure import Atom, Family, PermutationGroup
 
 
 def nesting(
@@ -63,3 +64,30 @@ def find_groups(
             )
         )
     return tuple(sorted(groups, key=lambda g: len(g.parents)))
+
+
+def name_linear(
+    groups: Sequence[PermutationGroup],
+    families: Sequence[Family],
+    entrywise: Collection[int],
+) -> tuple[PermutationGroup, ...]:
+    """Marks the groups that are part of a continuous one.
+
+    Args:
+        groups: The permutation groups.
+        families: The scale and sign families; a matrix takes the place of a family's
+            factors where all exponents are 1 or -1.
+        entrywise: Atoms on whose single entries some equation acts.
+    """
+    kinds: dict[int, set[str]] = {}
+    for family in families:
+        if all(abs(e.power) == 1 for e in family.exponents):
+            kinds.setdefault(family.atom, set()).add(family.kind)
+    named = []
+    for group in groups:
+        held = kinds.get(group.atoms[0], set())
+        linear = len(group.atoms) == 1 and group.atoms[0] not in entrywise
+        if linear and "sign" in held:
+            group = replace(group, linear="GL" if "positive" in held else "O")
+        named.append(group)
+    return tuple(named)

@@ -28,6 +28,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from metanet.symmetry.atoms import ZERO, Atoms, Axis, Form, Occurrence, add_forms
+from metanet.symmetry.basis import entrywise
 from metanet.symmetry.pieces import read_pieces
 from metanet.symmetry.programs import (
     call_jaxpr,
@@ -69,7 +70,9 @@ class Interpreter:
         equations: ("real" or "sign", form that must be 0).
         unknown: Primitives without a rule.
         phases: Per bias leaf the factor c of ``sin(c (h + b))``; 0: ruled out.
+        entrywise: Atoms whose single entries an equation acts on (second pass).
         context: Indices of the loops around the equation being read.
+        closed_over: Whether the program has no inputs, so that it reads constants.
         capturable: Whether a replay passes the equation (it does not enter loops).
         why: Description of the equation being read.
     """
@@ -86,13 +89,16 @@ class Interpreter:
         self.equations: list[tuple[str, Form]] = []
         self.unknown: dict[str, str] = {}
         self.phases: dict[int, float] = {}
+        self.entrywise: set[int] = set()
         self.context: list[Axis] = []
+        self.closed_over = False
         self.capturable = True
         self.why = ""
         self._line = ""
         self._path: list[int] = []
         self._readers: list[dict[Any, list[Any]]] = []
         self._mute = 0
+        self._indexed = False
 
     # Running a program.
 
@@ -159,15 +165,31 @@ class Interpreter:
             return self._call(
                 jaxpr, [self.constant(c) for c in constants], values, named
             )
-        if name not in RULES:
-            return self.unknown_primitive(eqn, values)
-        if any(v.pieces is not None for v in values):
+        if name in RULES and any(v.pieces is not None for v in values):
             return read_pieces(self, eqn, values)
         return self.apply_rule(eqn, values)
 
     def apply_rule(self, eqn: Any, values: list[Value]) -> list[Value]:
         """The results of an equation by the rule of its primitive."""
-        return RULES[eqn.primitive.name](self, eqn, values)
+        if self.sites is not None:
+            self.entrywise |= entrywise(self, eqn, values)
+        rule = RULES.get(eqn.primitive.name, Interpreter.unknown_primitive)
+        self._indexed = False
+        outputs = rule(self, eqn, values)
+        if not self._indexed:
+            self._pin_indexed(values, outputs)
+        return outputs
+
+    def used_as_index(self) -> None:
+        """Says that the rule being run has treated an array of indices as such."""
+        self._indexed = True
+
+    def _pin_indexed(self, values: list[Value], outputs: list[Value]) -> None:
+        """Pins the axes that arrays of indices belong to, unless results still do."""
+        for value in values:
+            index = None if value.constant else value.index_of
+            if index is not None and all(o.index_of != index for o in outputs):
+                self.atoms.pin(index, f"an index used as a number: {self.why}")
 
     def _call(
         self, jaxpr: Any, constants: list[Value], values: list[Value], named: str
@@ -256,6 +278,30 @@ class Interpreter:
         self.require("real", add_forms(a.real, b.real, -1))
         self.require("sign", add_forms(a.sign, b.sign, -1))
 
+    def beside(
+        self, aligned: tuple[Axis, Axis], left_live: bool, right_live: bool
+    ) -> Axis:
+        """An axis of an array that holds two others, which must scale alike.
+
+        Args:
+            aligned: The axis in both, aligned.
+            left_live, right_live: False for an array of zeros.
+        """
+
+        def join(a: Occurrence, b: Occurrence) -> Occurrence:
+            if left_live and right_live:
+                self.require_equal(a, b)
+            uniform = self.atoms.is_uniform(a.atom)
+            kept = b if uniform or not left_live else a
+            atom = b.atom if uniform else a.atom
+            return kept._replace(atom=atom, tags=a.tags | b.tags)
+
+        left, right = aligned
+        return [
+            [join(a, b) for a, b in zip(s, t, strict=True)]
+            for s, t in zip(left, right, strict=True)
+        ]
+
     def without_exponents(self, occurrence: Occurrence) -> Occurrence:
         """Forces the exponents of an occurrence to 0."""
         self.require("real", occurrence.real)
@@ -278,7 +324,9 @@ class Interpreter:
         """The value with a function applied to all occurrences; no shift survives."""
         self.end_shift(value)
         axes = map_occurrences(self.atoms, value.axes, function)
-        return replace(value, axes=axes, zero=False, scalar=None, shift={})
+        return replace(
+            value, axes=axes, zero=False, scalar=None, shift={}, index_of=None
+        )
 
     def nonlinear(self, value: Value, name: str) -> Value:
         """An elementwise function without scale or sign symmetry."""

@@ -105,8 +105,9 @@ def _axis_after(eqn: Any, variable: Any, axis: int) -> int | None:
         at = params["broadcast_dimensions"][axis]
         kept = eqn.outvars[0].aval.shape[at] == variable.aval.shape[axis]
         return at if kept and len(eqn.invars) == 1 else None
-    same = eqn.outvars[0].aval.shape == variable.aval.shape
-    return axis if name in _ELEMENTWISE and same else None
+    before, after = variable.aval.shape, eqn.outvars[0].aval.shape
+    kept = len(before) == len(after) and before[axis] == after[axis]
+    return axis if name in _ELEMENTWISE and kept else None
 
 
 def partition(
@@ -128,19 +129,23 @@ def unbound(run: Interpreter, eqn: Any, x: Value) -> Value | None:
         factors = after[i : i + added + 1]
         if (
             added < 1
+            or size == 1
             or before[:i] != after[:i]
             or before[i + 1 :] != after[i + added + 1 :]
-            or factors[0] in (1, size)
         ):
             continue
-        starts = partition(cut_points(run.readers, eqn.outvars[0], i), factors[0])
-        if starts is None or len(starts) != factors[0] + 1:
+        # Axes of size 1 may stand before the one that is read index by index.
+        lead = next(k for k, n in enumerate(factors) if n != 1)
+        count = factors[lead]
+        at = i + lead
+        starts = partition(cut_points(run.readers, eqn.outvars[0], at), count)
+        if count == size or starts is None or len(starts) != count + 1:
             continue
-        values = _factored(run, x, i, factors)
+        values = _factored(run, x, i, lead, factors[lead:])
         if values is None:
             return None
         run.end_shift(x)
-        return in_pieces(run, after, Pieces(i, starts, values))
+        return in_pieces(run, after, Pieces(at, starts, values))
     return None
 
 
@@ -150,7 +155,7 @@ def in_pieces(run: Interpreter, shape: Sequence[int], pieces: Pieces) -> Value:
 
 
 def _factored(
-    run: Interpreter, x: Value, i: int, factors: tuple[int, ...]
+    run: Interpreter, x: Value, i: int, lead: int, factors: tuple[int, ...]
 ) -> tuple[Value, ...] | None:
     count, inner = factors[0], factors[1:]
     parts = run.atoms.split_axis(x.axes[i], [math.prod(inner)] * count, run.why)
@@ -164,7 +169,8 @@ def _factored(
             return None
         rest = iter(split)
         new: list[Axis] = [[next(rest)] if n != 1 else run.fresh(1) for n in inner]
-        axes = [*x.axes[:i], run.fresh(1), *new, *x.axes[i + 1 :]]
+        ones = [run.fresh(1) for _ in range(lead + 1)]
+        axes = [*x.axes[:i], *ones, *new, *x.axes[i + 1 :]]
         sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
         values.append(replace(x, axes=axes, sites=sites, shift={}))
     return tuple(values)
@@ -219,6 +225,8 @@ def _parts(run: Interpreter, x: Value, held: Pieces) -> list[Value]:
     """An operand, piece by piece; the same for all where it is no longer than 1."""
     sizes = [b - a for a, b in itertools.pairwise(held.starts)]
     if x.pieces is not None:
+        # Both are read by the same later equations, hence cut alike.
+        assert x.pieces.starts == held.starts and x.pieces.axis == held.axis
         return list(x.pieces.values)
     if len(x.axes) <= held.axis or run.atoms.axis_size(x.axes[held.axis]) == 1:
         return [x] * len(sizes)

@@ -12,7 +12,13 @@ _CALLS = frozenset(
     "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
 )
-_NOT_THE_USERS = ("/jax/", "/flax/", "/equinox/", "metanet/symmetry/", "metanet/importers/")
+_NOT_THE_USERS = (
+    "/jax/",
+    "/flax/",
+    "/equinox/",
+    "metanet/symmetry/",
+    "metanet/importers/",
+)
 
 
 def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:

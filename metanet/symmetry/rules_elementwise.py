@@ -28,7 +28,8 @@ def _convert(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     if origin == "f" and to not in "fV":
         return [run.nonlinear(inputs[0], eqn.primitive.name)]
     # A narrower type rounds a constant: what it is exactly is no longer known.
-    return [replace(inputs[0], scalar=None) if to != origin else inputs[0]]
+    x = replace(inputs[0], scalar=None) if to != origin else inputs[0]
+    return [replace(x, index_of=None) if origin == "b" else x]
 
 
 @register_rule(
@@ -43,12 +44,15 @@ def _same(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _negate(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
     shift = {leaf: -c for leaf, c in x.shift.items()}
-    return [replace(x, scalar=None if x.scalar is None else -x.scalar, shift=shift)]
+    scalar = None if x.scalar is None else -x.scalar
+    return [replace(x, scalar=scalar, shift=shift, index_of=None)]
 
 
 @register_rule("tanh", "asinh", "sinh", "atan", "erf", "tan", "cbrt", "sign")
 def _odd(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    return [run.chain(run.mapped(inputs[0], run.without_scale), eqn.primitive.name)]
+    name = eqn.primitive.name
+    x = run.chain(run.mapped(inputs[0], run.without_scale), name)
+    return [replace(x, ties=x.ties or name == "sign")]
 
 
 @register_rule("sin", "cos")
@@ -128,11 +132,16 @@ def _abs(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     "is_finite", "not",
 )  # fmt: skip
 def _general(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    return [run.nonlinear(inputs[0], eqn.primitive.name)]
+    name = eqn.primitive.name
+    x = run.nonlinear(inputs[0], name)
+    return [replace(x, ties=x.ties or name in ("floor", "ceil", "round"))]
 
 
 @register_rule("lt", "le", "gt", "ge", "eq", "ne")
 def _compare(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    chosen = _one_hot(run, inputs) if eqn.primitive.name == "eq" else None
+    if chosen is not None:
+        return [chosen]
     # A comparison with 0 does not see positive factors.
     with_zero = any(x.zero for x in inputs)
 
@@ -143,7 +152,33 @@ def _compare(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         return o._replace(real=ZERO, sign=ZERO)
 
     mapped = [x if x.constant else run.mapped(x, function) for x in inputs]
-    return [_combine(run, eqn, mapped, "compare")]
+    out = _combine(run, eqn, mapped, "compare")
+    # No index is negative; that it is asked for is remembered for `select_n`.
+    negative = eqn.primitive.name == "lt" and inputs[1].zero
+    return [replace(out, index_of=inputs[0].index_of if negative else None)]
+
+
+def _one_hot(run: Interpreter, inputs: list[Value]) -> Value | None:
+    """Indices compared with a counter: an axis like the one that they index."""
+    for x, counter in (inputs, inputs[::-1]):
+        if x.index_of is None or x.wrapped or counter.index_of is None or not counter.constant:
+            continue
+        sizes = [run.atoms.axis_size(a) for a in counter.axes]
+        along = [i for i, a in enumerate(counter.axes) if a == counter.index_of]
+        if len(along) != 1 or len(x.axes) != len(sizes):
+            continue
+        (i,) = along
+        counted = run.atoms.axis_size(x.index_of) == sizes[i]
+        if not counted or not _thin(run, x.axes[i], sizes[i]):
+            continue
+        run.record([*x.axes, x.index_of])
+        run.used_as_index()
+        bare = map_occurrences(
+            run.atoms, [x.index_of], lambda o: o._replace(real=ZERO, sign=ZERO)
+        )
+        axes = [*x.axes[:i], *bare, *x.axes[i + 1 :]]
+        return replace(x, axes=axes, index_of=None, ties=True)
+    return None
 
 
 @register_rule("and", "or", "xor", "pow", "atan2", "nextafter", "rem")
@@ -161,23 +196,28 @@ def _extremum(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
             x = run.mapped(x, run.without_sign)
             x = run.chain(x, "relu") if rectifier else x
         mapped.append(x)
-    return [_combine(run, eqn, mapped, "add")]
+    out = _combine(run, eqn, mapped, "add")
+    return [replace(out, ties=out.ties or any(x.constant for x in inputs))]
 
 
 @register_rule("select_n")
 def _select(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     which = run.mapped(inputs[0], run.without_exponents)
     # The condition constrains indices, but is no summand.
-    which = replace(which, zero=True)
+    which = replace(which, zero=True, index_of=inputs[0].index_of)
     run.end_shift(*inputs)
     cases = [replace(x, shift={}) for x in inputs[1:]]
-    return [_combine(run, eqn, [which, *cases], "add")]
+    out = _combine(run, eqn, [which, *cases], "add")
+    # Of an index, and that index counted from the end where it is negative: itself.
+    never = which.index_of is not None and which.index_of == cases[0].index_of
+    ties = out.ties or any(x.constant for x in cases)
+    return [replace(out, index_of=which.index_of if never else None, ties=ties)]
 
 
 @register_rule("clamp")
 def _clamp(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     mapped = [run.nonlinear(x, "clamp") for x in inputs]
-    return [_combine(run, eqn, mapped, "add")]
+    return [replace(_combine(run, eqn, mapped, "add"), ties=True)]
 
 
 @register_rule("add", "sub", "add_any")
@@ -187,7 +227,11 @@ def _add(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     for leaf, factor in inputs[1].shift.items():
         shift[leaf] = shift.get(leaf, 0.0) + sign * factor
     plain = [replace(x, shift={}) for x in inputs]
-    return [replace(_combine(run, eqn, plain, "add"), shift=shift)]
+    out = replace(_combine(run, eqn, plain, "add"), shift=shift)
+    x, y = inputs
+    if x.index_of is not None and y.scalar == run.atoms.axis_size(x.index_of):
+        out = replace(out, index_of=x.index_of, wrapped=True)
+    return [out]
 
 
 @register_rule("mul", "div")
@@ -294,7 +338,11 @@ def _with_sites(
         leaves |= x.leaves
     zero = any(x.zero for x in inputs) if mode == "mul" else all(x.zero for x in inputs)
     constant = all(x.constant for x in inputs)
-    value = Value(axes, sites, leaves, constant, zero and mode != "compare")
+    tied = [x.ties for x in inputs if not x.constant]
+    value = Value(
+        axes, sites, leaves, constant, zero and mode != "compare",
+        ties=any(tied) if mode == "mul" else bool(tied) and all(tied),
+    )  # fmt: skip
     acting = [x for x in inputs if x.sites]
     if run.sites is None or not acting or mode == "compare":
         return value

@@ -18,32 +18,51 @@ def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         x = run.mapped(x, run.without_exponents)
     touched = [i for i, padding in enumerate(config) if set(padding) != {0}]
     axes = run.replaced_axes(x, touched, shape)
-    return [run.chain(replace(x, axes=axes, shift={}, scalar=None), "pad")]
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
+    return [run.chain(value, "pad")]
 
 
-@register_rule(
-    "rev", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k"
-)
+@register_rule("rev", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def _ordered(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     """Only the axis whose order matters is pinned."""
     name, params = eqn.primitive.name, eqn.params
-    if name == "sort" and len(inputs) > 1:
-        return run.opaque(eqn, inputs)
     x = inputs[0]
     run.end_shift(x)
-    if name == "rev":
-        touched = set(params["dimensions"])
-    elif name in ("sort", "top_k"):
-        touched = {params["dimension"] if name == "sort" else len(x.axes) - 1}
-    else:
-        touched = {params["axis"]}
+    touched = set(params["dimensions"]) if name == "rev" else {params["axis"]}
     if name not in ("rev", "cumsum"):
         x = run.mapped(x, run.without_exponents)
+    axes = run.replaced_axes(x, touched, eqn.outvars[0].aval.shape)
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
+    return [run.chain(value, name)]
+
+
+@register_rule("sort", "top_k")
+def _ranked(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Ranks do not depend on the order of what is ranked; indices move along with it."""
+    name, params = eqn.primitive.name, eqn.params
+    along = params["dimension"] if name == "sort" else len(inputs[0].axes) - 1
+    ranked = inputs[0].axes[along]
+    counters = [x.constant and x.index_of == x.axes[along] for x in inputs]
+    if inputs[0].ties or params.get("num_keys", 1) != 1:
+        ranked = None
+    if len(inputs) > 1 and not all(counters[1:]):
+        ranked = None
     outputs = []
-    for variable in eqn.outvars:
-        axes = run.replaced_axes(x, touched, variable.aval.shape)
-        value = replace(x, axes=axes, shift={}, scalar=None)
-        outputs.append(run.chain(value, name))
+    for place, variable in enumerate(eqn.outvars):
+        x = inputs[0] if place == 0 or name == "top_k" else inputs[place]
+        shape = variable.aval.shape
+        run.end_shift(x)
+        x = run.mapped(x, run.without_exponents)
+        if ranked is None:
+            axes = run.replaced_axes(x, {along}, shape)
+            index_of = None
+        else:
+            x = x if place == 0 else run.mapped(inputs[0], run.without_exponents)
+            axes = [*x.axes[:along], run.fresh(shape[along], run.why)]
+            axes += x.axes[along + 1 :]
+            run.record([*axes, ranked])
+            index_of = ranked if place else None
+        outputs.append(run.chain(replace(x, axes=axes, index_of=index_of), name))
     return outputs
 
 
@@ -54,12 +73,13 @@ def _iota(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         run.fresh(n, run.why if i == along else None, uniform=i != along)
         for i, n in enumerate(shape)
     ]
-    return [Value(axes, constant=True)]
+    return [Value(axes, constant=True, index_of=axes[along])]
 
 
 @register_rule("gather")
 def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
-    """Look-up of whole rows (an embedding): the looked-up axis is pinned."""
+    """Look-up of whole rows: the looked-up axis is pinned (an embedding's vocabulary),
+    unless the indices belong to an axis of which it is another (experts by rank)."""
     x, index = inputs
     run.end_shift(x, index)
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
@@ -78,13 +98,51 @@ def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
             axes[d] = x.axes[i]
         else:
             ended.append(x.axes[i])
-    for axis in ended:
-        run.pinned_axis(axis, run.why)
+    mine = index.index_of if not (index.constant or index.wrapped) else None
+    single = len(numbers.start_index_map) == 1 == len(ended) == len(gone)
+    if mine is not None and single and sizes[numbers.start_index_map[0]] == 1:
+        run.used_as_index()
+        aligned = run.atoms.align(ended[0], mine, run.why)
+        for axis in aligned or ():
+            map_occurrences(run.atoms, [axis], run.without_exponents)
+    else:
+        for axis in ended:
+            run.pinned_axis(axis, run.why)
     run.record([*axes, *ended])
     value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
     if run.sites is None or not x.leaves:
         return [value]
     return [run.sites.connect(run, "embedding", value, looked_up, value.leaves)]
+
+
+@register_rule("scatter-add", "scatter", "scatter-min", "scatter-max")
+def _scatter(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Sums of whole rows by index (messages of a graph): only those axes are pinned."""
+    x, index, updates = inputs
+    name, numbers = eqn.primitive.name, eqn.params["dimension_numbers"]
+    run.end_shift(*inputs)
+    for axis in index.axes:
+        run.pinned_axis(axis, run.why)
+    gone = {
+        *numbers.inserted_window_dims,
+        *getattr(numbers, "operand_batching_dims", ()),
+    }
+    kept = [i for i in range(len(x.axes)) if i not in gone]
+    windows = dict(zip(kept, numbers.update_window_dims, strict=True))
+    shape, rows = eqn.invars[0].aval.shape, eqn.invars[2].aval.shape
+    whole = {i: d for i, d in windows.items() if shape[i] == rows[d]}
+    if name in ("scatter-min", "scatter-max"):
+        x, updates = (run.mapped(v, run.without_sign) for v in (x, updates))
+    for d in set(range(len(rows))) - set(whole.values()):
+        run.pinned_axis(updates.axes[d], run.why)
+    axes = run.replaced_axes(x, [i for i in range(len(shape)) if i not in whole], shape)
+    for i, d in whole.items():
+        aligned = run.atoms.align(axes[i], updates.axes[d], run.why)
+        if aligned is not None:
+            axes[i] = run.beside(aligned, not x.zero, not updates.zero)
+    run.record([*axes, *updates.axes])
+    sites = {**x.sites, **updates.sites}
+    return [run.chain(Value(axes, sites, x.leaves | updates.leaves), name)]
 
 
 @register_rule("dynamic_slice")
@@ -117,10 +175,11 @@ def _reduce(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     for i in gone:
         axis = map_occurrences(run.atoms, [x.axes[i]], run.without_exponents)[0]
         tagged = tagged or any(o.tags for s in axis for o in s)
-        if name.startswith("arg"):
+        if name.startswith("arg") and x.ties:
             run.atoms.pin(axis, run.why)
     axes = [a for i, a in enumerate(x.axes) if i not in gone]
-    out = replace(x, axes=axes, shift={}, scalar=None)
+    index_of = x.axes[gone[0]] if name.startswith("arg") and not x.ties else None
+    out = replace(x, axes=axes, shift={}, scalar=None, index_of=index_of)
     return [run.chain(out, name.removeprefix("reduce_")) if tagged else out]
 
 
@@ -141,7 +200,7 @@ def _pool(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     )
     touched = [i for i, sizes in enumerate(plain) if set(sizes) != {1}]
     axes = run.replaced_axes(x, touched, shape)
-    value = replace(x, axes=axes, shift={}, scalar=None)
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
     if name != "sum":
         value = run.mapped(value, run.without_sign)
     return [run.chain(value, f"{name}_pool")]

@@ -91,6 +91,13 @@ def _group_axis(
     return [factors[0]], ([factors[1]] if width != 1 else [[]])
 
 
+def _grid(run: Interpreter, x: Value, other: Value) -> Value:
+    """A constant that meets a parameter, as an input."""
+    assert run.sites is not None
+    plain = x.constant and x.scalar is None and other.leaves and not other.sites
+    return run.sites.add_constant(run, x) if plain else x
+
+
 def _bilinear(
     run: Interpreter,
     kind: str,
@@ -103,6 +110,9 @@ def _bilinear(
     """A product summed over contracted axes, elementwise over shared ones."""
     x, y = operands
     run.end_shift(x, y)
+    if run.sites is not None and run.closed_over:
+        # A network without inputs: what it reads is a constant.
+        x, y = operands = (_grid(run, x, y), _grid(run, y, x))
 
     def pair(a: Occurrence, b: Occurrence, contract: bool) -> Occurrence:
         kept = b if run.atoms.is_uniform(a.atom) else a

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from metanet.symmetry.atoms import Axis, Occurrence
+from metanet.symmetry.atoms import Axis
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.pieces import cut_points, in_pieces, partition, unbound
 from metanet.symmetry.values import Pieces, Value
@@ -79,6 +79,7 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
     """Axes of given sizes with the content of the product of ``old``."""
     atoms = run.atoms
     segments = [atoms.normal(axis) for axis in old]
+    segments[1:] = [_counted(run, s) for s in segments[1:]]
     if any(len(s) > 1 for s in segments[1:]):
         why = f"a concatenation in a minor axis: {run.why}"
         return _lost(run, segments, sizes, why)
@@ -95,6 +96,13 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
         return _lost(run, [flat], sizes, why)
     parts = iter(factors)
     return [[next(parts)] if n != 1 else run.fresh(1) for n in sizes]
+
+
+def _counted(run: Interpreter, segments: Axis) -> Axis:
+    """A concatenation of single entries (a stack) as one index, which stays in order."""
+    if len(segments) == 1 or any(segments):
+        return segments
+    return run.fresh(len(segments), f"the index of a stack: {run.why}")
 
 
 def _lost(run: Interpreter, old: list[Axis], sizes: list[int], why: str) -> list[Axis]:
@@ -209,26 +217,9 @@ def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Valu
             aligned = run.atoms.align(axes[i], x.axes[i], run.why)
             if aligned is None:
                 return run.opaque(eqn, inputs)
-            axes[i] = _beside(run, aligned, live, not x.zero)
+            axes[i] = run.beside(aligned, live, not x.zero)
         live = live or not x.zero
     sites = {s: c for x in inputs for s, c in x.sites.items()}
     leaves = frozenset().union(*(x.leaves for x in inputs))
     constant, zero = all(x.constant for x in inputs), all(x.zero for x in inputs)
     return [Value(axes, sites, leaves, constant, zero)]
-
-
-def _beside(
-    run: Interpreter, aligned: tuple[Axis, Axis], left_live: bool, right_live: bool
-) -> Axis:
-    def join(a: Occurrence, b: Occurrence) -> Occurrence:
-        if left_live and right_live:
-            run.require_equal(a, b)
-        uniform = run.atoms.is_uniform(a.atom)
-        kept = b if uniform or not left_live else a
-        return kept._replace(atom=b.atom if uniform else a.atom, tags=a.tags | b.tags)
-
-    left, right = aligned
-    return [
-        [join(a, b) for a, b in zip(s, t, strict=True)]
-        for s, t in zip(left, right, strict=True)
-    ]

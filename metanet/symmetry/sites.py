@@ -49,6 +49,12 @@ class SiteBuilder:
         self._sites.append(_Site("input", (-1, index)))
         return len(self._sites) - 1
 
+    def add_constant(self, run: Interpreter, value: Value) -> Value:
+        """Makes a constant that parameters read (a grid of coordinates) an input."""
+        key = tuple(run.location)
+        self._sites.append(_Site("input", (-2, *key)))
+        return replace(value, sites={len(self._sites) - 1: ()})
+
     def add_state(
         self, run: Interpreter, value: Value, init: Value, place: int
     ) -> Value:

@@ -79,12 +79,16 @@ class PermutationGroup:
             within heads).
         degree: Number of permuted things, the product of the atoms' sizes.
         copies: Number of independent permutations, the product of the parents' sizes.
+        linear: "GL" where the permutations are part of the group of all invertible
+            matrices, "O" of all orthogonal ones: the index occurs in linear algebra
+            alone. Named only; elements are permutations.
     """
 
     atoms: tuple[int, ...]
     parents: tuple[int, ...]
     degree: int
     copies: int
+    linear: str = ""
 
     @property
     def order(self) -> int:
@@ -149,10 +153,12 @@ class Site:
     """An activation that a parametrised or combining operation produces.
 
     Attributes:
-        kind: "input", "output", "hidden" or "state" (a scan's carry).
+        kind: "input" (also a constant that parameters read like one), "output",
+            "hidden" or "state" (a scan's carry).
         units: Atoms whose joint index enumerates the nodes, major first; () is one node.
         location: Path of equation indices from the outermost jaxpr to the equation that
-            produced the value, then the index of its output; for an input ``(-1, i)``.
+            produced the value, then the index of its output; for an input ``(-1, i)``,
+            for a constant array that parameters read like one ``(-2, i)``.
         view: Where its activations, as its first reader reads them, are to be found;
             None where they cannot be captured.
     """

@@ -55,6 +55,8 @@ class Symmetry:
         unknown: Primitives without a rule, and where they were met.
         notes: Per atom the equations that joined axes to it.
         program: Digest of the program's equations; locations refer to it.
+        mirrors: Pairs (output, leaf): outputs that are a leaf's next value (statistics
+            of a batch) and so move along with it; see `discover`.
     """
 
     leaves: tuple[Leaf, ...]
@@ -68,6 +70,7 @@ class Symmetry:
     unknown: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     program: str = ""
+    mirrors: tuple[tuple[int, int], ...] = ()
 
     @property
     def order(self) -> int:
@@ -79,7 +82,8 @@ class Symmetry:
         for group in self.groups:
             copies = f" x {group.copies} copies" if group.copies > 1 else ""
             where = ", ".join(self.axes_of(group.atoms))
-            lines.append(f"  S{group.degree}{copies}: {where}")
+            whole = f" in {group.linear}({group.degree})" if group.linear else ""
+            lines.append(f"  S{group.degree}{whole}{copies}: {where}")
         lines.append("scales, signs and phases:")
         for family in self.families:
             powers = ", ".join(

@@ -37,6 +37,12 @@ class Value:
         zero: It is a constant of zeros.
         scalar: The number that fills a constant, if one does.
         shift: Per leaf the factor by which adding to the leaf adds to this value.
+        index_of: For an array of indices into an axis (of the greatest entry, say): that
+            axis. Whatever reads the array, and is not known to treat them as indices,
+            pins the axis.
+        wrapped: The indices are counted from the end of the axis.
+        ties: Whether entries may be equal that differ before a rectifier or a rounding;
+            which of them is the greatest then depends on their order.
         pieces: For an array that is only read in pieces: these; nothing else holds.
     """
 
@@ -47,6 +53,9 @@ class Value:
     zero: bool = False
     scalar: float | None = None
     shift: dict[int, float] = field(default_factory=dict)
+    index_of: Axis | None = None
+    wrapped: bool = False
+    ties: bool = False
     pieces: Pieces | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:

@@ -1,0 +1,88 @@
+"""Which indices enter a program through linear algebra alone.
+
+Where no equation acts on the single entries along an index (no nonlinearity, no constant
+or parameter multiplied or added entry by entry), the permutations and scalings of the
+index are part of a continuous group: any invertible matrix can be inserted on one side,
+and its inverse on the other (the rank of a low-rank adapter, the channels in which
+queries meet keys). Source: Kunin et al. 2021 for the invariances; here they are named,
+not acted with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from metanet.symmetry.atoms import Axis
+from metanet.symmetry.values import Value
+
+if TYPE_CHECKING:
+    from metanet.symmetry.interpreter import Interpreter
+
+# Primitives that move, or only hand on to equations that are looked at themselves.
+_LINEAR = frozenset(
+    "transpose squeeze reshape broadcast_in_dim stop_gradient copy neg scan while cond "
+    "optimization_barrier convert_element_type".split()
+)
+
+
+def entrywise(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> set[int]:
+    """Atoms along which an equation acts on single entries."""
+    return {
+        o.atom
+        for axis in _axes(run, eqn, inputs)
+        for segment in run.atoms.normal(axis)
+        for o in segment
+    }
+
+
+def _axes(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> Iterator[Axis]:
+    name, params = eqn.primitive.name, eqn.params
+    if name in _LINEAR or any(x.pieces is not None for x in inputs):
+        return
+    if name == "dot_general":
+        _, batch = params["dimension_numbers"]
+        for x, axes in zip(inputs, batch, strict=True):
+            yield from (x.axes[i] for i in axes)
+    elif name == "conv_general_dilated" and params["feature_group_count"] == 1:
+        return
+    elif name in ("add", "sub", "add_any"):
+        for x, other in (inputs, inputs[::-1]):
+            if not other.zero:
+                yield from _where(run, x, other, uniform=True)
+    elif name == "mul":
+        for x, other in (inputs, inputs[::-1]):
+            yield from _where(run, x, other, uniform=False)
+    elif name == "div":
+        yield from inputs[1].axes
+        yield from _where(run, inputs[0], inputs[1], uniform=False)
+    elif name in ("reduce_sum", "cumsum", "split", "unstack"):
+        axes = params.get("axes", (params.get("axis"),))
+        yield from (inputs[0].axes[i] for i in axes)
+    elif name == "concatenate":
+        yield from (x.axes[params["dimension"]] for x in inputs)
+    elif name in ("slice", "dynamic_slice", "pad", "gather"):
+        sizes = _result_sizes(eqn)
+        for axis, size in zip(inputs[0].axes, sizes, strict=True):
+            if run.atoms.axis_size(axis) != size:
+                yield axis
+    else:
+        yield from (axis for x in inputs for axis in x.axes)
+
+
+def _result_sizes(eqn: Any) -> Iterable[int]:
+    if eqn.primitive.name == "gather":
+        return eqn.params["slice_sizes"]
+    return eqn.outvars[0].aval.shape
+
+
+def _where(run: Interpreter, x: Value, other: Value, uniform: bool) -> Iterator[Axis]:
+    """Axes of an operand along which the other one is, or is not, constant."""
+    for i, axis in enumerate(x.axes):
+        constant = len(other.axes) != len(x.axes) or all(
+            run.atoms.is_uniform(o.atom)
+            for segment in run.atoms.normal(other.axes[i])
+            for o in segment
+        )
+        if constant == uniform:
+            yield axis
