@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metanet.cli.console import add_command, console, print_table
 from metanet.errors import MetanetError, suggest
+from metanet.networks import Network
 
 
 def add_commands(commands: Any) -> None:
@@ -24,12 +27,19 @@ def add_commands(commands: Any) -> None:
         prints them with the node and edge sets of its parameter graph.
 
         NETWORK is one of
+          an ONNX file        model.onnx, exported from PyTorch or any other framework
+          a Python function   package.module:function, which takes no arguments and
+                              returns (apply_fn, params, inputs), or (module, inputs)
+                              with a Flax or Equinox module; inputs is a tuple
           an architecture     siren, or with options siren:hidden=64,64 or siren:{JSON}
           a zoo, or its row   zoos/digits, or zoos/digits:17 to draw its weights
           a config            configs/classify_inr.py: the architecture of its zoo
           a run's directory   runs/classify_inr
         """,
         """
+        metanet inspect model.onnx --dim batch=4 --constants '*inv_freq'
+        metanet inspect mypackage.models:small_resnet --plot graph.png
+        metanet inspect model.onnx --explain layer1.0.conv1.weight:0
         metanet inspect siren:hidden=32,32
         metanet inspect zoos/digits:0 --plot graph.png
         """,
@@ -40,6 +50,30 @@ def add_commands(commands: Any) -> None:
         metavar="FILE",
         type=Path,
         help="draw the parameter graph (png, svg, pdf)",
+    )
+    parser.add_argument(
+        "--explain",
+        metavar="PARAMETER:AXIS",
+        action="append",
+        default=[],
+        help="say what joined or pinned an axis of a parameter, and in which line",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the symmetry as JSON"
+    )
+    parser.add_argument(
+        "--constants",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="ONNX: stored tensors that are constants of the program, not parameters",
+    )
+    parser.add_argument(
+        "--dim",
+        metavar="NAME=SIZE",
+        action="append",
+        default=[],
+        help="ONNX: size of an input's axis that the file leaves open",
     )
 
 
@@ -111,63 +145,142 @@ class _Subject(NamedTuple):
     """A network to look at, and what to call it."""
 
     title: str
-    architecture: Any
-    vector: Any = None
+    kind: str
+    network: Network
 
 
-def _subjects(network: str) -> list[_Subject]:
+def _of_architecture(title: str, architecture: Any, vector: Any = None) -> _Subject:
+    import jax
+    import jax.numpy as jnp
+
+    from metanet.networks import ParamSpec, create
+
+    network = create(architecture, jax.random.key(0))
+    if vector is not None:
+        params = ParamSpec.of(network.params).unflatten(jnp.asarray(vector))
+        network = network._replace(params=params)
+    options = ", ".join(f"{k}={v}" for k, v in architecture.options)
+    return _Subject(title, f"{architecture.name}({options})", network)
+
+
+def _subjects(args: argparse.Namespace) -> list[_Subject]:
     """Everything that NETWORK names; one for each architecture of a zoo."""
     from metanet.networks import ARCHITECTURES
     from metanet.zoos import Zoo
 
+    network = args.network
     path = Path(network)
     directory, colon, identifier = network.rpartition(":")
+    if path.suffix.lower() == ".onnx":
+        from metanet.importers import load
+
+        held = load(path, constants=args.constants, dims=_dims(args.dim))
+        shapes = ", ".join(f"{x.dtype}{[*x.shape]}" for x in held.inputs)
+        return [_Subject(network, f"ONNX, inputs {shapes}", held)]
     if (path / "zoo.json").is_file():
-        return [_Subject(network, a) for a in Zoo.open(path).architectures.values()]
+        zoo = Zoo.open(path)
+        return [_of_architecture(network, a) for a in zoo.architectures.values()]
     if colon and (Path(directory) / "zoo.json").is_file():
         architecture, weights = read_row(network)
-        return [_Subject(network, architecture, weights)]
+        return [_of_architecture(network, architecture, weights)]
     if path.is_dir():
         from metanet.training import read_config
 
-        return [_Subject(network, read_config(path).zoo.fit.architecture)]
+        return [_of_architecture(network, read_config(path).zoo.fit.architecture)]
     if path.suffix == ".py" or (colon and directory.endswith(".py")):
         from metanet.cli.train import load_config
         from metanet.training import ExperimentConfig
 
         config, _ = load_config(network)
         experiment = ExperimentConfig.from_mapping(config.to_dict())
-        return [_Subject(network, experiment.zoo.fit.architecture)]
+        return [_of_architecture(network, experiment.zoo.fit.architecture)]
     name = network.partition(":")[0]
-    if name not in ARCHITECTURES:
+    if name in ARCHITECTURES:
+        return [_of_architecture(network, parse_architecture(network))]
+    if colon and all(p.isidentifier() for p in (*directory.split("."), identifier)):
+        return [_Subject(network, "Python function", _called(directory, identifier))]
+    raise MetanetError(
+        f"{network}: neither an ONNX file, module:function, a zoo, a run, a config nor "
+        f"an architecture.{suggest(name, ARCHITECTURES)}"
+    )
+
+
+def _dims(given: list[str]) -> dict[str, int]:
+    sizes = {}
+    for entry in given:
+        name, _, size = entry.partition("=")
+        if not name or not size.isdecimal() or int(size) < 1:
+            raise MetanetError(f"--dim {entry}: expected NAME=SIZE, a positive number")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _called(module: str, function: str) -> Network:
+    """The network that a function of a Python module returns."""
+    from metanet.importers import from_module
+    from metanet.networks import Network
+
+    name = f"{module}:{function}"
+    sys.path.insert(0, "")  # modules of the current directory, as with python -m
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        raise MetanetError(f"{name}: no module named {error.name}") from None
+    finally:
+        sys.path.remove("")
+    if not callable(found):
+        raise MetanetError(f"{name}: module {module} has no function {function}")
+    made = found()
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
         raise MetanetError(
-            f"{network}: neither a zoo, a run, a config nor an architecture."
-            f"{suggest(name, ARCHITECTURES)}"
+            f"{name}: must return (apply_fn, params, inputs) or (module, inputs), "
+            f"got {type(made).__name__}"
         )
-    return [_Subject(network, parse_architecture(network))]
+    inputs = made[-1]
+    if not isinstance(inputs, (tuple, list)):
+        raise MetanetError(
+            f"{name}: inputs must be a tuple of arrays, got {type(inputs).__name__}"
+        )
+    if len(made) == 2:
+        return from_module(made[0], *inputs)
+    return Network(made[0], made[1], tuple(inputs))
 
 
 def run_inspect(args: argparse.Namespace) -> int:
-    """Prints symmetry and graph of every architecture named; draws the first."""
-    import jax
-    import jax.numpy as jnp
-
+    """Prints symmetry and graph of every network named; draws the first."""
     from metanet.graphs import build_topology, draw, to_graph
-    from metanet.networks import ParamSpec, create
     from metanet.symmetry import discover
+    from metanet.zoos.store import write_file
 
-    for i, subject in enumerate(_subjects(args.network)):
-        network = create(subject.architecture, jax.random.key(0))
-        symmetry = discover(network.apply_fn, network.params, *network.inputs)
-        topology = build_topology(symmetry)
-        _print_network(subject, symmetry, topology)
-        if args.plot and i == 0:
-            params = network.params
-            if subject.vector is not None:
-                params = ParamSpec.of(params).unflatten(jnp.asarray(subject.vector))
-            draw(topology, args.plot, to_graph(topology, params))
+    questions = [_question(text) for text in args.explain]
+    for i, subject in enumerate(_subjects(args)):
+        network = subject.network
+        with console().status("discovering and checking symmetries"):
+            symmetry = discover(network.apply_fn, network.params, *network.inputs)
+            topology = build_topology(symmetry)
+        if questions:
+            for path, axis in questions:
+                print(symmetry.explain(path, axis))
+        else:
+            _print_network(subject, symmetry, topology)
+        if i > 0:
+            continue
+        if args.json:
+            write_file(args.json, symmetry.to_json().encode())
+            print(f"symmetry: {args.json}")
+        if args.plot:
+            draw(topology, args.plot, to_graph(topology, network.params))
             print(f"plot: {args.plot}")
     return 0
+
+
+def _question(text: str) -> tuple[str, int]:
+    path, _, axis = text.rpartition(":")
+    if not path or not axis.isdecimal():
+        raise MetanetError(
+            f"--explain {text}: expected PARAMETER:AXIS, such as conv.weight:0"
+        )
+    return path, int(axis)
 
 
 def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
@@ -179,11 +292,8 @@ def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
         node_rows,
     )
 
-    options = ", ".join(f"{k}={v}" for k, v in subject.architecture.options)
     out = console()
-    out.print(
-        f"{subject.title}\n  {subject.architecture.name}({options})", markup=False
-    )
+    out.print(f"{subject.title}\n  {subject.kind}", markup=False)
     out.print(
         f"  {topology.num_parameters:,} parameters, {topology.num_nodes} nodes in "
         f"{len(topology.nodes)} sets, {len(topology.edges)} edge sets\n"

@@ -36,12 +36,15 @@ def family_rows(symmetry: Symmetry) -> Rows:
             path = symmetry.leaves[shift.leaf].path
             powers.append(f"{path} + {shift.amount:.4g} k")
         size = str(symmetry.atoms[family.atom].size)
-        rows.append((family.kind, size, ", ".join(dict.fromkeys(powers))))
+        rows.append((family.kind, size, _join(dict.fromkeys(powers))))
     return rows
 
 
-def _join(parts: Iterable[str]) -> str:
-    return ", ".join(parts) or "-"
+def _join(parts: Iterable[str], most: int = 8) -> str:
+    """Names in a row; of many the first ones and how many more."""
+    listed = list(parts)
+    more = [f"and {len(listed) - most} more"] if len(listed) > most + 1 else []
+    return ", ".join([*listed[: most if more else None], *more]) or "-"
 
 
 def coverage_rows(symmetry: Symmetry) -> Rows:
@@ -49,8 +52,12 @@ def coverage_rows(symmetry: Symmetry) -> Rows:
     coverage = symmetry.coverage()
     share = f"{100 * coverage.share:.1f} % of {coverage.parameters:,} parameters"
     rows: Rows = [("coverage", ""), ("some symmetry acts on", share)]
-    for reason, count in sorted(coverage.pinned.items()):
-        rows.append((f"pinned: {reason}", str(count)))
+    reasons: dict[str, int] = {}
+    for reason, count in coverage.pinned.items():
+        kind = reason.split(" at ")[0]  # the line is for `explain`
+        reasons[kind] = reasons.get(kind, 0) + count
+    for reason, count in sorted(reasons.items()):
+        rows.append((f"pinned: {reason}", f"{count} indices"))
     for primitive, where in sorted(coverage.unknown.items()):
         rows.append((f"no rule for {primitive}", where))
     return rows

@@ -12,13 +12,13 @@ _CALLS = frozenset(
     "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
 )
-_NOT_THE_USERS = (
+_OURS = (
     "/jax/",
-    "/flax/",
-    "/equinox/",
-    "metanet/symmetry/",
-    "metanet/importers/",
+    "/metanet/symmetry/",
+    "/metanet/importers/",
+    "/metanet/networks/base",
 )
+_LIBRARIES = ("/flax/", "/equinox/")
 
 
 def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
@@ -73,15 +73,22 @@ def outline(jaxpr: Any) -> str:
 def source_line(eqn: Any) -> str:
     """The user's line that made an equation, "file.py:12 (function)".
 
-    For a program that comes from a file the name under which it was traced (the node of
+    Where a library's module was called directly, the line in the library. For a program that comes from a file the name under which it was traced (the node of
     an ONNX graph); "" where neither is known.
     """
     info = getattr(eqn, "source_info", None)
     name = str(getattr(info, "name_stack", ""))
     if name.startswith("onnx "):
         return name.split("/")[0]
+    library = ""
     for frame in getattr(getattr(info, "traceback", None), "frames", ()):
-        if not any(part in frame.file_name for part in _NOT_THE_USERS):
-            short = "/".join(frame.file_name.split("/")[-2:])
-            return f"{short}:{frame.line_num} ({frame.function_name})"
-    return ""
+        if any(part in frame.file_name for part in _OURS):
+            if library:  # a module that was called directly
+                break
+            continue
+        short = "/".join(frame.file_name.split("/")[-2:])
+        line = f"{short}:{frame.line_num} ({frame.function_name})"
+        if not any(part in frame.file_name for part in _LIBRARIES):
+            return line
+        library = library or line
+    return library

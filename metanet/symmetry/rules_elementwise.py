@@ -161,7 +161,12 @@ def _compare(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _one_hot(run: Interpreter, inputs: list[Value]) -> Value | None:
     """Indices compared with a counter: an axis like the one that they index."""
     for x, counter in (inputs, inputs[::-1]):
-        if x.index_of is None or x.wrapped or counter.index_of is None or not counter.constant:
+        if (
+            x.index_of is None
+            or x.wrapped
+            or counter.index_of is None
+            or not counter.constant
+        ):
             continue
         sizes = [run.atoms.axis_size(a) for a in counter.axes]
         along = [i for i, a in enumerate(counter.axes) if a == counter.index_of]
