@@ -267,7 +267,9 @@ def test_batch_layout_takes_the_topology(name, topologies):
     topology = topologies[name]
     groups = edge_groups(topology)
     parameters = node_parameters(topology)
-    held = {g.edge for g in groups if g.edge >= 0} | {i for p in parameters for i in p}
+    held = {g.edge for g in groups if g.edge >= 0} | {
+        i for p in parameters for i, _ in p
+    }
     assert held == set(range(len(topology.edges)))
 
 

@@ -178,7 +178,10 @@ def test_folded_norm_equals_norm_then_linear():
 def test_carry_and_match_equal_loops_over_the_edges(shape):
     both, sources, targets = shape
     heads, width, batch = 2, 6, 2
-    group = graph_batch.EdgeGroup(0, 1, shape)
+    ends = tuple(
+        graph_batch.EndView((both, n), (0, 1), (1, both, n, 1)) for n in shape[1:]
+    )
+    group = graph_batch.EdgeGroup(0, 1, shape, ends)
     key = jax.random.split(jax.random.key(0), 3)
     edges = jax.random.normal(key[0], (batch, both, heads, sources, targets))
     at_source = jax.random.normal(key[1], (batch, both * sources, width))

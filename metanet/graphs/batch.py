@@ -13,6 +13,7 @@ before the ends, so that carrying and matching are matrix products.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -22,9 +23,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.topology import Topology
+from metanet.graphs.topology import EdgeSet, Topology
 
 End = Literal["source", "target"]
+
+
+@dataclass(frozen=True)
+class EndView:
+    """How the nodes of a set stand at one end of an edge group.
+
+    Attributes:
+        units: Sizes of the set's unit indices.
+        order: Places of the units: first those that both ends share without an edge of
+            their own (the channels of a product over tokens), then the diagonal ones,
+            those that index the edges at this end, and the rest, over which values are
+            averaged.
+        shape: Number of joint indices of each of the four kinds.
+    """
+
+    units: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, int, int, int]
+
+    @property
+    def plain(self) -> bool:
+        """Whether nodes need only be reshaped."""
+        shared, _, _, rest = self.shape
+        return shared == rest == 1 and self.order == tuple(range(len(self.units)))
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,7 @@ class EdgeGroup:
     Attributes:
         source, target: Node set indices.
         shape: ``(both, sources, targets)``.
+        ends: How the nodes of the source and of the target stand along it.
         edge: Index of the edge set whose parameters the group carries; -1 for a join.
         join: Index of the join; -1 for parameters.
     """
@@ -41,6 +67,7 @@ class EdgeGroup:
     source: int
     target: int
     shape: tuple[int, int, int]
+    ends: tuple[EndView, EndView]
     edge: int = -1
     join: int = -1
 
@@ -64,54 +91,106 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
     """The edge groups of a topology: one per edge set with a source, one per join.
 
     Edge sets without a source (biases, gains, running statistics) are features of the
-    nodes that they reach, not edges; see `node_parameters`.
+    nodes that they reach, not edges; see `node_parameters`. A join is one edge per pair
+    of joint indices that agree; where it joins more nodes than one at an end (the
+    channels of a head to the head) these share the edge.
 
     Raises:
-        MetanetError: for an edge set that indexes only some units of a node set.
+        MetanetError: for an edge set that indexes the same units twice at one end.
     """
     groups = []
     for i, edge in enumerate(topology.edges):
         if edge.source is None:
             continue
         both, sources, targets, _ = edge.shape
-        for end, size in ((edge.source, both * sources), (edge.target, both * targets)):
-            _require_whole(topology, edge.name, end, size)
-        groups.append(
-            EdgeGroup(edge.source, edge.target, (both, sources, targets), edge=i)
-        )
+        ends = tuple(_end_view(topology, edge, end) for end in ("source", "target"))
+        shape = (both, sources, targets)
+        groups.append(EdgeGroup(edge.source, edge.target, shape, ends, edge=i))
     for i, join in enumerate(topology.joins):
-        size = topology.nodes[join.source].size
-        units = topology.nodes[join.source].units
-        identity = tuple((k, k) for k in range(len(units)))
-        if join.join != identity or topology.nodes[join.target].size != size:
+        ends = tuple(
+            _view(
+                topology.nodes[node].units,
+                (),
+                tuple(dict.fromkeys(pair[k] for pair in join.join)),
+                (),
+            )
+            for k, node in enumerate((join.source, join.target))
+        )
+        both = ends[0].shape[1]
+        if ends[1].shape[1] != both:
             raise MetanetError(
                 f"join {join.kind} of {topology.nodes[join.source].name} and "
-                f"{topology.nodes[join.target].name}: only one-to-one joins are "
-                "supported by the stacked layout"
+                f"{topology.nodes[join.target].name}: an index is joined twice, which "
+                "the stacked layout does not support"
             )
-        groups.append(EdgeGroup(join.source, join.target, (size, 1, 1), join=i))
+        groups.append(EdgeGroup(join.source, join.target, (both, 1, 1), ends, join=i))
     return tuple(groups)
 
 
+def _end_view(topology: Topology, edge: EdgeSet, end: End) -> EndView:
+    """The view of the nodes at one end of an edge set."""
+    k = 0 if end == "source" else 1
+    node = topology.nodes[edge.source if end == "source" else edge.target]  # type: ignore[index]
+    both = tuple(u[k] for u in edge.units if u[0] >= 0 and u[1] >= 0)
+    own = tuple(u[k] for u in edge.units if u[k] >= 0 and u[1 - k] < 0)
+    diagonal = {u for u in edge.units if u[0] >= 0 and u[1] >= 0}
+    shared = tuple(pair[k] for pair in edge.join if pair not in diagonal)
+    if len({*both, *own, *shared}) < len(both) + len(own) + len(shared):
+        raise MetanetError(
+            f"parameter {edge.name}: indexes {node.name} twice, which the stacked layout "
+            "does not support"
+        )
+    return _view(node.units, shared, both, own)
+
+
+def _view(
+    units: tuple[int, ...],
+    shared: tuple[int, ...],
+    both: tuple[int, ...],
+    own: tuple[int, ...],
+) -> EndView:
+    rest = tuple(i for i in range(len(units)) if i not in {*shared, *both, *own})
+    kinds = (shared, both, own, rest)
+    shared_n, both_n, own_n, rest_n = (math.prod(units[i] for i in k) for k in kinds)
+    return EndView(
+        units, (*shared, *both, *own, *rest), (shared_n, both_n, own_n, rest_n)
+    )
+
+
 @lru_cache
-def node_parameters(topology: Topology) -> tuple[tuple[int, ...], ...]:
-    """Per node set: the edge sets without a source that are features of its nodes."""
-    found: list[list[int]] = [[] for _ in topology.nodes]
+def node_parameters(topology: Topology) -> tuple[tuple[tuple[int, EndView], ...], ...]:
+    """Per node set the edge sets without a source, which are features of its nodes.
+
+    Each with the view along which `from_end` brings its values to the nodes.
+    """
+    found: list[list[tuple[int, EndView]]] = [[] for _ in topology.nodes]
     for i, edge in enumerate(topology.edges):
         if edge.source is None:
-            both, _, targets, _ = edge.shape
-            _require_whole(topology, edge.name, edge.target, both * targets)
-            found[edge.target].append(i)
+            found[edge.target].append((i, _end_view(topology, edge, "target")))
     return tuple(tuple(f) for f in found)
 
 
-def _require_whole(topology: Topology, name: str, node_set: int, size: int) -> None:
-    node = topology.nodes[node_set]
-    if node.size != size:
-        raise MetanetError(
-            f"parameter {name}: indexes {size} of the {node.size} nodes of "
-            f"{node.name}; such edge sets are not supported by the stacked layout"
-        )
+def to_end(nodes: jax.Array, view: EndView) -> jax.Array:
+    """Node values ``[B, N, d]`` to ``[B, shared, both, n, d]``, averaged over the rest."""
+    batch, d = nodes.shape[0], nodes.shape[-1]
+    if view.plain:
+        return nodes.reshape(batch, *view.shape[:3], d)
+    order = (0, *(1 + i for i in view.order), 1 + len(view.units))
+    turned = nodes.reshape(batch, *view.units, d).transpose(order)
+    return turned.reshape(batch, *view.shape, d).mean(axis=4)
+
+
+def from_end(values: jax.Array, view: EndView) -> jax.Array:
+    """Values ``[B, shared, both, n, d]`` to nodes ``[B, N, d]``, the rest all alike."""
+    batch, d = values.shape[0], values.shape[-1]
+    if view.plain:
+        return values.reshape(batch, -1, d)
+    wide = jnp.broadcast_to(values[:, :, :, :, None], (batch, *view.shape, d))
+    sizes = [view.units[i] for i in view.order]
+    back = sorted(range(len(sizes)), key=view.order.__getitem__)
+    turned = wide.reshape(batch, *sizes, d)
+    turned = turned.transpose(0, *(1 + i for i in back), 1 + len(sizes))
+    return turned.reshape(batch, -1, d)
 
 
 def carry(edges: jax.Array, values: jax.Array, group: EdgeGroup, end: End) -> jax.Array:
@@ -134,7 +213,13 @@ def carry(edges: jax.Array, values: jax.Array, group: EdgeGroup, end: End) -> ja
     else:
         other = _per_head(values, group, "target", heads)
         sums = jnp.einsum("bzhst,bzthk->bzshk", edges, other)
-    return sums.reshape(values.shape[0], -1, values.shape[-1])
+    view = group.ends[end == "target"]
+    batch, both, count = sums.shape[:3]
+    shared = view.shape[0]
+    if shared > 1:
+        sums = sums.reshape(batch, both, count, heads, shared, -1)
+        sums = jnp.moveaxis(sums, 4, 1)
+    return from_end(sums.reshape(batch, shared, both, count, -1), view)
 
 
 def match(
@@ -146,14 +231,19 @@ def match(
     """
     source = _per_head(at_source, group, "source", heads)
     target = _per_head(at_target, group, "target", heads)
-    scale = np.float32(source.shape[-1] ** -0.5)
+    shared, width = group.ends[0].shape[0], source.shape[-1]
+    scale = np.float32((width // shared) ** -0.5 / shared)
     return jnp.einsum("bzshk,bzthk->bzhst", source * scale, target)
 
 
 def _per_head(nodes: jax.Array, group: EdgeGroup, end: End, heads: int) -> jax.Array:
-    both, sources, targets = group.shape
-    count = sources if end == "source" else targets
-    return nodes.reshape(nodes.shape[0], both, count, heads, -1)
+    """Node values as ``[B, both, n, h, shared * k]``."""
+    values = to_end(nodes, group.ends[end == "target"])
+    batch, shared, both, count, _ = values.shape
+    if shared == 1:
+        return values.reshape(batch, both, count, heads, -1)
+    values = values.reshape(batch, shared, both, count, heads, -1)
+    return jnp.moveaxis(values, 1, 4).reshape(batch, both, count, heads, -1)
 
 
 def fan(group: EdgeGroup, end: End) -> int:
@@ -170,12 +260,8 @@ def split_nodes(joined: jax.Array, sizes: list[int]) -> tuple[jax.Array, ...]:
     return tuple(parts)
 
 
-def pool(
-    features: tuple[jax.Array, ...], how: Literal["mean", "sum"] = "mean"
-) -> jax.Array:
-    """Pools node features ``[B, N, d]`` of every set to one vector per graph."""
+def pool(features: tuple[jax.Array, ...]) -> jax.Array:
+    """The mean over the nodes ``[B, N, d]`` of all sets, one vector per graph."""
     total = sum(f.sum(axis=tuple(range(1, f.ndim - 1))) for f in features)
-    if how == "sum":
-        return jnp.asarray(total)
     count = sum(f[0, ..., 0].size for f in features)
     return jnp.asarray(total) / count

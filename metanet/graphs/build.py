@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -110,8 +111,7 @@ class _Builder:
                 units=tuple(self.atoms[a].size for a in site.units),
                 kind=site.kind,
                 depth=self.depth[index],
-                identified=site.kind in ("input", "output")
-                or (bool(pinned) and all(pinned)),
+                identified=all(pinned) if pinned else site.kind in ("input", "output"),
                 symmetry=max(acting[index], key=_STRENGTH.index, default="none"),
                 activation=next(iter(shared)) if len(shared) == 1 else (),
                 site=index,
@@ -127,7 +127,8 @@ class _Builder:
         if uses:
             uses.sort(key=lambda u: (u.source is None, -self.size(u)))
             path = self.symmetry.leaves[uses[0].leaf].path
-            return path.rpartition("/")[0] or path
+            # "layers/0/kernel" and "layers.0.weight" to the module's name.
+            return re.sub(r"[/.][^/.]*$", "", path)
         kinds = [j.kind for j in self.fused.joins if j.target == index]
         return kinds[0] if kinds else "hidden"
 

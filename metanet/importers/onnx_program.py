@@ -143,7 +143,7 @@ class _Program:
         label = f"{node.op_type} {node.name or node.output[0]}"
         try:
             values = [env[name] for name in node.input]
-            with jax.named_scope(label.replace("/", ".")):
+            with jax.named_scope("onnx " + label.replace("/", ".")):
                 results = self._evaluate(node, values, env, depth)
         except MetanetError:
             raise

@@ -7,6 +7,8 @@ set was brought to zero mean and unit deviation by statistics of the training se
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,9 +52,9 @@ def encoder_key(edge: EdgeSet, topology: Topology) -> str:
     Weights that touch inputs or outputs are distributed unlike those inside, so they
     have encoders of their own; depth is known from the nodes.
     """
-    source = "bias" if edge.source is None else topology.nodes[edge.source].kind
-    target = topology.nodes[edge.target].kind
-    ends = "".join(k[0] if k in ("input", "output") else "h" for k in (source, target))
+    source = "node" if edge.source is None else topology.nodes[edge.source].kind
+    kinds = (source, topology.nodes[edge.target].kind)
+    ends = "".join(k[0] if k in ("node", "input", "output") else "h" for k in kinds)
     return f"{edge.kind}_{edge.shape[3]}_{ends}"
 
 
@@ -114,13 +116,18 @@ class TypeEmbedding(nnx.Module):
 
 
 class IdentityEmbedding(nnx.Module):
-    """A learned vector for each individually identified node (inputs, outputs)."""
+    """A learned vector for each index that is told apart (inputs, outputs, positions).
+
+    A set of which only some unit indices are pinned (tokens of a token mixer, with free
+    channels) has one vector per joint index of these.
+    """
 
     def __init__(self, topology: Topology, dim: int, *, rngs: nnx.Rngs):
         sizes: dict[str, int] = {}
         for node in topology.nodes:
-            if node.identified:
-                sizes[node.kind] = max(sizes.get(node.kind, 0), node.size)
+            if any(node.pinned):
+                size = math.prod(_pinned_sizes(node))
+                sizes[node.kind] = max(sizes.get(node.kind, 0), size)
         self.tables = nnx.Dict(
             {
                 kind: nnx.Param(jax.random.normal(rngs.params(), (size, dim)))
@@ -130,9 +137,17 @@ class IdentityEmbedding(nnx.Module):
 
     def __call__(self, node: NodeSet) -> jax.Array | None:
         """Vectors ``[N, dim]`` of the set's nodes; None where they are exchangeable."""
-        if not node.identified:
+        if not any(node.pinned):
             return None
-        return self.tables[node.kind][...][: node.size]
+        sizes = _pinned_sizes(node)
+        table = self.tables[node.kind][...]
+        rows = table[: math.prod(sizes)].reshape(*sizes, -1)
+        wide = jnp.broadcast_to(rows, (*node.units, table.shape[-1]))
+        return wide.reshape(node.size, -1)
+
+
+def _pinned_sizes(node: NodeSet) -> tuple[int, ...]:
+    return tuple(n if p else 1 for n, p in zip(node.units, node.pinned, strict=True))
 
 
 class GraphEncoder(nnx.Module):

@@ -229,9 +229,9 @@ class GMN(nnx.Module):
         for index, parameters in enumerate(graph.node_parameters(self.topology)):
             x = self.encoder.node(index)
             x = jnp.broadcast_to(x[None], (size, *x.shape))
-            for i in parameters:
-                block = self.encoder.values(graphs.edges[i], i)
-                x = x + block.reshape(size, -1, self.config.dim)
+            for i, view in parameters:
+                # [B, 1, 1, n, d]: the block of an edge set without a source
+                x = x + graph.from_end(self.encoder.values(graphs.edges[i], i), view)
             nodes.append(x)
         if self.probes is not None:
             nodes = [

@@ -73,8 +73,9 @@ def outline(jaxpr: Any) -> str:
 def source_line(eqn: Any) -> str:
     """The user's line that made an equation, "file.py:12 (function)".
 
-    Where a library's module was called directly, the line in the library. For a program that comes from a file the name under which it was traced (the node of
-    an ONNX graph); "" where neither is known.
+    Where a library's module was called directly, the line in the library; for a program
+    that comes from a file, the name under which it was traced (the node of an ONNX
+    graph); "" where nothing is known.
     """
     info = getattr(eqn, "source_info", None)
     name = str(getattr(info, "name_stack", ""))
