@@ -110,7 +110,9 @@ class _Program:
             )
         env: dict[str, Any] = {"": None, **self._fixed, **params}
         env.update(zip(self._inputs, inputs, strict=True))
-        results = self._run(self._graph, env, 0)
+        # ONNX broadcasts arrays of different rank wherever a user forbids it in JAX.
+        with jax.numpy_rank_promotion("allow"):
+            results = self._run(self._graph, env, 0)
         return results[0] if len(results) == 1 else tuple(results)
 
     def check_operators(self) -> None:

@@ -125,8 +125,6 @@ def _split(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _unstack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     (x,), at, count = inputs, eqn.params["axis"], len(eqn.outvars)
     parts = _cut(run, eqn, x, {at: (1,) * count}, None)
-    if len(parts[0].axes) == len(eqn.outvars[0].aval.shape):
-        return parts  # could not be cut; pinned
     return [p.with_axes([*p.axes[:at], *p.axes[at + 1 :]]) for p in parts]
 
 
@@ -162,8 +160,14 @@ def _cut(
     outputs = [list(x.axes) for _ in eqn.outvars]
     for i, sizes in cuts.items():
         parts = run.atoms.split_axis(x.axes[i], [n for n in sizes if n], run.why)
-        if parts is None:
-            return run.opaque(eqn, [x])
+        if parts is None:  # cut across its factors: pinned, other axes are as before
+            x = replace(x, axes=[*x.axes[:i], run.pinned_axis(x.axes[i], run.why),
+                                 *x.axes[i + 1 :]])  # fmt: skip
+            results = sizes if chosen is None else sizes[chosen : chosen + 1]
+            for axes, size in zip(outputs, results, strict=True):
+                axes[i] = run.fresh(size, run.why)
+                run.record([*axes, x.axes[i]])
+            continue
         rest = iter(parts)
         full = [next(rest) if n else [] for n in sizes]
         if chosen is None:
@@ -216,7 +220,10 @@ def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Valu
                 continue
             aligned = run.atoms.align(axes[i], x.axes[i], run.why)
             if aligned is None:
-                return run.opaque(eqn, inputs)
+                old = [axes[i], x.axes[i]]
+                axes[i] = run.fresh(eqn.outvars[0].aval.shape[i], run.why)
+                run.record([*axes, *old])
+                continue
             axes[i] = run.beside(aligned, live, not x.zero)
         live = live or not x.zero
     sites = {s: c for x in inputs for s, c in x.sites.items()}

@@ -1,0 +1,39 @@
+"""The same kinds of network, as other libraries write them, have the group on paper."""
+
+import pytest
+from symmetry_libraries import LINEN, equinox_cases
+
+from metanet import symmetry as sym
+
+
+def check(case):
+    found = sym.discover(case.apply_fn, case.params, *case.inputs)
+    assert found.order == case.order
+    assert not found.unknown
+
+
+@pytest.mark.parametrize("name", LINEN)
+def test_linen(name):
+    check(LINEN[name]())
+
+
+EQUINOX = (
+    "mlp",
+    "convolutions, flattened",
+    "gru cell, scanned",
+    "lstm cell, scanned",
+    "attention",
+    "gated mlp, rms norm",
+    "ensemble by vmap",
+    "group norm, transposed",
+)
+
+
+# Equinox adds axes without saying so, which other tests forbid.
+@pytest.mark.parametrize("name", EQUINOX)
+def test_equinox(name):
+    pytest.importorskip("equinox")
+    import jax
+
+    with jax.numpy_rank_promotion("allow"):
+        check(equinox_cases()[name]())
