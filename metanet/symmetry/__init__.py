@@ -13,6 +13,7 @@ from metanet.symmetry.elements import (
 )
 from metanet.symmetry.interpreter import register_rule
 from metanet.symmetry.replay import activations
+from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.symmetry import Coverage, Symmetry
 
 __all__ = [
@@ -26,8 +27,12 @@ __all__ = [
     "check",
     "compose",
     "discover",
+    "from_rebasin",
+    "from_unf",
     "identity",
     "invert",
     "random",
     "register_rule",
+    "to_rebasin",
+    "to_unf",
 ]
