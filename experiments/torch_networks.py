@@ -39,7 +39,8 @@ def _tokens(kind: str, attribute: str = "logits", **options: Any) -> Callable[[]
         import torch
         import transformers
 
-        config = getattr(transformers, kind.split("For")[0] + "Config")(**options)
+        family = kind.split("For")[0].split("LM")[0]
+        config = getattr(transformers, f"{family}Config")(**options)
         model = getattr(transformers, kind)(config)
 
         class Logits(torch.nn.Module):
@@ -320,9 +321,11 @@ def export(network: TorchNetwork, path: str) -> None:
     module = module.eval()
     with torch.no_grad():
         # Equal arrays would be stored once, and equal weights hide mistakes.
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in module.parameters():
+            tensor += 0.02 * torch.randn_like(tensor)
+        for tensor in module.buffers():
             if tensor.is_floating_point() and tensor.ndim:
-                tensor += 0.05 * torch.rand_like(tensor)
+                tensor += 0.1 * torch.rand_like(tensor)  # variances stay positive
     torch.onnx.export(
         module, inputs, path, dynamo=True, verbose=False, external_data=False
     )

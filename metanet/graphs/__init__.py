@@ -3,10 +3,12 @@
 from metanet.graphs.batch import EdgeGroup, GraphBatch, edge_groups, node_parameters
 from metanet.graphs.build import build_topology
 from metanet.graphs.draw import draw
+from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
 from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
 from metanet.graphs.view import ParameterGraph, stack, to_graph, to_params
 
 __all__ = [
+    "EdgeArrays",
     "EdgeGroup",
     "EdgeSet",
     "GraphBatch",
@@ -16,9 +18,11 @@ __all__ = [
     "Topology",
     "build_topology",
     "draw",
+    "edge_arrays",
     "edge_groups",
     "node_parameters",
     "stack",
     "to_graph",
+    "to_networkx",
     "to_params",
 ]

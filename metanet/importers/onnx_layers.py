@@ -422,8 +422,10 @@ def _cell(kind: str, call: Call, functions: Sequence[Any]) -> Any:
 
 def _recurrent(call: Call, kind: str, gates: int, defaults: Sequence[str]) -> Any:
     x, w, r = call.inputs[:3]
-    if call.get("layout", 0) or call.get("clip") or call.get("input_forget"):
-        raise Unsupported("layout, clip or input_forget")
+    if call.get("clip") or call.get("input_forget"):
+        raise Unsupported("clip or input_forget")
+    batch_first = bool(call.get("layout", 0))
+    x = jnp.swapaxes(x, 0, 1) if batch_first else x
     lengths = call.input(4)
     if lengths is not None and not (
         isinstance(lengths, np.ndarray) and (lengths == x.shape[0]).all()
@@ -452,6 +454,8 @@ def _recurrent(call: Call, kind: str, gates: int, defaults: Sequence[str]) -> An
             given = call.input(place)
             if given is None:
                 given = np.zeros((directions, x.shape[1], size))
+            elif batch_first:
+                given = jnp.swapaxes(given, 0, 1)
             given = jnp.asarray(given, gates_in.dtype)
             start.append(lax.index_in_dim(given, d, keepdims=False))
 
@@ -464,7 +468,11 @@ def _recurrent(call: Call, kind: str, gates: int, defaults: Sequence[str]) -> An
         states.append(last)
         rows.append(out)
     results = [jnp.stack(rows, 1)]
-    return results + [jnp.stack(part) for part in zip(*states, strict=True)]
+    results += [jnp.stack(part) for part in zip(*states, strict=True)]
+    if not batch_first:
+        return results
+    return [jnp.transpose(results[0], (2, 0, 1, 3)),
+            *(jnp.swapaxes(r, 0, 1) for r in results[1:])]  # fmt: skip
 
 
 @operator("RNN")

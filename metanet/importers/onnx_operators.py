@@ -102,7 +102,7 @@ def _pow(call: Call) -> Any:
             return jnp.sqrt(x)
         if value.is_integer() and abs(value) < 32:
             return lax.integer_pow(x, int(value))
-    return jnp.power(x, power).astype(x.dtype)
+    return jnp.power(x, power).astype(jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 @operator("Clip")
@@ -288,6 +288,12 @@ def _pad(call: Call) -> Any:
     value = call.input(2) if call.version >= 11 else call.get("value", 0.0)
     filler = jnp.asarray(0 if value is None else value, x.dtype).reshape(())
     return lax.pad(x, filler, [(low, high, 0) for low, high in config])
+
+
+@operator("ConstantOfShape", "EyeLike", "NonZero", "Range")
+def _shaped_by_values(call: Call) -> Any:
+    """Reached only where the inputs are not constant."""
+    raise Unsupported("the shape of the result depends on weights or inputs")
 
 
 @operator("Trilu")

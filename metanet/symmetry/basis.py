@@ -10,7 +10,7 @@ not acted with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metanet.symmetry.atoms import Axis
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from metanet.symmetry.interpreter import Interpreter
 
 # Primitives that move, or only hand on to equations that are looked at themselves.
+# An axis is only ever cut between its segments; where it is cut elsewhere it is pinned.
 _LINEAR = frozenset(
     "transpose squeeze reshape broadcast_in_dim stop_gradient copy neg scan while cond "
-    "optimization_barrier convert_element_type".split()
+    "optimization_barrier convert_element_type split unstack slice concatenate stack "
+    "dynamic_slice".split()
 )
 
 
@@ -56,24 +58,18 @@ def _axes(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> Iterator[Axis]
     elif name == "div":
         yield from inputs[1].axes
         yield from _where(run, inputs[0], inputs[1], uniform=False)
-    elif name in ("reduce_sum", "cumsum", "split", "unstack"):
+    elif name in ("reduce_sum", "cumsum"):
         axes = params.get("axes", (params.get("axis"),))
         yield from (inputs[0].axes[i] for i in axes)
-    elif name == "concatenate":
-        yield from (x.axes[params["dimension"]] for x in inputs)
-    elif name in ("slice", "dynamic_slice", "pad", "gather"):
-        sizes = _result_sizes(eqn)
+    elif name == "gather":
+        sizes = params["slice_sizes"]
         for axis, size in zip(inputs[0].axes, sizes, strict=True):
             if run.atoms.axis_size(axis) != size:
                 yield axis
+    elif name == "pad" and inputs[1].zero:
+        return
     else:
         yield from (axis for x in inputs for axis in x.axes)
-
-
-def _result_sizes(eqn: Any) -> Iterable[int]:
-    if eqn.primitive.name == "gather":
-        return eqn.params["slice_sizes"]
-    return eqn.outvars[0].aval.shape
 
 
 def _where(run: Interpreter, x: Value, other: Value, uniform: bool) -> Iterator[Axis]:

@@ -1,0 +1,360 @@
+"""ONNX files: evaluated as onnxruntime does, and refused with one clear error."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from metanet import symmetry as sym  # noqa: E402
+from metanet.errors import MetanetError  # noqa: E402
+from metanet.importers import load  # noqa: E402
+
+FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
+
+
+def values(*shape: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng((seed, *shape))
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def model_of(nodes, inputs, arrays, outputs=("y",), opset=18, functions=()):
+    """A model of ``(operator, inputs, outputs, attributes)`` rows."""
+    graph = helper.make_graph(
+        [helper.make_node(o, i, out, name=f"n{k}", **a)
+         for k, (o, i, out, a) in enumerate(nodes)],
+        "network",
+        [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
+        [helper.make_tensor_value_info(n, FLOAT, ["rows", "columns"]) for n in outputs],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
+    return helper.make_model(
+        graph, opset_imports=opsets[: 2 if functions else 1], functions=functions,
+        ir_version=9,
+    )  # fmt: skip
+
+
+def small_cnn():
+    nodes = [
+        ("Conv", ["x", "c.weight", "c.bias"], ["h"], {"pads": [1, 1, 1, 1]}),
+        (
+            "BatchNormalization",
+            ["h", "n.scale", "n.bias", "n.mean", "n.var"],
+            ["b"],
+            {},
+        ),
+        ("Relu", ["b"], ["r"], {}),
+        ("MaxPool", ["r"], ["p"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Shape", ["p"], ["s"], {}),
+        ("Gather", ["s", "zero"], ["count"], {}),
+        ("Concat", ["count", "rest"], ["shape"], {"axis": 0}),
+        ("Reshape", ["p", "shape"], ["f"], {}),
+        ("Gemm", ["f", "d.weight", "d.bias"], ["y"], {"transB": 1}),
+    ]
+    arrays = {
+        "c.weight": values(4, 2, 3, 3), "c.bias": values(4), "n.scale": values(4, seed=1),
+        "n.bias": values(4, seed=2), "n.mean": values(4, seed=3),
+        "n.var": values(4, seed=4) ** 2, "d.weight": values(3, 36), "d.bias": values(3),
+        "zero": np.array([0]), "rest": np.array([-1]),
+    }  # fmt: skip
+    return model_of(nodes, [("x", FLOAT, ["batch", 2, 6, 6])], arrays)
+
+
+def saved(model, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def conformance():
+    """Cases that come with onnx, by operator: one array input, all others constant."""
+    from onnx.backend.test.loader import load_model_tests
+
+    from metanet.importers.onnx_program import OPERATORS
+
+    with np.errstate(all="ignore"):
+        for case in load_model_tests(kind="node"):
+            if case.model is None or case.data_sets is None:
+                continue
+            operators = {n.op_type for n in case.model.graph.node}
+            inputs, outputs = case.data_sets[0]
+            plain = all(
+                isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+                for x in (*inputs, *outputs)
+            )
+            if plain and len(operators) == 1 and operators <= set(OPERATORS):
+                yield operators.pop(), case.name, case.model, inputs, outputs
+
+
+# What the importer says that it cannot do.
+REFUSED = (
+    "select_last_index", "tf_crop", "antialias", "peepholes", "indices of maxima",
+    "depends on weights or inputs", "size 24", "Sum of sizes", "node Cast",
+)  # fmt: skip
+
+
+def run_case(model, inputs, outputs, path: Path) -> None:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, 4)
+    given_one = None
+    del copy.graph.input[:]
+    for info, x in zip(model.graph.input, inputs, strict=True):
+        if given_one is None and x.dtype.kind in "fb" and x.ndim:
+            given_one = x
+            copy.graph.input.append(info)
+        elif x.dtype.kind != "O":
+            held = numpy_helper.from_array(np.ascontiguousarray(x), info.name)
+            held.dims[:] = x.shape
+            copy.graph.initializer.append(held)
+    network = load(saved(copy, path))
+    found = network.apply_fn(
+        network.params, *([] if given_one is None else [given_one])
+    )
+    for a, b in zip(
+        found if isinstance(found, tuple) else [found], outputs, strict=False
+    ):
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), b.astype(np.float64), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_operators_conform(whole, tmp_path):
+    """One case of each operator; all thousand in the slow suite."""
+    done: dict[str, int] = {}
+    failed = []
+    for operator, name, model, inputs, outputs in conformance():
+        if done.get(operator, 0) and not whole:
+            continue
+        try:
+            run_case(model, inputs, outputs, tmp_path / "case.onnx")
+        except MetanetError as error:
+            if not any(reason in str(error) for reason in REFUSED):
+                failed.append(f"{name}: {error}")
+            continue
+        except AssertionError as error:
+            failed.append(f"{name}: {error}")
+        done[operator] = done.get(operator, 0) + 1
+    assert not failed
+    assert len(done) > 100
+    assert not whole or sum(done.values()) > 900
+
+
+def test_outputs_are_those_of_onnxruntime(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    path = saved(small_cnn(), tmp_path / "cnn.onnx")
+    network = load(path, dims={"batch": 5})
+    assert network.inputs[0].shape == (5, 2, 6, 6)
+    session = runtime.InferenceSession(str(path))
+    expected = session.run(None, {"x": np.asarray(network.inputs[0])})[0]
+    run = jax.jit(network.apply_fn)
+    np.testing.assert_allclose(
+        run(network.params, *network.inputs), expected, atol=1e-4
+    )
+    found = sym.discover(network.apply_fn, network.params, *network.inputs)
+    assert found.order == 24
+    assert set(network.params) == {
+        "c.weight", "c.bias", "n.scale", "n.bias", "n.mean", "n.var", "d.weight", "d.bias"
+    }  # fmt: skip
+    # A batch of another size than at load.
+    wider = np.concatenate([network.inputs[0]] * 2)
+    assert run(network.params, wider).shape == (10, 3)
+    assert "onnx Gemm n8" in found.explain("d.weight", 1)
+
+
+def test_constants_and_fillers_are_no_parameters(tmp_path):
+    nodes = [
+        ("MatMul", ["x", "fc.weight"], ["h"], {}),
+        ("Mul", ["h", "val_3"], ["m"], {}),
+        ("Add", ["m", "table"], ["y"], {}),
+    ]
+    arrays = {"fc.weight": values(3, 4), "val_3": np.full(1, 0.5, np.float32),
+              "table": values(4)}  # fmt: skip
+    path = saved(model_of(nodes, [("x", FLOAT, [2, 3])], arrays), tmp_path / "m.onnx")
+    assert set(load(path).params) == {"fc.weight", "table"}
+    assert set(load(path, constants=["tab*"]).params) == {"fc.weight"}
+
+
+def test_functions_are_inlined(tmp_path):
+    body = helper.make_function(
+        "local", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 18)],
+    )  # fmt: skip
+    model = model_of(
+        [("MatMul", ["x", "w.k"], ["h"], {}), ("Double", ["h"], ["y"], {"domain": "local"})],
+        [("x", FLOAT, [2, 3])], {"w.k": values(3, 4)}, functions=[body],
+    )  # fmt: skip
+    network = load(saved(model, tmp_path / "f.onnx"))
+    x = network.inputs[0]
+    expected = 2 * (x @ network.params["w.k"])
+    np.testing.assert_allclose(network.apply_fn(network.params, x), expected, atol=1e-5)
+
+
+def spoiled():
+    """Names, and models or bytes that must be refused, and what the error says."""
+    whole = small_cnn().SerializeToString()
+    yield "empty", b"", "not an ONNX model"
+    yield "text", b"this is no model at all", "not a valid ONNX model"
+    yield "truncated", whole[: len(whole) // 2], "not a valid ONNX model|tensor"
+    x, w = [("x", FLOAT, [2, 3])], {"w.k": values(3, 3)}
+    loop = [("Add", ["x", "b"], ["a"], {}), ("Relu", ["a"], ["b"], {}),
+            ("MatMul", ["b", "w.k"], ["y"], {})]  # fmt: skip
+    yield "cyclic", model_of(loop, x, w), "not a valid ONNX model.*sorted"
+    huge = [("x", FLOAT, [2, 1 << 40])]
+    yield (
+        "huge input",
+        model_of([("Relu", ["x"], ["y"], {})], huge, {}),
+        "input x: shape",
+    )
+    fill = [("ConstantOfShape", ["size"], ["c"], {}), ("Add", ["x", "c"], ["y"], {})]
+    size = {"size": np.array([1 << 20, 1 << 20])}
+    yield (
+        "huge constant",
+        model_of(fill, x, size),
+        "node ConstantOfShape n0: a constant of",
+    )
+    wide = [("Expand", ["x", "size"], ["y"], {})]
+    size = {"size": np.array([1 << 20, 1 << 10, 2, 3])}
+    yield "huge result", model_of(wide, x, size), "node Expand n0: a result of shape"
+    yield "operator", model_of(
+        [("Scan", ["x"], ["y"], {"num_scan_inputs": 1,
+          "body": helper.make_graph([], "b", [], [])})], x, {},
+    ), "not a valid ONNX model|not supported: ai.onnx.Scan"  # fmt: skip
+    yield "shapes", model_of([("MatMul", ["x", "w.k"], ["y"], {})], x,
+                             {"w.k": values(4, 3)}), "node MatMul n0"  # fmt: skip
+    dynamic = [("Cast", ["x"], ["s"], {"to": INT}), ("Reshape", ["x", "s"], ["y"], {})]
+    yield (
+        "data-dependent",
+        model_of(dynamic, [("x", FLOAT, [2])], {}),
+        "n1: shape depends",
+    )
+    lying = small_cnn()
+    lying.graph.initializer[0].dims[0] = 400
+    yield "lying", lying, "tensor c.weight|not a valid ONNX model.*c.weight"
+    negative = small_cnn()
+    negative.graph.initializer[0].dims[0] = -4
+    yield "negative", negative, "tensor c.weight|not a valid ONNX model"
+    outside = small_cnn()
+    outside.graph.initializer[0].ClearField("raw_data")
+    outside.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    entry = outside.graph.initializer[0].external_data.add()
+    entry.key, entry.value = "location", "../secret.bin"
+    yield "outside", outside, "c.weight: external data outside"
+    absent = type(outside)()
+    absent.CopyFrom(outside)
+    absent.graph.initializer[0].external_data[0].value = "weights.bin"
+    yield "absent", absent, "c.weight: its data file weights.bin is missing"
+    call = helper.make_node("Again", ["a"], ["b"], domain="local")
+    endless = helper.make_function(
+        "local", "Again", ["a"], ["b"], [call], [helper.make_opsetid("local", 1)]
+    )
+    yield (
+        "endless",
+        model_of(
+            [("Again", ["x"], ["y"], {"domain": "local"})], x, {}, functions=[endless]
+        ),
+        "function Again calls itself",
+    )
+
+
+SPOILED = list(spoiled())
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "message"), SPOILED, ids=[s[0] for s in SPOILED]
+)
+def test_bad_files_give_one_error_that_names_them(name, made, message, tmp_path):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+    with pytest.raises(MetanetError, match=message) as caught:
+        load(path)
+    assert "bad.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_other_formats(tmp_path):
+    with pytest.raises(MetanetError, match="no such file"):
+        load(tmp_path / "none.onnx")
+    with pytest.raises(MetanetError, match="is a directory"):
+        (tmp_path / "dir.onnx").mkdir()
+        load(tmp_path / "dir.onnx")
+    with pytest.raises(MetanetError, match="unknown format '.h5'"):
+        load(tmp_path / "x.h5")
+    with pytest.raises(MetanetError, match="give the network"):
+        load(tmp_path / "x.safetensors")
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_damaged_files_never_crash(tmp_path_factory, data):
+    whole = bytearray(small_cnn().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
+    path.write_bytes(whole[: data.draw(st.integers(1, len(whole)))])
+    try:
+        load(path)
+    except MetanetError as error:
+        assert "m.onnx" in str(error)
+
+
+def test_inspect_takes_onnx_files_and_functions(tmp_path):
+    saved(small_cnn(), tmp_path / "cnn.onnx")
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def made():\n"
+        "    f = lambda p, x: jnp.tanh(x @ p['w']) @ p['o']\n"
+        "    return f, {'w': jnp.ones((3, 4)), 'o': jnp.ones((4, 2))}, (jnp.ones((5, 3)),)\n"
+        "def wrong():\n"
+        "    return 3\n"
+    )
+
+    def inspect(*args):
+        start = "import sys; from metanet.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", start, "inspect", *args]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+
+    done = inspect("cnn.onnx", "--plot", "graph.png", "--json", "found.json")
+    assert done.returncode == 0, done.stderr
+    assert "S_4" in done.stdout and (tmp_path / "graph.png").stat().st_size > 1000
+    found = sym.Symmetry.from_json((tmp_path / "found.json").read_text())
+    assert found.order == 24
+    done = inspect("mine:made", "--explain", "w:1")
+    assert done.returncode == 0 and "mine.py" in done.stdout and "free" in done.stdout
+    for name, message in (
+        ("mine:wrong", "must return"),
+        ("mine:none", "no function none"),
+        ("nothing:here", "no module named nothing"),
+        ("cnn.onnx --dim batch=0", "--dim batch=0"),
+    ):
+        done = inspect(*name.split(" ", 1)[0:1], *name.split()[1:])
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_weights_are_bound_to_a_network(tmp_path):
+    from metanet.networks import Architecture, create
+
+    network = create(Architecture.of("mlp", hidden=[4]), jax.random.key(0))
+    flat, _ = jax.tree_util.tree_flatten_with_path(network.params)
+    arrays = {
+        jax.tree_util.keystr(p, simple=True, separator="."): x + 1 for p, x in flat
+    }
+    np.savez(tmp_path / "w.npz", **{k: np.asarray(v) for k, v in arrays.items()})
+    bound = load(tmp_path / "w.npz", network)
+    for a, b in zip(
+        jax.tree.leaves(bound.params), jax.tree.leaves(network.params), strict=True
+    ):
+        np.testing.assert_allclose(a, jnp.asarray(b) + 1)
