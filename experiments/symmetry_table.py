@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Symmetries found in networks of many families and libraries, as a Markdown table.
 
     python experiments/symmetry_table.py                      # prints the table
@@ -126,7 +127,7 @@ def _of_torch(name: str, library: str, entry: torch_networks.TorchNetwork) -> Ro
         i.name: np.asarray(x).astype(kinds[i.type])
         for i, x in zip(session.get_inputs(), network.inputs, strict=True)
     }
-    wanted = session.run(None, feed)[0]
+    wanted = np.asarray(session.run(None, feed)[0])
     found = np.asarray(jax.jit(network.apply_fn)(network.params, *network.inputs))
     error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     order = None

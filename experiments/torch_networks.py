@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """PyTorch modules for `symmetry_table`: torch.nn, timm and transformers, random weights.
 
 Each entry gives the module, example inputs, and the symmetry group on paper: degree of a
@@ -34,7 +35,7 @@ def _images(name: str, size: int = 64, **options: Any) -> Callable[[], Any]:
     return make
 
 
-def _tokens(kind: str, attribute: str = "logits", **options: Any) -> Callable[[], Any]:
+def _tokens(kind: str, **options: Any) -> Callable[[], Any]:
     def make() -> Any:
         import torch
         import transformers
@@ -49,7 +50,7 @@ def _tokens(kind: str, attribute: str = "logits", **options: Any) -> Callable[[]
                 self.model = model
 
             def forward(self, x: Any) -> Any:
-                return getattr(self.model(x), attribute)
+                return self.model(x).logits
 
         x = torch.randint(0, 50, (2, 6))
         return Logits(), (torch.randn(2, 3, 16, 16) if "ViT" in kind else x,)

@@ -103,11 +103,14 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
         if edge.source is None:
             continue
         both, sources, targets, _ = edge.shape
-        ends = tuple(_end_view(topology, edge, end) for end in ("source", "target"))
+        ends = (
+            _end_view(topology, edge, "source"),
+            _end_view(topology, edge, "target"),
+        )
         shape = (both, sources, targets)
         groups.append(EdgeGroup(edge.source, edge.target, shape, ends, edge=i))
     for i, join in enumerate(topology.joins):
-        ends = tuple(
+        source, target = (
             _view(
                 topology.nodes[node].units,
                 (),
@@ -116,7 +119,7 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
             )
             for k, node in enumerate((join.source, join.target))
         )
-        both = ends[0].shape[1]
+        ends, both = (source, target), source.shape[1]
         if ends[1].shape[1] != both:
             raise MetanetError(
                 f"join {join.kind} of {topology.nodes[join.source].name} and "

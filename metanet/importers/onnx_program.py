@@ -1,10 +1,9 @@
 """An ONNX graph as a JAX function of its weights.
 
-Nodes are evaluated in order, each by the operator of `onnx_operators` or
-`onnx_layers` that has its name. What depends on neither weights nor inputs (shapes,
-index arithmetic) is computed at trace time by onnx's own reference implementation. An
-operator that is in neither module but which ONNX defines as a function of others is
-evaluated by that definition.
+Nodes are evaluated in order, each by the operator of its name (see `MODULES`). What
+depends on neither weights nor inputs (shapes, index arithmetic) is computed at trace time
+by onnx's own reference implementation. An operator that is in none of the modules but
+which ONNX defines as a function of others is evaluated by that definition.
 """
 
 from __future__ import annotations
@@ -20,11 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.importers import onnx_layers, onnx_operators  # noqa: F401 (they register)
+from metanet.importers import (
+    onnx_indices,
+    onnx_layers,
+    onnx_operators,
+    onnx_recurrent,
+    onnx_resize,
+)
 from metanet.importers.onnx_call import OPERATORS, Call, Unsupported
 from metanet.importers.onnx_file import MAX_ELEMENTS, read_model, read_tensor
 from metanet.networks import Network
 
+# Modules that register operators.
+MODULES = (onnx_indices, onnx_layers, onnx_operators, onnx_recurrent, onnx_resize)
 _MAX_DEPTH = 16
 # Sizes that a file leaves open: the first axis is the batch.
 _OPEN_BATCH, _OPEN_OTHER = 2, 8
@@ -256,7 +263,7 @@ def _schema(
 
     version = versions.get(node.domain, 1)
     try:
-        schema = defs.get_schema(node.op_type, version, node.domain)
+        schema: Any = defs.get_schema(node.op_type, version, node.domain)
     except Exception:
         return None
     if schema.has_function:

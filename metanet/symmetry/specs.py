@@ -71,8 +71,10 @@ def to_rebasin(symmetry: Symmetry) -> AxisNames:
     for leaf, atoms in zip(symmetry.leaves, _atoms_of_axes(symmetry), strict=True):
         row = []
         for atom in atoms:
-            free = atom is not None and symmetry.atoms[atom].pinned is None
-            row.append(names.setdefault(atom, f"P_{len(names)}") if free else None)
+            if atom is None or symmetry.atoms[atom].pinned is not None:
+                row.append(None)
+            else:
+                row.append(names.setdefault(atom, f"P_{len(names)}"))
         spec[leaf.path] = tuple(row)
     return spec
 
