@@ -61,6 +61,20 @@ symmetric groups (`4!^2 x 6!`); GL and O count those that are part of a continuo
 relative change of the outputs (float64) under two random elements; "runtime error" the
 largest difference from onnxruntime, relative to the outputs; "seconds" is discovery from
 shapes, tracing included, without the check.
+
+"On paper" counts permutations. Known to be missed, never falsely found:
+
+* Queries, keys and values fused *per head* (`reshape(heads, 3, width)`, GPT-NeoX): the
+  index that is read piece by piece stands inside a product, so that the channels of all
+  three and of all heads are tied, and here held by the rotation.
+* Weights of experts that are *gathered* by a router's indices: experts are permuted, but
+  the hidden channels of all experts are tied. With masks they are free.
+* Permutations that need a factor beside them: units times a constant vector; the two
+  leaves of a soft tree's split, which change places when the split changes its sign.
+* Every second entry of units (`h[::2]`) and units along which a program sorts, sums up
+  or counts.
+* Continuous groups are named (GL, O), not acted with; the shift that a softmax does not
+  see, and biases before a batch norm, are not reported.
 """
 
 

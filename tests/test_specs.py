@@ -4,20 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from symmetry_networks import NHWC, array, case, mlp, relu
+from symmetry_networks import NETWORKS, NHWC, array, case, mlp, relu
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
 
 
-def residual(p, x):
-    def conv(x, w):
-        return jax.lax.conv_general_dilated(
-            x, w, (1, 1), "SAME", dimension_numbers=NHWC
-        )
+def conv(x, w):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
 
+
+def norm(x, p):
+    centred = x - x.mean(-1, keepdims=True)
+    size = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    along = (1,) * (x.ndim - 1) + (-1,)
+    return centred / size * p["scale"].reshape(along) + p["bias"].reshape(along)
+
+
+def residual(p, x):
+    """A ResNet: an identity block, then one whose shortcut changes the channels."""
     x = relu(conv(x, p["stem"]))
-    x = x + conv(relu(conv(x, p["a"])), p["b"])
+    x = x + conv(relu(norm(conv(x, p["a"]["conv"]), p["a"]["norm"])), p["a"]["out"])
+    x = conv(x, p["b"]["cut"]) + conv(relu(conv(x, p["b"]["conv"])), p["b"]["out"])
     return relu(x).mean((1, 2)) @ p["o"]
 
 
@@ -26,6 +34,39 @@ def recurrent(p, xs):
     return jax.lax.scan(step, jnp.zeros((xs.shape[1], 4)), xs)[0] @ p["o"]
 
 
+def flattened(p, x):
+    """The rows of the first weight are a product of indices, all pinned."""
+    return relu(x.reshape(x.shape[0], -1) @ p["w"]) @ p["o"]
+
+
+def fourier(p, x):
+    """The rows of the first weight are a concatenation of indices, all pinned."""
+    return relu(jnp.concatenate([jnp.sin(x), jnp.cos(x)], -1) @ p["w"]) @ p["o"]
+
+
+def flat_convolution(p, x):
+    return relu(conv(x, p["c"])).reshape(x.shape[0], -1) @ p["w"]
+
+
+def joint(p, x):
+    hidden = relu(jnp.einsum("bx,xij->bij", x, p["w"]))
+    return jnp.einsum("bij,ijo->bo", hidden, p["v"])
+
+
+def layers_in_one_array(p, x):
+    for i in range(2):
+        x = relu(x @ p["h"][i])
+    return x @ p["o"]
+
+
+RESIDUAL = {
+    "stem": (3, 3, 2, 4),
+    "a": {"conv": (3, 3, 4, 3), "norm": {"scale": (3,), "bias": (3,)},
+          "out": (3, 3, 3, 4)},
+    "b": {"conv": (3, 3, 4, 5), "out": (3, 3, 5, 6), "cut": (1, 1, 4, 6)},
+    "o": (6, 2),
+}  # fmt: skip
+ONE_LAYER = {"w": (None, "A"), "o": ("A", None)}
 CASES = {
     "mlp": (
         case(mlp, 0, {}, w1=(3, 4), b1=(4,), w2=(4, 5), b2=(5,), o=(5, 2)),
@@ -33,16 +74,30 @@ CASES = {
          "o": ("B", None)},
     ),
     "residual": (
-        case(residual, 0, {}, (2, 4, 4, 2), stem=(3, 3, 2, 4), a=(3, 3, 4, 3),
-             b=(3, 3, 3, 4), o=(4, 2)),
-        {"stem": (None, None, None, "A"), "a": (None, None, "A", "B"),
-         "b": (None, None, "B", "A"), "o": ("A", None)},
+        case(residual, 0, {}, (2, 4, 4, 2), **RESIDUAL),
+        {"stem": (None, None, None, "A"),
+         "a/conv": (None, None, "A", "B"), "a/norm/scale": ("B",),
+         "a/norm/bias": ("B",), "a/out": (None, None, "B", "A"),
+         "b/conv": (None, None, "A", "C"), "b/out": (None, None, "C", "D"),
+         "b/cut": (None, None, "A", "D"), "o": ("D", None)},
     ),
     "recurrent": (
         case(recurrent, 0, {}, (5, 2, 3), wi=(3, 4), wh=(4, 4), o=(4, 2)),
         {"wi": (None, "A"), "wh": ("A", "A"), "o": ("A", None)},
     ),
+    "flattened": (
+        case(flattened, 0, {}, (5, 2, 3, 2), w=(12, 4), o=(4, 2)), ONE_LAYER,
+    ),
+    "fourier": (case(fourier, 0, {}, w=(6, 4), o=(4, 2)), ONE_LAYER),
+    "one unit": (
+        case(flattened, 0, {}, w=(3, 1), o=(1, 2)),
+        {"w": (None, None), "o": (None, None)},
+    ),
 }  # fmt: skip
+
+
+def found(network):
+    return sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
 
 
 def renamed(spec):
@@ -55,41 +110,54 @@ def renamed(spec):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_discovery_finds_the_hand_written_spec(name):
+def test_discovery_finds_the_hand_written_spec(name, key):
     network, spec = CASES[name]
-    found = sym.discover(network.apply_fn, network.params, *network.inputs)
-    assert renamed(sym.to_rebasin(found)) == renamed(spec)
-    # Acting through either description is the same.
-    other = sym.from_rebasin(sym.to_rebasin(found), network.params)
-    assert other.order == found.order
-    integers, fixed = sym.to_unf(found, network.params)
-    third = sym.from_unf(integers, network.params, fixed)
-    assert renamed(sym.to_rebasin(third)) == renamed(spec)
-    permutations = [np.random.default_rng(0).permutation(g.degree)[None]
-                    for g in found.groups]  # fmt: skip
-
-    def moved(symmetry):
-        held = {symmetry.axes_of(g.atoms)[0]: i for i, g in enumerate(symmetry.groups)}
-        chosen = [None] * len(permutations)
-        for g, p in zip(found.groups, permutations, strict=True):
-            chosen[held[found.axes_of(g.atoms)[0]]] = jnp.asarray(p)
-        element = sym.identity(symmetry)._replace(permutations=tuple(chosen))
-        return sym.act(symmetry, element, network.params)
-
-    for symmetry in (other, third):
-        for a, b in zip(
-            *(jax.tree.leaves(moved(s)) for s in (found, symmetry)), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
+    params = network.params
+    own = found(network)
+    assert renamed(sym.to_rebasin(own)) == renamed(spec)
+    integers, fixed = sym.to_unf(own, params)
+    others = (
+        sym.from_rebasin(spec, params),
+        sym.from_rebasin(sym.to_rebasin(own), params),
+        sym.from_unf(integers, params, fixed),
+    )
+    element = sym.random(own, key, signs=False, scales=False, phases=False)
+    moved = sym.act(own, element, params)
+    for other in others:
+        sym.check(other, network.apply_fn, params, *network.inputs)
+        assert renamed(sym.to_rebasin(other)) == renamed(spec)
+        assert other.order == own.order and len(other.groups) == len(own.groups)
+        # Groups are in the same order: permutations of one act through the other.
+        same = sym.Element(element.permutations, ())
+        jax.tree.map(np.testing.assert_array_equal, sym.act(other, same, params), moved)
+        undone = sym.compose(other, sym.invert(other, same), same)
+        jax.tree.map(
+            np.testing.assert_array_equal, sym.act(other, undone, params), params
+        )
 
 
-def test_a_spec_is_checked_against_the_network():
+def test_the_integers_of_an_mlp():
+    """Pinned axes that belong together share an integer, as an output and its bias."""
+    network = case(
+        lambda p, x: relu(x @ p["a"]["w"] + p["a"]["b"][None]) @ p["c"]["w"]
+        + p["c"]["b"][None],
+        0, {}, a={"w": (3, 4), "b": (4,)}, c={"w": (4, 2), "b": (2,)},
+    )  # fmt: skip
+    spec, fixed = sym.to_unf(found(network), network.params)
+    # Leaves in order: a/b, a/w, c/b, c/w.
+    assert spec == {"a": {"b": (0,), "w": (1, 0)}, "c": {"b": (2,), "w": (0, 2)}}
+    assert fixed == {1, 2}
+
+
+def test_specs_are_checked_against_the_network():
     network, spec = CASES["residual"]
-    right = sym.from_rebasin(spec, network.params)
-    sym.check(right, network.apply_fn, network.params, *network.inputs)
+    arguments = (network.apply_fn, network.params, *network.inputs)
     wrong = sym.from_rebasin({**spec, "o": (None, None)}, network.params)
-    with pytest.raises(sym.SymmetryError, match="permutations S4"):
-        sym.check(wrong, network.apply_fn, network.params, *network.inputs)
+    with pytest.raises(sym.SymmetryError, match="permutations S6 of b/cut"):
+        sym.check(wrong, *arguments)
+    integers, _ = sym.to_unf(found(network), network.params)
+    with pytest.raises(sym.SymmetryError, match="is not a symmetry"):
+        sym.check(sym.from_unf(integers, network.params), *arguments)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +165,9 @@ def test_a_spec_is_checked_against_the_network():
     [
         ({"w11": ("A",)}, "no parameter 'w11'.*Did you mean"),
         ({"w1": ("A",)}, "parameter w1: 1 axes in the specification, it has 2"),
-        ({"b2": ("A",)}, "permutation A: of length 4 at .*, but 5"),
+        ({"b2": ("A",)}, "permutation A: of length 4 at .* axis 0, but 5 at b2 axis 0"),
+        ({"b1": "A"}, "parameter b1: 'A' in the specification, not a tuple"),
+        ({"o": None}, "parameter o: missing in the specification"),
     ],
 )
 def test_errors_name_the_parameter(change, message):
@@ -106,32 +176,62 @@ def test_errors_name_the_parameter(change, message):
         sym.from_rebasin({**spec, **change}, network.params)
 
 
-def test_missing_parameters_and_other_structures():
-    network, spec = CASES["mlp"]
-    short = {k: v for k, v in spec.items() if k != "o"}
-    with pytest.raises(MetanetError, match="parameter o: missing"):
-        sym.from_rebasin(short, network.params)
-    with pytest.raises(MetanetError, match="not the parameters' structure"):
-        sym.from_unf({"w1": (0, 1)}, network.params)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"w11": (0, 1)}, "not the parameters' structure"),
+        ({"w1": (0,)}, "parameter w1: 1 axes in the specification, it has 2"),
+        ({"b2": (1,)}, "permutation P_1: of length 4 at .*, but 5 at b2 axis 0"),
+        ({"b1": 1}, "parameter b1: 1 in the specification, not a tuple"),
+    ],
+)
+def test_errors_of_integer_specs(change, message):
+    params = CASES["mlp"][0].params
+    spec = {"w1": (0, 1), "b1": (1,), "w2": (1, 2), "b2": (2,), "o": (2, 3)}
+    assert sym.from_unf(spec, params, {0, 3}).order == 24 * 120
+    with pytest.raises(MetanetError, match=message):
+        sym.from_unf({**spec, **change}, params)
 
 
-def test_what_axes_cannot_say_is_refused():
-    from symmetry_networks import NETWORKS
-
-    for name, message in (
-        ("lstm", "axis 0 is a concatenation"),
-        ("grouped query", "is a product of several indices"),
-        ("ensemble", "permutation for each value of another"),
-    ):
-        network = NETWORKS[name]()
-        found = sym.discover(
-            network.apply_fn, network.params, *network.inputs, check=False
-        )
-        with pytest.raises(MetanetError, match=message):
-            sym.to_rebasin(found)
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (NETWORKS["lstm"], "b: axis 0 is a concatenation"),
+        (NETWORKS["grouped query"], "axis 1 is a product of several indices"),
+        (NETWORKS["ensemble"], "value of another index .b.0., v.0., w.0.."),
+        (
+            lambda: case(
+                flat_convolution, 0, {}, (2, 3, 3, 2), c=(3, 3, 2, 4), w=(36, 2)
+            ),
+            "w: axis 0 is a product of several indices",
+        ),
+        (
+            lambda: case(joint, 0, {}, w=(3, 2, 4), v=(2, 4, 2)),
+            r"v: axis 0 is permuted jointly with v\[1\], w\[2\]",
+        ),
+        (
+            lambda: case(layers_in_one_array, 0, {}, (5, 4), h=(2, 4, 4), o=(4, 2)),
+            "h: axis 1 is another index in each part",
+        ),
+    ],
+)  # fmt: skip
+def test_what_axes_cannot_say_is_refused(network, message):
+    made = network()
+    symmetry = found(made)
+    for write in (sym.to_rebasin, lambda s: sym.to_unf(s, made.params)):
+        with pytest.raises(MetanetError, match=f"{message}.*use the Symmetry itself"):
+            write(symmetry)
 
 
 def test_names_with_dots():
-    params = {"layer": {"kernel": array(3, 4)}}
-    found = sym.from_rebasin({"layer.kernel": (None, "A")}, params)
-    assert found.order == 24
+    params = {"layer": {"kernel": array(3, 4)}, "a.b": array(4)}
+    spec = {"layer.kernel": (None, "A"), "a.b": ("A",)}
+    assert sym.from_rebasin(spec, params).order == 24
+    with pytest.raises(MetanetError, match="layer/kernel: specified twice"):
+        sym.from_rebasin({**spec, "layer/kernel": (None, "A")}, params)
+
+
+def test_integers_are_for_the_symmetry_s_own_parameters():
+    network, _ = CASES["mlp"]
+    with pytest.raises(MetanetError, match="other paths or shapes"):
+        sym.to_unf(found(network), {"w": array(3, 4)})

@@ -232,12 +232,55 @@ def test_activations_are_what_all_readers_see():
     assert len(values) == len(found.sites)
 
 
-def test_activations_inside_loops_are_not_captured():
-    network, found = found_of("lstm")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_node_has_activations(name):
+    network, found = found_of(name)
     values = sym.activations(network.apply_fn, found, network.params, *network.inputs)
-    kinds = [s.kind for s in found.sites]
-    assert "state" in kinds and values[kinds.index("state")] is None
-    assert values[-1] is not None and values[-1].shape == (2, 2)
+    for site, value in zip(found.sites, values, strict=True):
+        sizes = tuple(found.atoms[a].size for a in site.units)
+        assert (value is None) == (site.kind == "input")
+        assert value is None or value.shape[: len(sizes)] == sizes
+
+
+def near(values, wanted) -> bool:
+    same = [v for v in values if v is not None and v.shape == wanted.shape]
+    return any(np.allclose(v, wanted, atol=1e-5) for v in same)
+
+
+def test_activations_inside_loops():
+    network, found = found_of("rnn")
+    p, (xs,) = network.params, network.inputs
+    h, states = jnp.broadcast_to(p["start"][None], (xs.shape[1], 4)), []
+    for x in xs:
+        states.append(h)
+        h = tanh(x @ p["wi"] + h @ p["wh"] + p["b"][None])
+    run = jax.jit(lambda p: sym.activations(network.apply_fn, found, p, xs))
+    # Units, turns, batch: the state that each turn finds.
+    assert near(run(p), jnp.stack(states).transpose(2, 0, 1))
+    gradient = jax.grad(lambda p: sum(v.sum() for v in run(p) if v is not None))(p)
+    assert all(bool(jnp.abs(g).max() > 0) for g in jax.tree.leaves(gradient["wh"]))
+
+
+def test_activations_of_stacked_layers_have_the_layer_as_a_unit():
+    network, found = found_of("stacked layers")
+    p, (x,) = network.params, network.inputs
+    h, layers = x @ p["i"], []
+    for i in range(2):
+        q = jax.tree.map(lambda a, i=i: a[i], p["layers"])
+        layers.append(relu(h @ q["w"] + q["b"][None]))
+        h = h + layers[-1] @ q["v"]
+    values = sym.activations(network.apply_fn, found, p, x)
+    assert near(values, jnp.stack(layers).transpose(2, 0, 1))
+
+
+def test_activations_of_a_while_are_those_of_the_last_turn():
+    network, found = found_of("loop")
+    p, (x,) = network.params, network.inputs
+    h = x @ p["w"]
+    for _ in range(x.shape[0]):
+        before, h = h, tanh(h @ p["u"])
+    values = sym.activations(network.apply_fn, found, p, x)
+    assert near(values, before.T)
 
 
 def test_activations_keep_custom_derivatives():

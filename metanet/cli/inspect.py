@@ -7,11 +7,13 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metanet.cli.console import add_command, console, print_table
 from metanet.errors import MetanetError, suggest
-from metanet.networks import Network
+
+if TYPE_CHECKING:
+    from metanet.networks import Network
 
 
 def add_commands(commands: Any) -> None:

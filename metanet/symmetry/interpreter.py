@@ -73,7 +73,8 @@ class Interpreter:
         entrywise: Atoms whose single entries an equation acts on (second pass).
         context: Indices of the loops around the equation being read.
         closed_over: Whether the program has no inputs, so that it reads constants.
-        capturable: Whether a replay passes the equation (it does not enter loops).
+        capturable: Whether a replay passes the equation (it does not enter branches).
+        depth: Number of loops around the equation being read.
         why: Description of the equation being read.
     """
 
@@ -93,6 +94,7 @@ class Interpreter:
         self.context: list[Axis] = []
         self.closed_over = False
         self.capturable = True
+        self.depth = 0
         self.why = ""
         self._line = ""
         self._path: list[int] = []

@@ -62,9 +62,11 @@ def _while(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _cond(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     choice, *operands = inputs
     run.mapped(choice, run.without_exponents)
+    before, run.capturable = run.capturable, False
     branches = [
         _body(run, b, operands, i) for i, b in enumerate(eqn.params["branches"])
     ]
+    run.capturable = before
     joined = branches[0]
     for branch in branches[1:]:
         joined = [_either(run, a, b) for a, b in zip(joined, branch, strict=True)]
@@ -74,10 +76,10 @@ def _cond(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _body(
     run: Interpreter, closed: Any, inputs: Sequence[Value], branch: int
 ) -> list[Value]:
-    before, run.capturable = run.capturable, False
+    run.depth += 1
     constants = [run.constant(c) for c in closed.consts]
     outputs = run.run(closed.jaxpr, constants, inputs, branch)
-    run.capturable = before
+    run.depth -= 1
     return outputs
 
 

@@ -23,6 +23,7 @@ class _Site:
     kind: str
     location: tuple[int, ...]
     units: list[int] = field(default_factory=list)
+    depth: int = 0  # loops around it
     own: View | None = None  # where it is made
     view: View | None = None  # where another site first reads it
 
@@ -70,7 +71,7 @@ class SiteBuilder:
         axes = map_occurrences(self.atoms, value.axes, tagged)
         if not units:
             return replace(value, sites=init.sites)
-        self._sites.append(_Site("state", (*run.location, place), units))
+        self._sites.append(_Site("state", (*run.location, place), units, run.depth + 1))
         new = replace(value, axes=axes, sites={site: ()}, leaves=frozenset())
         for source, chain in init.sites.items():
             pairs = self._agreement(init.axes, source, axes, site)
@@ -155,7 +156,8 @@ class SiteBuilder:
         for index, value in enumerate(operands):
             for site in value.sites:
                 held = self._sites[site]
-                if held.kind in ("hidden", "state") and held.view is None:
+                first = held.view is None and held.depth == run.depth
+                if held.kind in ("hidden", "state") and first:
                     held.view = self._view(run, value.axes, site, index, True)
 
     def _view(
@@ -164,8 +166,15 @@ class SiteBuilder:
         if not run.capturable:
             return None
         units = len(self._sites[site].units)
-        found = view_axes(self.atoms, axes, site, units)
-        return View((*run.location, index), operand, found) if found else None
+        turns = tuple(self._turn(site, axis) for axis in run.context)
+        found = view_axes(self.atoms, axes, site, units, turns)
+        return View((*run.location, index), operand, found, turns) if found else None
+
+    def _turn(self, site: int, loop: Axis) -> int:
+        """The unit of a site that the index of a loop is, or -1."""
+        axis = self.atoms.normal(loop)
+        single = len(axis) == 1 == len(axis[0])
+        return self._loop_units.get((site, axis[0][0].atom), -1) if single else -1
 
     def connect(
         self,
@@ -211,7 +220,7 @@ class SiteBuilder:
         sites: dict[int, Chain] = {}
         for choice in itertools.product(*(range(len(axes[i])) for i in carrying)):
             site = len(self._sites)
-            self._sites.append(_Site("hidden", (*run.location, 0)))
+            self._sites.append(_Site("hidden", (*run.location, 0), depth=run.depth))
             sites[site] = ()
             ends: list[tuple[Occurrence, int | None]] = []
             units = self._sites[site].units

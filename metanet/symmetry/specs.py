@@ -1,13 +1,15 @@
 """Hand-written permutation specs of other projects, to and from a `Symmetry`.
 
-* Git Re-Basin (Ainsworth et al. 2023; ``axes_to_perm`` in their code): per parameter the
-  name of the permutation of each axis, or None.
-* Universal Neural Functionals (Zhou et al. 2024): the parameters' pytree with a tuple of
-  integers per array; axes with equal integers are permuted alike. Every axis has an
-  integer: those of inputs and outputs, which must not move, are to be set apart.
+* Git Re-Basin (Ainsworth et al. 2023; ``axes_to_perm`` in samuela/git-re-basin): per
+  parameter path a tuple with the name of the permutation of each axis, or None. Their
+  matching, unlike the form, excludes one permutation on two axes of an array.
+* Universal Neural Functionals (Zhou et al. 2024; ``perm_spec`` in
+  AllanYangZhou/universal_neural_functional): the parameters' pytree with a tuple of
+  integers per array, one per axis. Any integers do; axes with equal ones are permuted
+  alike. No value says that an axis must not move: such integers stand beside the spec.
 
-Neither can say that an axis is a concatenation or a product of indices, or that a
-permutation depends on another index (channels within heads).
+Neither can say that a permuted axis is a concatenation or product of indices, that axes
+are permuted as one, or that a permutation depends on another index (heads' channels).
 """
 
 from __future__ import annotations
@@ -24,65 +26,86 @@ from metanet.symmetry.symmetry import Symmetry
 AxisNames = dict[str, tuple[str | None, ...]]
 
 
-def _atoms_of_axes(symmetry: Symmetry) -> list[list[int | None]]:
-    """Per leaf the atom of each axis; None for axes of size 1.
+def _axes(symmetry: Symmetry) -> list[list[int | tuple[Any, ...]]]:
+    """Per leaf and axis the atom that is permuted, or a tuple where nothing is.
+
+    Two axes made of the same pinned atoms have equal tuples.
 
     Raises:
-        MetanetError: for an axis that is not one index, or a group that is not plain.
+        MetanetError: for a permuted axis that is more than one index with one group.
     """
-    nested = {a for g in symmetry.groups for a in g.atoms if g.parents or g.atoms[1:]}
-    found: list[list[int | None]] = [[None] * len(x.shape) for x in symmetry.leaves]
-    for tile in symmetry.tiles:
-        leaf = symmetry.leaves[tile.leaf]
-        for axis, size in enumerate(leaf.shape):
-            if tile.bounds[axis] != (0, size):
-                _refuse(leaf, axis, "is a concatenation of several indices")
-            held = [
-                a
-                for a, p in zip(tile.atoms, tile.positions, strict=True)
-                if p.axis == axis
-            ]
-            if len(held) > 1:
-                _refuse(leaf, axis, "is a product of several indices")
-            for atom in held:
-                if atom in nested:
-                    _refuse(leaf, axis, "has a permutation for each value of another")
-                found[tile.leaf][axis] = atom
+    groups = {a: g for g in symmetry.groups for a in g.atoms}
+    found = []
+    for index, leaf in enumerate(symmetry.leaves):
+        tiles = [t for t in symmetry.tiles if t.leaf == index]
+        row = []
+        for axis in range(len(leaf.shape)):
+            parts = sorted({(t.bounds[axis], _atoms_along(t, axis)) for t in tiles})
+            atoms = [a for _, held in parts for a in held]
+            free = [a for a in atoms if symmetry.atoms[a].pinned is None]
+            if not free:
+                row.append(tuple(parts) if atoms else (index, axis))
+            elif why := _obstacle(symmetry, parts, groups[free[0]]):
+                raise MetanetError(
+                    f"{leaf.path}: axis {axis} {why}, which a spec by axes cannot say; "
+                    "use the Symmetry itself"
+                )
+            else:
+                row.append(free[0])
+        found.append(row)
     return found
 
 
-def _refuse(leaf: Leaf, axis: int, why: str) -> None:
-    raise MetanetError(
-        f"{leaf.path}: axis {axis} {why}, which a spec by axes cannot say; use the "
-        "Symmetry itself"
-    )
+def _atoms_along(tile: Tile, axis: int) -> tuple[int, ...]:
+    placed = zip(tile.atoms, tile.positions, strict=True)
+    return tuple(a for a, p in placed if p.axis == axis)
+
+
+def _obstacle(
+    symmetry: Symmetry,
+    parts: list[tuple[tuple[int, int], tuple[int, ...]]],
+    group: PermutationGroup,
+) -> str:
+    """Why a permuted axis is not one index with one permutation; "" where it is."""
+    if len({bounds for bounds, _ in parts}) > 1:
+        return "is a concatenation of several indices"
+    if len(parts) > 1:
+        return "is another index in each part of the array"
+    atoms = parts[0][1]
+    if len(atoms) > 1:
+        return "is a product of several indices"
+    if beside := tuple(a for a in group.atoms if a not in atoms):
+        return f"is permuted jointly with {', '.join(symmetry.axes_of(beside))}"
+    if group.parents:
+        where = ", ".join(symmetry.axes_of(group.parents))
+        return f"has a permutation for each value of another index ({where})"
+    return ""
 
 
 def to_rebasin(symmetry: Symmetry) -> AxisNames:
     """A symmetry in Git Re-Basin's form, ``{"fc/kernel": (None, "P_0")}``.
 
-    Scale and sign families are left out.
+    Permutations are numbered in the order of their groups. Scale, sign and phase
+    families are left out.
 
     Raises:
         MetanetError: naming the parameter and axis that the form cannot describe.
     """
     names: dict[int, str] = {}
-    spec: AxisNames = {}
-    for leaf, atoms in zip(symmetry.leaves, _atoms_of_axes(symmetry), strict=True):
-        row = []
-        for atom in atoms:
-            if atom is None or symmetry.atoms[atom].pinned is not None:
-                row.append(None)
-            else:
-                row.append(names.setdefault(atom, f"P_{len(names)}"))
-        spec[leaf.path] = tuple(row)
-    return spec
+    return {
+        leaf.path: tuple(
+            names.setdefault(key, f"P_{len(names)}") if isinstance(key, int) else None
+            for key in row
+        )
+        for leaf, row in zip(symmetry.leaves, _axes(symmetry), strict=True)
+    }
 
 
 def from_rebasin(axes: Mapping[str, tuple[str | None, ...]], params: Any) -> Symmetry:
     """The permutations of a spec in Git Re-Basin's form.
 
-    Nothing is checked against a network; see `check`.
+    Nothing is checked against a network; see `check`. Groups are in the order of the
+    parameters' axes: a discovered symmetry's own, after a round trip.
 
     Args:
         axes: Per parameter the name of the permutation of each axis, or None. Paths are
@@ -90,17 +113,20 @@ def from_rebasin(axes: Mapping[str, tuple[str | None, ...]], params: Any) -> Sym
         params: The parameters, or their shapes.
 
     Raises:
-        MetanetError: for a parameter that is unknown or missing, a wrong number of
-            axes, or one permutation of axes of different lengths.
+        MetanetError: for a parameter that is unknown, missing or given twice, a wrong
+            number of axes, or one permutation of axes of different lengths.
     """
     leaves = _leaves(params)
     paths = {leaf.path: i for i, leaf in enumerate(leaves)}
-    rows: list[tuple[str | None, ...] | None] = [None] * len(leaves)
+    dotted = {path.replace("/", "."): i for path, i in paths.items()}
+    rows: list[Any] = [None] * len(leaves)
     for name, row in axes.items():
-        index = paths.get(name, paths.get(name.replace(".", "/")))
+        index = paths.get(name, dotted.get(name.replace("/", ".")))
         if index is None:
             raise MetanetError(f"no parameter {name!r}.{suggest(name, paths)}")
-        rows[index] = tuple(row)
+        if rows[index] is not None:
+            raise MetanetError(f"parameter {leaves[index].path}: specified twice")
+        rows[index] = row
     return _assembled(leaves, rows)
 
 
@@ -109,28 +135,27 @@ def to_unf(symmetry: Symmetry, params: Any) -> tuple[Any, frozenset[int]]:
 
     Args:
         symmetry: The symmetry.
-        params: Parameters, for the structure of the result.
+        params: Parameters, or their shapes, for the structure of the result.
 
     Returns:
-        The pytree of tuples of integers, and the integers of axes that must not be
-        permuted (inputs, outputs, kernel positions): UNF takes all for permutations, so
-        that these need position encodings.
+        The pytree of tuples of integers, counted from 0, and the integers of axes that
+        must not be permuted (inputs, outputs, kernel positions): UNF takes all for
+        permutations, so that these need position encodings.
 
     Raises:
-        MetanetError: naming the parameter and axis that the form cannot describe.
+        MetanetError: naming the parameter and axis that the form cannot describe, or
+            when the parameters are not those of the symmetry.
     """
-    numbers: dict[Any, int] = {}
-    fixed = set()
-    rows = []
-    for index, atoms in enumerate(_atoms_of_axes(symmetry)):
-        row = []
-        for axis, atom in enumerate(atoms):
-            key = (index, axis) if atom is None else atom
-            row.append(numbers.setdefault(key, len(numbers)))
-            if atom is None or symmetry.atoms[atom].pinned is not None:
-                fixed.add(row[-1])
-        rows.append(tuple(row))
-    return jax.tree.structure(params).unflatten(rows), frozenset(fixed)
+    known = [(leaf.path, leaf.shape) for leaf in symmetry.leaves]
+    if [(leaf.path, leaf.shape) for leaf in _leaves(params)] != known:
+        raise MetanetError("parameters: other paths or shapes than the symmetry's")
+    numbers: dict[int | tuple[Any, ...], int] = {}
+    rows = [
+        tuple(numbers.setdefault(key, len(numbers)) for key in row)
+        for row in _axes(symmetry)
+    ]
+    fixed = frozenset(n for key, n in numbers.items() if isinstance(key, tuple))
+    return jax.tree.structure(params).unflatten(rows), fixed
 
 
 def from_unf(spec: Any, params: Any, fixed: Collection[int] = ()) -> Symmetry:
@@ -145,17 +170,17 @@ def from_unf(spec: Any, params: Any, fixed: Collection[int] = ()) -> Symmetry:
         MetanetError: when the spec has another structure than the parameters, a wrong
             number of axes, or one permutation of axes of different lengths.
     """
-    treedef = jax.tree.structure(params)
     try:
-        rows = treedef.flatten_up_to(spec)
+        rows = jax.tree.structure(params).flatten_up_to(spec)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise MetanetError(f"spec: not the parameters' structure: {reason}") from None
     named = [
-        tuple(None if n in fixed else f"P_{n}" for n in row) if isinstance(row, tuple)
-        else None
+        tuple(None if n in fixed else f"P_{n}" for n in row)
+        if isinstance(row, tuple | list)
+        else row
         for row in rows
-    ]  # fmt: skip
+    ]
     return _assembled(_leaves(params), named)
 
 
@@ -170,56 +195,56 @@ def _leaves(params: Any) -> list[Leaf]:
     ]
 
 
-def _assembled(
-    leaves: list[Leaf], rows: list[tuple[str | None, ...] | None]
-) -> Symmetry:
+def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
     atoms: list[Atom] = []
-    by_name: dict[str, tuple[int, str]] = {}
+    names: dict[str, tuple[int, int, str]] = {}
     tiles = []
     for index, (leaf, row) in enumerate(zip(leaves, rows, strict=True)):
-        if row is None:
-            raise MetanetError(f"parameter {leaf.path}: missing in the specification")
-        if len(row) != len(leaf.shape):
-            raise MetanetError(
-                f"parameter {leaf.path}: {len(row)} axes in the specification, it has "
-                f"{len(leaf.shape)}"
-            )
-        held = []
+        _require_axes(leaf, row)
+        placed = []
         for axis, (name, size) in enumerate(zip(row, leaf.shape, strict=True)):
-            if name is None:
-                atoms.append(Atom(size, "not permuted in the specification"))
-                held.append(len(atoms) - 1)
-                continue
-            if name not in by_name:
-                atoms.append(Atom(size))
-                by_name[name] = (len(atoms) - 1, f"{leaf.path} axis {axis}")
-            atom, first = by_name[name]
-            if atoms[atom].size != size:
-                raise MetanetError(
-                    f"permutation {name}: of length {atoms[atom].size} at {first}, but "
-                    f"{size} at {leaf.path} axis {axis}"
-                )
-            held.append(atom)
+            here, atom = f"{leaf.path} axis {axis}", len(atoms)
+            if name is not None:
+                atom, known, first = names.setdefault(name, (atom, size, here))
+                if known != size:
+                    raise MetanetError(
+                        f"permutation {name}: of length {known} at {first}, but {size} "
+                        f"at {here}"
+                    )
+            if size != 1:  # Axes of size 1 have no atom, as in discovery.
+                placed.append((Position(axis, 0, 0), atom))
+                if atom == len(atoms):
+                    pin = "not permuted in the given specification"
+                    atoms.append(Atom(size, pin if name is None else None))
         tiles.append(
             Tile(
                 leaf=index,
                 segments=(0,) * len(row),
                 bounds=tuple((0, n) for n in leaf.shape),
-                positions=tuple(Position(i, 0, 0) for i in range(len(row))),
-                atoms=tuple(held),
+                positions=tuple(p for p, _ in placed),
+                atoms=tuple(a for _, a in placed),
             )
         )
     groups = tuple(
-        PermutationGroup((atom,), (), atoms[atom].size, 1)
-        for atom, _ in by_name.values()
+        PermutationGroup((atom,), (), size, 1)
+        for atom, size, _ in names.values()
+        if size != 1
     )
     return Symmetry(
-        leaves=tuple(leaves),
-        atoms=tuple(atoms),
-        tiles=tuple(tiles),
-        groups=groups,
-        families=(),
-        sites=(),
-        uses=(),
-        joins=(),
-    )
+        tuple(leaves), tuple(atoms), tuple(tiles), groups,
+        families=(), sites=(), uses=(), joins=(),
+    )  # fmt: skip
+
+
+def _require_axes(leaf: Leaf, row: Any) -> None:
+    if row is None:
+        raise MetanetError(f"parameter {leaf.path}: missing in the specification")
+    if not isinstance(row, tuple | list):
+        raise MetanetError(
+            f"parameter {leaf.path}: {row!r} in the specification, not a tuple of axes"
+        )
+    if len(row) != len(leaf.shape):
+        raise MetanetError(
+            f"parameter {leaf.path}: {len(row)} axes in the specification, it has "
+            f"{len(leaf.shape)}"
+        )

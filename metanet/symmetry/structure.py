@@ -141,11 +141,14 @@ class View:
         operand: The array is an operand of the equation, not a result.
         axes: Per axis None (carries no unit), or ``(start, stop, factors)`` with factors
             ``(size, unit)``, unit -1 for an index that is no unit of the site.
+        turns: Per `scan` around the array, outermost first, the unit that its turns
+            are, or -1.
     """
 
     location: tuple[int, ...]
     operand: bool
     axes: tuple[tuple[int, int, tuple[tuple[int, int], ...]] | None, ...]
+    turns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metanet.symmetry.atoms import Atoms, Axis
 
 ViewAxis = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
 def view_axes(
-    atoms: Atoms, axes: list[Axis], site: int, units: int
+    atoms: Atoms, axes: list[Axis], site: int, units: int, turns: Sequence[int] = ()
 ) -> tuple[ViewAxis | None, ...] | None:
     """Describes an array's axes as `View.axes` does.
 
@@ -17,13 +19,14 @@ def view_axes(
         axes: The array's axes, with site tags.
         site: The site to look for.
         units: Number of its units.
+        turns: Units that are the turns of loops around the array.
 
     Returns:
         One entry per axis; None where the array does not hold all units, or holds some
         twice.
     """
     described: list[ViewAxis | None] = []
-    met: list[int] = []
+    met = [u for u in turns if u >= 0]
     for axis in axes:
         start, found = 0, None
         for segment in atoms.normal(axis):
