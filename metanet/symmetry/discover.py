@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -223,10 +224,16 @@ class _Discovery:
 
     def _first_values(self, run: Interpreter) -> list[Value]:
         params = [
-            self._value(run, p, [Value(a, leaves=frozenset({i})) for a in p.pieces])
+            self._value(run, p, [Value(a, leaves=frozenset({i}), distinct=True)
+                                 for a in p.pieces])
             for i, p in enumerate(self.parameters)
+        ]  # fmt: skip
+        # Inputs are taken to be generic, as parameters are; whole numbers are not.
+        variables = self.closed.jaxpr.invars[len(self.leaves) :]
+        return params + [
+            Value(a, distinct=v.aval.dtype.kind == "f")
+            for a, v in zip(self.input_axes, variables, strict=True)
         ]
-        return params + [Value(a) for a in self.input_axes]
 
     def _value(
         self, run: Interpreter, parameter: _Parameter, values: list[Value]
@@ -296,11 +303,13 @@ class _Discovery:
                     ]
                     for i, axis in enumerate(normal)
                 ]
-                parts.append(Value(axes, leaves=frozenset({index}), shift=shift))
+                leaf = frozenset({index})
+                parts.append(Value(axes, leaves=leaf, shift=shift, distinct=True))
             values.append(self._value(run, parameter, parts))
-        for i, axes in enumerate(self.input_axes):
-            values.append(Value(axes, {sites.add_input(i): ()}))
-        return values
+        inputs = self._first_values(run)[len(self.leaves) :]
+        return values + [
+            replace(x, sites={sites.add_input(i): ()}) for i, x in enumerate(inputs)
+        ]
 
     def _tagged(self, o: Occurrence, leaf: int, position: Position) -> Occurrence:
         tags = frozenset({("p", leaf, position)})

@@ -52,7 +52,7 @@ def _negate(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _odd(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     name = eqn.primitive.name
     x = run.chain(run.mapped(inputs[0], run.without_scale), name)
-    return [replace(x, ties=x.ties or name == "sign")]
+    return [replace(x, distinct=x.distinct and name != "sign")]
 
 
 @register_rule("sin", "cos")
@@ -134,7 +134,8 @@ def _abs(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _general(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     name = eqn.primitive.name
     x = run.nonlinear(inputs[0], name)
-    return [replace(x, ties=x.ties or name in ("floor", "ceil", "round"))]
+    rounded = name in ("floor", "ceil", "round", "is_finite", "not")
+    return [replace(x, distinct=x.distinct and not rounded)]
 
 
 @register_rule("lt", "le", "gt", "ge", "eq", "ne")
@@ -182,7 +183,7 @@ def _one_hot(run: Interpreter, inputs: list[Value]) -> Value | None:
             run.atoms, [x.index_of], lambda o: o._replace(real=ZERO, sign=ZERO)
         )
         axes = [*x.axes[:i], *bare, *x.axes[i + 1 :]]
-        return replace(x, axes=axes, index_of=None, ties=True)
+        return replace(x, axes=axes, index_of=None, distinct=False)
     return None
 
 
@@ -202,7 +203,7 @@ def _extremum(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
             x = run.chain(x, "relu") if rectifier else x
         mapped.append(x)
     out = _combine(run, eqn, mapped, "add")
-    return [replace(out, ties=out.ties or any(x.constant for x in inputs))]
+    return [replace(out, distinct=False)]
 
 
 @register_rule("select_n")
@@ -215,14 +216,14 @@ def _select(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     out = _combine(run, eqn, [which, *cases], "add")
     # Of an index, and that index counted from the end where it is negative: itself.
     never = which.index_of is not None and which.index_of == cases[0].index_of
-    ties = out.ties or any(x.constant for x in cases)
-    return [replace(out, index_of=which.index_of if never else None, ties=ties)]
+    index_of = which.index_of if never else None
+    return [replace(out, index_of=index_of, distinct=False)]
 
 
 @register_rule("clamp")
 def _clamp(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     mapped = [run.nonlinear(x, "clamp") for x in inputs]
-    return [replace(_combine(run, eqn, mapped, "add"), ties=True)]
+    return [replace(_combine(run, eqn, mapped, "add"), distinct=False)]
 
 
 @register_rule("add", "sub", "add_any")
@@ -285,7 +286,7 @@ def _combine(run: Interpreter, eqn: Any, inputs: list[Value], mode: str) -> Valu
             # A summand is constant along this axis: nothing may scale along it.
             axis = map_occurrences(run.atoms, [axis], run.without_exponents)[0]
         axes.append(axis)
-    return _with_sites(run, inputs, axes, mode)
+    return _with_sites(run, inputs, axes, mode, _distinct(eqn, inputs, mode))
 
 
 def _reciprocal(o: Occurrence) -> Occurrence:
@@ -331,8 +332,17 @@ def _thin(run: Interpreter, axis: Axis, size: int, width: bool = False) -> bool:
     return not width and all(run.atoms.is_uniform(o.atom) for s in segments for o in s)
 
 
+def _distinct(eqn: Any, inputs: list[Value], mode: str) -> bool:
+    """Whether entries of a sum or product differ from each other in general."""
+    if len(set(map(id, eqn.invars))) < len(eqn.invars):
+        return False  # h - h
+    if mode == "add":
+        return any(x.distinct for x in inputs)
+    return all(x.distinct or x.scalar for x in inputs)
+
+
 def _with_sites(
-    run: Interpreter, inputs: list[Value], axes: list[Axis], mode: str
+    run: Interpreter, inputs: list[Value], axes: list[Axis], mode: str, distinct: bool
 ) -> Value:
     sites: dict[int, tuple[str, ...]] = {}
     leaves: frozenset[int] = frozenset()
@@ -343,10 +353,9 @@ def _with_sites(
         leaves |= x.leaves
     zero = any(x.zero for x in inputs) if mode == "mul" else all(x.zero for x in inputs)
     constant = all(x.constant for x in inputs)
-    tied = [x.ties for x in inputs if not x.constant]
     value = Value(
         axes, sites, leaves, constant, zero and mode != "compare",
-        ties=any(tied) if mode == "mul" else bool(tied) and all(tied),
+        distinct=distinct and mode != "compare",
     )  # fmt: skip
     acting = [x for x in inputs if x.sites]
     if run.sites is None or not acting or mode == "compare":
@@ -358,4 +367,5 @@ def _with_sites(
             return value  # a site and something made of it, such as x - mean(x)
     run.sites.note_reads(run, inputs)
     kinds = {"add": ("residual", "bias"), "mul": ("gate", "scale")}
-    return run.sites.connect(run, kinds[mode][bool(leaves)], value, [], leaves)
+    made = run.sites.connect(run, kinds[mode][bool(leaves)], value, [], leaves)
+    return replace(made, distinct=value.distinct)

@@ -43,7 +43,7 @@ def _ranked(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     along = params["dimension"] if name == "sort" else len(inputs[0].axes) - 1
     ranked = inputs[0].axes[along]
     counters = [x.constant and x.index_of == x.axes[along] for x in inputs]
-    if inputs[0].ties or params.get("num_keys", 1) != 1:
+    if not inputs[0].distinct or params.get("num_keys", 1) != 1:
         ranked = None
     if len(inputs) > 1 and not all(counters[1:]):
         ranked = None
@@ -175,10 +175,10 @@ def _reduce(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     for i in gone:
         axis = map_occurrences(run.atoms, [x.axes[i]], run.without_exponents)[0]
         tagged = tagged or any(o.tags for s in axis for o in s)
-        if name.startswith("arg") and x.ties:
+        if name.startswith("arg") and not x.distinct:
             run.atoms.pin(axis, run.why)
     axes = [a for i, a in enumerate(x.axes) if i not in gone]
-    index_of = x.axes[gone[0]] if name.startswith("arg") and not x.ties else None
+    index_of = x.axes[gone[0]] if name.startswith("arg") and x.distinct else None
     out = replace(x, axes=axes, shift={}, scalar=None, index_of=index_of)
     return [run.chain(out, name.removeprefix("reduce_")) if tagged else out]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from metanet.symmetry.atoms import Axis, Occurrence, add_forms
@@ -138,8 +139,12 @@ def _bilinear(
     for site, chain in y.sites.items():
         sites[site] = sites.get(site, ()) + chain
     leaves = x.leaves | y.leaves
-    value = Value(axes, sites, leaves, x.constant and y.constant, x.zero or y.zero)
+    value = Value(
+        axes, sites, leaves, x.constant and y.constant, x.zero or y.zero,
+        distinct=x.distinct and y.distinct,
+    )  # fmt: skip
     if run.sites is None or not sites or not (leaves or (x.sites and y.sites)):
         return value
     run.sites.note_reads(run, operands)
-    return run.sites.connect(run, kind, value, inner, leaves, attributes)
+    made = run.sites.connect(run, kind, value, inner, leaves, attributes)
+    return replace(made, distinct=value.distinct)

@@ -229,4 +229,5 @@ def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Valu
     sites = {s: c for x in inputs for s, c in x.sites.items()}
     leaves = frozenset().union(*(x.leaves for x in inputs))
     constant, zero = all(x.constant for x in inputs), all(x.zero for x in inputs)
-    return [Value(axes, sites, leaves, constant, zero)]
+    distinct = all(x.distinct for x in inputs)
+    return [Value(axes, sites, leaves, constant, zero, distinct=distinct)]

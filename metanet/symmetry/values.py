@@ -41,8 +41,9 @@ class Value:
             axis. Whatever reads the array, and is not known to treat them as indices,
             pins the axis.
         wrapped: The indices are counted from the end of the axis.
-        ties: Whether entries may be equal that differ before a rectifier or a rounding;
-            which of them is the greatest then depends on their order.
+        distinct: Whether entries differ from each other in general, so that which of
+            them is the greatest does not depend on their order. Rectified and rounded
+            ones may not, nor rows that may be all zero.
         pieces: For an array that is only read in pieces: these; nothing else holds.
     """
 
@@ -55,7 +56,7 @@ class Value:
     shift: dict[int, float] = field(default_factory=dict)
     index_of: Axis | None = None
     wrapped: bool = False
-    ties: bool = False
+    distinct: bool = False
     pieces: Pieces | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:
