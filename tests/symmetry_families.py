@@ -193,6 +193,14 @@ def downsampled(p, x):
     return relu(conv(relu(conv(x, p["a"]))[:, ::2, ::2], p["b"])).mean((1, 2)) @ p["o"]
 
 
+def padded_shortcut(p, x):
+    """A residual block whose shortcut gets new channels of zeros (ResNet, option A)."""
+    h = relu(conv(x, p["a"]))
+    short = jnp.pad(h[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (1, 2)))
+    branch = conv(relu(conv(h[:, ::2, ::2], p["b"])), p["c"])
+    return relu(short + branch).mean((1, 2)) @ p["o"]
+
+
 def linear_network(p, x):
     return x @ p["a"] @ p["b"] @ p["c"]
 
@@ -296,6 +304,10 @@ FAMILIES: dict[str, Callable[[], Case]] = {
     "downsampled": lambda: case(
         downsampled, 24 * 6, {"positive": 2}, IMAGE,
         a=(3, 3, 2, 4), b=(3, 3, 4, 3), o=(3, 2),
+    ),
+    "padded shortcut": lambda: case(
+        padded_shortcut, 6 * 24 * 2, {"positive": 2}, IMAGE,
+        a=(3, 3, 2, 3), b=(3, 3, 3, 4), c=(3, 3, 4, 6), o=(6, 2),
     ),
     "linear network": lambda: case(
         linear_network, 24 * 6, {"positive": 2, "sign": 2}, (5, 3),

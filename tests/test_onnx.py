@@ -127,6 +127,7 @@ def run_case(model, inputs, outputs, path: Path) -> None:
         )
 
 
+@pytest.mark.filterwarnings("ignore")  # of the cases' own making
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_operators_conform(whole, tmp_path):
     """One case of each operator; all thousand in the slow suite."""

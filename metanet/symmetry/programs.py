@@ -32,6 +32,15 @@ def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
     return None
 
 
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many of the operands of a `scan` are constants, and how many its state."""
+    params = eqn.params
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, state, _ = params["ft_in"].unpack()  # from jax 0.11 on
+    return len(constants), len(state)
+
+
 def live_equations(jaxpr: Any) -> list[tuple[int, Any]]:
     """The equations that an output depends on, with their places, in order."""
     needed = {v for v in jaxpr.outvars if not isinstance(v, jex_core.Literal)}

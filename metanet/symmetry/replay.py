@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from metanet.errors import MetanetError
-from metanet.symmetry.programs import call_jaxpr, outline
+from metanet.symmetry.programs import call_jaxpr, outline, scan_counts
 from metanet.symmetry.structure import View
 from metanet.symmetry.symmetry import Symmetry
 
@@ -119,14 +119,14 @@ class _Replay:
     ) -> tuple[list[Any], Found]:
         """A loop with its activations, stacked over the turns."""
         params, body = eqn.params, eqn.params["jaxpr"]
-        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        first, count = scan_counts(eqn)
+        second = first + count
 
         def turn(state: Any, row: Any) -> Any:
             arguments = [*values[:first], *state, *row]
             outputs, found = self.run(
                 body.jaxpr, body.consts, arguments, (*here, 0), level + 1
             )
-            count = second - first
             return outputs[:count], (outputs[count:], found)
 
         last, (rows, stacked) = jax.lax.scan(

@@ -13,13 +13,15 @@ from typing import Any
 
 from metanet.symmetry.atoms import ZERO, Axis, Occurrence
 from metanet.symmetry.interpreter import Interpreter, register_rule
+from metanet.symmetry.programs import scan_counts
 from metanet.symmetry.values import Value, map_occurrences
 
 
 @register_rule("scan")
 def _scan(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     params = eqn.params
-    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    first, count = scan_counts(eqn)
+    second = first + count
     consts, init, stacked = inputs[:first], inputs[first:second], inputs[second:]
     index = run.fresh(params["length"], f"index of a loop: {run.why}")
     for x in stacked:

@@ -5,21 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from metanet.symmetry.atoms import Axis
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.values import Value, map_occurrences
 
 
 @register_rule("pad")
 def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
+    """Zeros before and behind units are a concatenation; other axes are pinned."""
     x, filler = inputs
     config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
     run.end_shift(x)
     if not filler.zero:
         x = run.mapped(x, run.without_exponents)
-    touched = [i for i, padding in enumerate(config) if set(padding) != {0}]
+    touched, beside = [], {}
+    for i, (low, high, inner) in enumerate(config):
+        if low == high == inner == 0:
+            continue
+        if filler.zero and inner == 0 and min(low, high) >= 0 and _free(run, x.axes[i]):
+            beside[i] = (low, high)
+        else:
+            touched.append(i)
     axes = run.replaced_axes(x, touched, shape)
-    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
-    return [run.chain(value, "pad")]
+    for i, sizes in beside.items():
+        before, behind = ([] if n == 0 else run.fresh(n, uniform=True) for n in sizes)
+        axes[i] = [*before, *run.atoms.normal(axes[i]), *behind]
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None, distinct=False)
+    return [run.chain(value, "pad") if touched else value]
+
+
+def _free(run: Interpreter, axis: Axis) -> bool:
+    """Whether some index of an axis is not pinned (yet)."""
+    places = [o.atom for s in run.atoms.normal(axis) for o in s]
+    return any(a not in run.atoms.pins and not run.atoms.is_uniform(a) for a in places)
 
 
 @register_rule("rev", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")

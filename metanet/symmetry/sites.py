@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from metanet.symmetry.atoms import Atoms, Axis, Occurrence
 from metanet.symmetry.structure import Join, Position, Role, Site, Tile, Use, View
+from metanet.symmetry.tags import joined_units, positions, sites_of
 from metanet.symmetry.values import Chain, Value, map_occurrences
 from metanet.symmetry.views import view_axes
 
@@ -300,8 +301,8 @@ class SiteBuilder:
         done: set[int] = set()
         for choice in itertools.product(*inner):
             summed = [o for segment in choice for o in segment]
-            reached = _sites_of(summed)
-            beside = _sites_of(o for o, _ in ends)
+            reached = sites_of(summed)
+            beside = sites_of(o for o, _ in ends)
             live = [
                 s
                 for s in value.sites
@@ -319,7 +320,7 @@ class SiteBuilder:
                 for source in live:
                     if source not in done:
                         done.add(source)
-                        pairs = _join(source, ends)
+                        pairs = joined_units(source, ends)
                         chain = value.sites[source]
                         self.joins.append(Join(source, site, kind, chain, pairs))
 
@@ -338,7 +339,7 @@ class SiteBuilder:
         roles: dict[Position, list[tuple[str, int, int]]] = {}
         segments: dict[int, int] = {}
         for o, unit in ends:
-            for position in _positions(o, leaf):
+            for position in positions(o, leaf):
                 held = roles.setdefault(position, [])
                 if unit is not None:
                     segments[position.axis] = position.segment
@@ -346,13 +347,13 @@ class SiteBuilder:
                 if product:
                     held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
         for o in summed:
-            for position in _positions(o, leaf):
+            for position in positions(o, leaf):
                 segments[position.axis] = position.segment
                 held = roles.setdefault(position, [])
                 held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
         for source in sources:
             chain = () if source is None else value.sites[source]
-            join = () if source is None else _join(source, ends)
+            join = () if source is None else joined_units(source, ends)
             for tile in self._tiles_of(leaf, segments):
                 listed = tuple(
                     tuple(
@@ -383,24 +384,3 @@ class SiteBuilder:
                 tile.segments[axis] == s for axis, s in segments.items()
             ):
                 yield tile
-
-
-def _positions(o: Occurrence, leaf: int) -> list[Position]:
-    return [t[2] for t in o.tags if t[0] == "p" and t[1] == leaf]
-
-
-def _sites_of(occurrences) -> set[int]:
-    return {t[1] for o in occurrences for t in o.tags if t[0] == "s"}
-
-
-def _join(
-    source: int, ends: list[tuple[Occurrence, int | None]]
-) -> tuple[tuple[int, int], ...]:
-    """Pairs of source and target units that are the same index."""
-    return tuple(
-        (t[2], unit)
-        for o, unit in ends
-        if unit is not None
-        for t in sorted(o.tags, key=str)
-        if t[0] == "s" and t[1] == source
-    )
