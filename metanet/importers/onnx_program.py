@@ -20,6 +20,7 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.importers import (
+    onnx_classical,
     onnx_indices,
     onnx_layers,
     onnx_operators,
@@ -31,7 +32,15 @@ from metanet.importers.onnx_file import MAX_ELEMENTS, read_model, read_tensor
 from metanet.networks import Network
 
 # Modules that register operators.
-MODULES = (onnx_indices, onnx_layers, onnx_operators, onnx_recurrent, onnx_resize)
+MODULES = (
+    onnx_classical,
+    onnx_indices,
+    onnx_layers,
+    onnx_operators,
+    onnx_recurrent,
+    onnx_resize,
+)
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 _MAX_DEPTH = 16
 # Sizes that a file leaves open: the first axis is the batch.
 _OPEN_BATCH, _OPEN_OTHER = 2, 8
@@ -137,7 +146,7 @@ class _Program:
             )
 
     def _known(self, node: Any) -> bool:
-        if node.domain in ("", "ai.onnx") and node.op_type in OPERATORS:
+        if node.domain in _DOMAINS and node.op_type in OPERATORS:
             return True
         return node.op_type in ("Constant", "If") or _schema(
             node, self._versions
@@ -182,7 +191,7 @@ class _Program:
             _bounded(node.op_type, values)
             return _reference(node, values, self._versions)
         operator = OPERATORS.get(node.op_type)
-        if operator is not None and node.domain in ("", "ai.onnx"):
+        if operator is not None and node.domain in _DOMAINS:
             results = operator(call)
             return results if isinstance(results, (tuple, list)) else [results]
         return self._inlined(node, call, depth)
