@@ -183,6 +183,27 @@ def test_constants_and_fillers_are_no_parameters(tmp_path):
     path = saved(model_of(nodes, [("x", FLOAT, [2, 3])], arrays), tmp_path / "m.onnx")
     assert set(load(path).params) == {"fc.weight", "table"}
     assert set(load(path, constants=["tab*"]).params) == {"fc.weight"}
+    with pytest.raises(MetanetError, match="m.onnx: no stored tensor.*'none'"):
+        load(path, constants=["none"])
+    with pytest.raises(MetanetError, match="no open axis is called 'batch'"):
+        load(path, dims={"batch": 3})
+
+
+def test_tells_of_arrays_that_an_exporter_merged(tmp_path):
+    nodes = [
+        ("MatMul", ["x", "a.k"], ["h"], {}),
+        ("Mul", ["h", "n.gain"], ["m"], {}),
+        ("MatMul", ["m", "b.k"], ["o"], {}),
+        ("Mul", ["o", "n.gain"], ["y"], {}),
+    ]
+    arrays = {
+        "a.k": values(3, 4),
+        "b.k": values(4, 4),
+        "n.gain": np.ones(4, np.float32),
+    }
+    path = saved(model_of(nodes, [("x", FLOAT, [2, 3])], arrays), tmp_path / "m.onnx")
+    with pytest.warns(UserWarning, match="n.gain: read by several operators"):
+        load(path)
 
 
 def test_functions_are_inlined(tmp_path):
@@ -318,6 +339,9 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path):
         "    return f, {'w': jnp.ones((3, 4)), 'o': jnp.ones((4, 2))}, (jnp.ones((5, 3)),)\n"
         "def wrong():\n"
         "    return 3\n"
+        "def swapped():\n"
+        "    f, p, x = made()\n"
+        "    return (lambda x, p: f(p, x)), p, x\n"
     )
 
     def inspect(*args):
@@ -337,6 +361,8 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path):
     for name, message in (
         ("mine:wrong", "must return"),
         ("mine:none", "no function none"),
+        ("mine:swapped", "mine:swapped: calling the network fails: "),
+        ("mine.py:made", "get_config"),
         ("nothing:here", "no module named nothing"),
         ("cnn.onnx --dim batch=0", "--dim batch=0"),
     ):

@@ -201,9 +201,16 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
         return [_of_architecture(network, parse_architecture(network))]
     if colon and all(p.isidentifier() for p in (*directory.split("."), identifier)):
         return [_Subject(network, "Python function", _called(directory, identifier))]
+    if path.is_file():
+        raise MetanetError(
+            f"{network}: not an ONNX file by its name. A file of weights alone has no "
+            "program: export the network with torch.onnx.export, or give "
+            "module:function that loads the weights"
+        )
     raise MetanetError(
-        f"{network}: neither an ONNX file, module:function, a zoo, a run, a config nor "
-        f"an architecture.{suggest(name, ARCHITECTURES)}"
+        f"{network}: neither an ONNX file, module:function (a function of a module that "
+        "can be imported), a zoo, a run, a config nor an architecture."
+        f"{suggest(name, ARCHITECTURES)}"
     )
 
 
@@ -232,7 +239,14 @@ def _called(module: str, function: str) -> Network:
         sys.path.remove("")
     if not callable(found):
         raise MetanetError(f"{name}: module {module} has no function {function}")
-    made = found()
+    try:
+        made = found()
+    except MetanetError:
+        raise
+    except Exception as error:
+        raise MetanetError(
+            f"{name}: fails when it is called: {_first(error)}"
+        ) from error
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         raise MetanetError(
             f"{name}: must return (apply_fn, params, inputs) or (module, inputs), "
@@ -241,7 +255,8 @@ def _called(module: str, function: str) -> Network:
     inputs = made[-1]
     if not isinstance(inputs, (tuple, list)):
         raise MetanetError(
-            f"{name}: inputs must be a tuple of arrays, got {type(inputs).__name__}"
+            f"{name}: inputs must be a tuple of arrays, such as (x,), got "
+            f"{type(inputs).__name__}"
         )
     if len(made) == 2:
         return from_module(made[0], *inputs)
@@ -258,6 +273,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     for i, subject in enumerate(_subjects(args)):
         network = subject.network
         with console().status("discovering and checking symmetries"):
+            _try(subject)
             symmetry = discover(network.apply_fn, network.params, *network.inputs)
             topology = build_topology(symmetry)
         if questions:
@@ -274,6 +290,28 @@ def run_inspect(args: argparse.Namespace) -> int:
             draw(topology, args.plot, to_graph(topology, network.params))
             print(f"plot: {args.plot}")
     return 0
+
+
+def _try(subject: _Subject) -> None:
+    """Raises one line when the network itself cannot be called."""
+    import jax
+
+    network = subject.network
+    try:
+        jax.eval_shape(network.apply_fn, network.params, *network.inputs)
+    except MetanetError:
+        raise
+    except Exception as error:
+        raise MetanetError(
+            f"{subject.title}: calling the network fails: {_first(error)}. It is called "
+            "as apply_fn(params, *inputs), in evaluation mode (no dropout), an Equinox "
+            "module with one example"
+        ) from error
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _question(text: str) -> tuple[str, int]:
@@ -310,3 +348,8 @@ def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
     for title, (header, *rows) in tables:
         if rows:
             print_table(title, header, rows)
+    if any(name.startswith("random") for name, _ in symmetry.unknown):
+        out.print(
+            "The network draws random numbers, which pin all that they touch: put it "
+            "into evaluation mode."
+        )

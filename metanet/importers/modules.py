@@ -16,7 +16,8 @@ def from_module(module: Any, *inputs: Any, variables: Any = None) -> Network:
 
     Args:
         module: A Flax NNX module, a Flax Linen module, or an Equinox module (or any
-            other callable pytree); in inference mode where the mode is its own.
+            other callable pytree). The mode is left as it is: put a module that has
+            dropout into evaluation mode before (``module.eval()``).
         *inputs: Example inputs of a call.
         variables: Of a Linen module; initialised anew when None.
 
@@ -33,6 +34,11 @@ def from_module(module: Any, *inputs: Any, variables: Any = None) -> Network:
         if variables is None:
             variables = module.init(jax.random.key(0), *inputs)
         return Network(module.apply, variables, inputs)
+    if any(t.__module__.startswith("torch.") for t in type(module).__mro__):
+        raise MetanetError(
+            f"{type(module).__name__}: a PyTorch module; export it with torch.onnx.export "
+            "and load the file"
+        )
     leaves, treedef = jax.tree.flatten(module)
     if not callable(module) or not any(map(_is_weight, leaves)):
         raise MetanetError(

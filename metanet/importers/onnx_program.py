@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,9 @@ def load_onnx(
         for place in _SETTINGS.get(node.op_type, ())
         for name in node.input[place : place + 1]
     }
+    for pattern in constants:
+        if not fnmatch.filter(stored, pattern):
+            raise MetanetError(f"{path}: no stored tensor is named like {pattern!r}")
     params, fixed = {}, {}
     for name, array in stored.items():
         named = any(fnmatch.fnmatchcase(name, pattern) for pattern in constants)
@@ -89,12 +94,32 @@ def load_onnx(
         )
         weight = weight and not named and name not in settings
         (params if weight else fixed)[name] = array
+    _warn_of_merged(path, model, params)
     program = _Program(path, model, fixed)
     inputs = _example_inputs(path, model, stored, dims or {})
     params = {name: jnp.asarray(array) for name, array in params.items()}
     program.check_operators()
     jax.eval_shape(program, params, *inputs)
     return Network(program, params, inputs)
+
+
+def _warn_of_merged(path: Path, model: Any, params: Mapping[str, np.ndarray]) -> None:
+    """Tells of parameters that count as tied because they were equal when exported."""
+    readers = Counter(
+        name for node in _all_nodes(model.graph) for name in {*node.input}
+    )
+    merged = [
+        name
+        for name, array in params.items()
+        if readers[name] > 1 and (array == array.flat[0]).all()
+    ]
+    if merged:
+        warnings.warn(
+            f"{path}: {', '.join(merged)}: read by several operators, and one number "
+            "throughout. Exporters store equal arrays (gains of 1, biases of 0) once; "
+            "they count as tied. Export trained or randomised weights instead.",
+            stacklevel=4,
+        )
 
 
 def _filler(name: str, array: np.ndarray) -> bool:
@@ -351,9 +376,19 @@ def _example_inputs(
 
     rng = np.random.default_rng(0)
     inputs = []
-    for info in model.graph.input:
-        if info.name in stored:
-            continue
+    infos = [i for i in model.graph.input if i.name not in stored]
+    open_ = sorted(
+        {d.dim_param for i in infos for d in i.type.tensor_type.shape.dim} - {""}
+    )
+    for name in dims:
+        if name not in open_:
+            known = (
+                f"those of this file are {', '.join(open_)}"
+                if open_
+                else ("this file leaves none open")
+            )
+            raise MetanetError(f"{path}: no open axis is called {name!r}; {known}")
+    for info in infos:
         tensor = info.type.tensor_type
         if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
             raise MetanetError(f"{path}: input {info.name}: not an array of known rank")

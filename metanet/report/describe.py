@@ -57,7 +57,8 @@ def coverage_rows(symmetry: Symmetry) -> Rows:
         kind = reason.split(" at ")[0]  # the line is for `explain`
         reasons[kind] = reasons.get(kind, 0) + count
     for reason, count in sorted(reasons.items()):
-        rows.append((f"pinned: {reason}", f"{count} indices"))
+        what = "index" if count == 1 else "indices"
+        rows.append((f"pinned: {reason}", f"{count} {what}"))
     for primitive, where in sorted(coverage.unknown.items()):
         rows.append((f"no rule for {primitive}", where))
     return rows

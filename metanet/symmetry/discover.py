@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metanet.errors import MetanetError
 from metanet.symmetry import (
     rules_control,
     rules_elementwise,
@@ -61,9 +62,18 @@ def discover(
         The symmetry: static, hashable.
 
     Raises:
+        MetanetError: when ``params`` holds anything but arrays.
         SymmetryError: when the numerical check fails (a defect of a rule).
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    for path, leaf in flat:
+        if not hasattr(leaf, "dtype"):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise MetanetError(
+                f"params: {name or 'the whole'} is a {type(leaf).__name__}, not an array. "
+                "discover takes (apply_fn, params, *inputs); importers.from_module makes "
+                "these of a module"
+            )
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for _, x in flat]
     closed, results = jax.make_jaxpr(
         lambda leaves, *args: apply_fn(jax.tree.unflatten(treedef, leaves), *args),
