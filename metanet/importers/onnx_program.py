@@ -8,10 +8,7 @@ which ONNX defines as a function of others is evaluated by that definition.
 
 from __future__ import annotations
 
-import fnmatch
 import math
-import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from metanet.importers import (
 )
 from metanet.importers.onnx_call import OPERATORS, Call, Unsupported
 from metanet.importers.onnx_file import MAX_ELEMENTS, read_model, read_tensor
+from metanet.importers.onnx_interface import all_nodes, example_inputs, split_tensors
 from metanet.networks import Network
 
 # Modules that register operators.
@@ -44,13 +42,6 @@ MODULES = (
 )
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 _MAX_DEPTH = 16
-# Sizes that a file leaves open: the first axis is the batch.
-_OPEN_BATCH, _OPEN_OTHER = 2, 8
-# Inputs that say how an operator works, and are no weights though they are stored.
-_SETTINGS = {
-    "Clip": (1, 2), "OneHot": (2,), "Pad": (2,), "Range": (0, 1, 2), "Resize": (1, 2),
-    "Upsample": (1,),
-}  # fmt: skip
 
 
 def load_onnx(
@@ -77,59 +68,13 @@ def load_onnx(
     path = Path(path)
     model = read_model(path)
     stored = {t.name: read_tensor(path, t) for t in model.graph.initializer}
-    settings = {
-        name
-        for node in _all_nodes(model.graph)
-        for place in _SETTINGS.get(node.op_type, ())
-        for name in node.input[place : place + 1]
-    }
-    for pattern in constants:
-        if not fnmatch.filter(stored, pattern):
-            raise MetanetError(f"{path}: no stored tensor is named like {pattern!r}")
-    params, fixed = {}, {}
-    for name, array in stored.items():
-        named = any(fnmatch.fnmatchcase(name, pattern) for pattern in constants)
-        weight = (
-            array.dtype.kind in "fV" and array.ndim > 0 and not _filler(name, array)
-        )
-        weight = weight and not named and name not in settings
-        (params if weight else fixed)[name] = array
-    _warn_of_merged(path, model, params)
+    params, fixed = split_tensors(path, model, stored, constants)
     program = _Program(path, model, fixed)
-    inputs = _example_inputs(path, model, stored, dims or {})
+    inputs = example_inputs(path, model, stored, dims or {})
     params = {name: jnp.asarray(array) for name, array in params.items()}
     program.check_operators()
     jax.eval_shape(program, params, *inputs)
     return Network(program, params, inputs)
-
-
-def _warn_of_merged(path: Path, model: Any, params: Mapping[str, np.ndarray]) -> None:
-    """Tells of parameters that count as tied because they were equal when exported."""
-    readers = Counter(
-        name for node in _all_nodes(model.graph) for name in {*node.input}
-    )
-    merged = [
-        name
-        for name, array in params.items()
-        if readers[name] > 1 and (array == array.flat[0]).all()
-    ]
-    if merged:
-        warnings.warn(
-            f"{path}: {', '.join(merged)}: read by several operators, and one number "
-            "throughout. Exporters store equal arrays (gains of 1, biases of 0) once; "
-            "they count as tied. Export trained or randomised weights instead.",
-            stacklevel=4,
-        )
-
-
-def _filler(name: str, array: np.ndarray) -> bool:
-    """Whether a stored tensor is one number, and no module's parameter by its name.
-
-    Exporters store the factor of an attention and the zeros from which a recurrence
-    starts like weights; parameters have the path of their module ("layer.0.bias").
-    """
-    path = "." in name or "/" in name
-    return not path and bool((array == array.flat[0]).all()) if array.size else True
 
 
 class _Program:
@@ -161,7 +106,7 @@ class _Program:
         missing = sorted(
             {
                 f"{node.domain or 'ai.onnx'}.{node.op_type}"
-                for node in _all_nodes(self._graph)
+                for node in all_nodes(self._graph)
                 if not self._known(node)
             }
         )
@@ -243,16 +188,6 @@ class _Program:
         for inner in body.node:
             self._step(_with_attributes(inner, given), env, depth + 1)
         return [env[name] for name in body.output]
-
-
-def _all_nodes(graph: Any) -> list[Any]:
-    nodes = []
-    for node in graph.node:
-        nodes.append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                nodes += _all_nodes(attribute.g)
-    return nodes
 
 
 def _attribute(path: Path, attribute: Any) -> Any:
@@ -367,51 +302,3 @@ def _bounded(operator: str, values: Sequence[Any]) -> None:
         return
     if count > MAX_ELEMENTS:
         raise Unsupported(f"a constant of {count:,.0f} values")
-
-
-def _example_inputs(
-    path: Path, model: Any, stored: Mapping[str, Any], dims: Mapping[str, int]
-) -> tuple[jax.Array, ...]:
-    from onnx import helper
-
-    rng = np.random.default_rng(0)
-    inputs = []
-    infos = [i for i in model.graph.input if i.name not in stored]
-    open_ = sorted(
-        {d.dim_param for i in infos for d in i.type.tensor_type.shape.dim} - {""}
-    )
-    for name in dims:
-        if name not in open_:
-            known = (
-                f"those of this file are {', '.join(open_)}"
-                if open_
-                else ("this file leaves none open")
-            )
-            raise MetanetError(f"{path}: no open axis is called {name!r}; {known}")
-    for info in infos:
-        tensor = info.type.tensor_type
-        if not info.type.HasField("tensor_type") or not tensor.HasField("shape"):
-            raise MetanetError(f"{path}: input {info.name}: not an array of known rank")
-        shape = []
-        for place, dim in enumerate(tensor.shape.dim):
-            size = dim.dim_value or dims.get(dim.dim_param)
-            shape.append(size or (_OPEN_OTHER if place else _OPEN_BATCH))
-        if min(shape, default=1) < 0 or math.prod(shape) > MAX_ELEMENTS:
-            raise MetanetError(
-                f"{path}: input {info.name}: shape {tuple(shape)} has more than "
-                f"{MAX_ELEMENTS:,} values"
-            )
-        try:
-            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        except Exception:
-            raise MetanetError(f"{path}: input {info.name}: unknown type") from None
-        if dtype.kind not in "fiubV":
-            raise MetanetError(f"{path}: input {info.name}: holds no numbers")
-        if "mask" in info.name.lower() or dtype.kind == "b":
-            value = np.ones(shape, dtype)
-        elif dtype.kind in "iu":
-            value = rng.integers(0, 2, shape).astype(dtype)
-        else:
-            value = rng.normal(size=shape).astype(dtype)
-        inputs.append(jnp.asarray(value.astype(jax.dtypes.canonicalize_dtype(dtype))))
-    return tuple(inputs)
