@@ -22,7 +22,7 @@ The first command takes under 2 minutes on two cores, the zoo of 10,782 networks
 included; the MNIST runs take about 30 minutes each after the zoo.
 
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
-``model=gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
+``model=product_gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ VARIANTS = ("digits", "mnist", "fashion_mnist", "smoke")
 def get_config(argument: str = "") -> ConfigDict:
     """The experiment; ``argument`` is what follows the colon after the file's name."""
     variant, given = parse_argument(
-        argument, VARIANTS, model="gmn", probes=16, seed=0, data_root=""
+        argument, VARIANTS, model="product_gmn", probes=16, seed=0, data_root=""
     )
     small = variant in ("digits", "smoke")
     images = "digits" if small else variant
@@ -64,14 +64,14 @@ def get_config(argument: str = "") -> ConfigDict:
     fit.shard_size = 1024
 
     config.model = model = ConfigDict({"name": given["model"]})
-    if given["model"] == "gmn":
+    if given["model"] == "product_gmn":
         model.dim = 16 if variant == "smoke" else 64
         model.heads = 8
         model.depth = {"smoke": 2, "digits": 3}.get(variant, 4)
         model.frequencies = 16
         model.max_frequency = 8.0
         model.probes = 4 if variant == "smoke" and given["probes"] else given["probes"]
-        model.pool = "mean"
+        model.readout = "roles"
         model.dropout = 0.0
     else:
         # About the graph model's number of parameters.
@@ -92,7 +92,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"
-    optimizer.learning_rate = 2e-3 if given["model"] == "gmn" else 5e-4
+    optimizer.learning_rate = 2e-3 if given["model"] == "product_gmn" else 5e-4
     optimizer.weight_decay = 1e-2
     optimizer.schedule = "cosine"
     optimizer.warmup_steps = 10 if variant == "smoke" else 200

@@ -40,3 +40,15 @@ def require_at_least(options: object, **least: int) -> None:
         value = getattr(options, name)
         if value < bound:
             raise MetanetError(f"{name}: must be at least {bound}, got {value}")
+
+
+def require_one_of(options: object, **choices: Iterable[str]) -> None:
+    """Checks named choices of a config's section.
+
+    Raises:
+        MetanetError: when a choice is not one of those known (with the nearest one).
+    """
+    for name, known in choices.items():
+        value = getattr(options, name)
+        if value not in known:
+            raise MetanetError(f"{name}: no {value!r}.{suggest(str(value), known)}")

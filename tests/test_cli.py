@@ -24,7 +24,7 @@ def get_config(arg=None):
     config = ConfigDict()
     config.seed = 0
     config.rate = 1e-3
-    config.model = ConfigDict({"name": "gmn", "dim": 64, "norm": True})
+    config.model = ConfigDict({"name": "product_gmn", "dim": 64, "norm": True})
     config.model.shape = (1, 2)
     config.smoke = arg == "smoke"
     return config

@@ -26,7 +26,7 @@ FULL = {
             "architecture": {"name": "siren", "options": {"hidden": [8, 8]}},
         },
     },
-    "model": {"name": "gmn", "dim": 8, "pool": "attention", "dropout": 0},
+    "model": {"name": "product_gmn", "dim": 8, "readout": "attention", "dropout": 0},
     "task": {"name": "classification", "label_smoothing": 0.1},
     "augment": {"permutation": True, "noise": 0.1},
     "optimizer": {"name": "contrib.muon", "learning_rate": 1e-2},
@@ -44,7 +44,7 @@ def test_round_trip(tmp_path):
     assert isinstance(config.zoo.fit.learning_rate, float)
     assert config.augment == AugmentConfig(permutation=True, noise=0.1)
     assert config.train.batch_size == 32 and config.train.steps == 1000
-    assert dict(config.model.options)["pool"] == "attention"
+    assert dict(config.model.options)["readout"] == "attention"
     assert ExperimentConfig.from_mapping(config.to_json()) == config
     assert hash(config) == hash(ExperimentConfig.from_mapping(config.to_json()))
     write_config(tmp_path, config, {})
@@ -83,7 +83,7 @@ def change(path: str, value) -> dict:
         ("augment.noise", "x", r"config\.augment\.noise: expected float, got 'x'"),
         ("augment.sign", 1, r"config\.augment\.sign: expected bool, got 1"),
         ("model.dim", "x", r"config\.model\.dim: expected int, got 'x'"),
-        ("model.pool", "max", r"config\.model\.pool: 'max'.*attention, mean"),
+        ("model.readout", "max", r"config\.model\.readout: 'max'.*attention"),
         ("task.hidden", None, r"config\.task\.hidden: expected int, got None"),
         ("train", 3, r"config\.train: expected a section, got 3"),
         ("model", {"dim": 3}, r"config\.model\.name: expected str, got None"),

@@ -34,7 +34,7 @@ def test_invariant_to_the_discovered_group(name):
     found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
     topology = build_topology(found)
     model = build_model(
-        "gmn", {"dim": 16, "depth": 2}, topology=topology, rngs=nnx.Rngs(0)
+        "product_gmn", {"dim": 16, "depth": 2}, topology=topology, rngs=nnx.Rngs(0)
     )
 
     def noisy(key):
@@ -55,10 +55,10 @@ def test_invariant_to_the_discovered_group(name):
         model.set_statistics(jax.vmap(graphs)(params))
         moved = jax.vmap(act)(keys, params)
         before, after = jax.vmap(canonical)(params), jax.vmap(canonical)(moved)
-        energy = lambda m: (m(before).globals_ ** 2).mean()
+        energy = lambda m: (m(before).pooled ** 2).mean()
         gradients = jax.tree.leaves(nnx.grad(energy)(model))
         size = sum(jnp.vdot(g, g) for g in gradients)
-        return model(before).globals_, model(after).globals_, size
+        return model(before).pooled, model(after).pooled, size
 
     before, after, size = run(model)
     assert float(jnp.abs(before - after).max()) < 1e-4

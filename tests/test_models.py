@@ -10,7 +10,7 @@ from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.graphs import batch as graph_batch
 from metanet.graphs import build_topology, to_graph
-from metanet.models import MODELS, Probe, build_model
+from metanet.models import Probe, build_model
 from metanet.models.layers import NormLinear, product
 from metanet.networks import Architecture, ParamSpec, create
 
@@ -20,9 +20,9 @@ ARCHITECTURES = {
     "small_cnn": Architecture.of("small_cnn", widths=[3, 4], classes=3),
 }
 OPTIONS = {
-    "gmn": {"dim": 16, "depth": 2},
-    "gmn attention": {"dim": 16, "depth": 2, "pool": "attention"},
-    "gmn probes": {"dim": 16, "depth": 2, "probes": 3},
+    "product_gmn": {"dim": 16, "depth": 2},
+    "product_gmn attention": {"dim": 16, "depth": 2, "readout": "attention"},
+    "product_gmn probes": {"dim": 16, "depth": 2, "probes": 3},
     "flat_mlp": {"dim": 16},
     "statnn": {"dim": 16},
 }
@@ -84,12 +84,12 @@ def cases():
 @pytest.mark.parametrize(
     ("name", "arch"),
     [
-        ("gmn", "siren"),
-        ("gmn", "mlp"),
-        ("gmn", "small_cnn"),
-        ("gmn attention", "siren"),
-        ("gmn probes", "siren"),
-        ("gmn probes", "mlp"),
+        ("product_gmn", "siren"),
+        ("product_gmn", "mlp"),
+        ("product_gmn", "small_cnn"),
+        ("product_gmn attention", "siren"),
+        ("product_gmn probes", "siren"),
+        ("product_gmn probes", "mlp"),
         ("statnn", "siren"),
         ("statnn", "small_cnn"),
     ],
@@ -101,8 +101,8 @@ def test_invariant_under_the_whole_discovered_group(name, arch, cases):
         jax.random.split(jax.random.key(5), 4)
     )
     moved = jax.vmap(lambda e, p: sym.act(case.symmetry, e, p))(elements, case.params)
-    before = case.features(model, case.params).globals_
-    after = case.features(model, moved).globals_
+    before = case.features(model, case.params).pooled
+    after = case.features(model, moved).pooled
     assert before.shape == (4, model.dim)
     assert float(jnp.abs(before - after).max()) < 1e-4
     # The networks differ, so an invariant that ignores them would be caught here.
@@ -114,43 +114,45 @@ def test_flat_mlp_is_not_invariant(cases):
     model = case.model("flat_mlp")
     element = sym.random(case.symmetry, jax.random.key(5))
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
-    difference = case.features(model, case.params).globals_ - (
-        case.features(model, moved).globals_
+    difference = case.features(model, case.params).pooled - (
+        case.features(model, moved).pooled
     )
     assert float(jnp.abs(difference).max()) > 1e-2
 
 
 def test_node_features_move_along(cases):
     case = cases["siren"]
-    model = case.model("gmn")
+    model = case.model("product_gmn")
     element = sym.random(case.symmetry, jax.random.key(3), signs=False, phases=False)
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
     before = case.features(model, case.params).nodes
     after = case.features(model, moved).nodes
     hidden = [i for i, n in enumerate(case.topology.nodes) if n.kind == "hidden"]
+    starts = np.cumsum([0, *(n.size for n in case.topology.nodes)])
     for index, perm in zip(hidden, element.permutations, strict=True):
-        expected = before[index][:, perm[0]]
-        np.testing.assert_allclose(after[index], expected, atol=1e-4)
+        own = slice(starts[index], starts[index + 1])
+        expected = before[:, own][:, perm[0]]
+        np.testing.assert_allclose(after[:, own], expected, atol=1e-4)
 
 
 def test_breaking_the_symmetry_is_noticed(cases):
     case = cases["siren"]
-    model = case.model("gmn")
+    model = case.model("product_gmn")
     broken = dict(case.params["layers"])
     broken[1] = {**broken[1], "bias": broken[1]["bias"][:, ::-1]}
-    other = case.features(model, {"layers": broken}).globals_
-    same = case.features(model, case.params).globals_
+    other = case.features(model, {"layers": broken}).pooled
+    same = case.features(model, case.params).pooled
     assert float(jnp.abs(other - same).max()) > 1e-3
 
 
 def test_one_network_alone_gives_the_same_as_in_a_batch(cases):
     case = cases["small_cnn"]
-    model = case.model("gmn")
-    batch = case.features(model, case.params).globals_
+    model = case.model("product_gmn")
+    batch = case.features(model, case.params).pooled
     for i in range(2):
         one = jax.tree.map(lambda x, i=i: x[i : i + 1], case.params)
         np.testing.assert_allclose(
-            case.features(model, one).globals_[0], batch[i], atol=1e-5
+            case.features(model, one).pooled[0], batch[i], atol=1e-5
         )
 
 
@@ -210,9 +212,13 @@ def test_unknown_names_and_options_are_named(cases):
     with pytest.raises(MetanetError, match='Did you mean "gmn"'):
         build("gnm")
     with pytest.raises(MetanetError, match='Did you mean "depth"'):
-        build("gmn", dept=3)
+        build("product_gmn", dept=3)
     with pytest.raises(MetanetError, match="probes"):
-        build("gmn", probes=3)
+        build("product_gmn", probes=3)
     with pytest.raises(MetanetError, match="heads: 3 does not divide"):
-        build("gmn", heads=3)
-    assert set(MODELS) == {"gmn", "flat_mlp", "statnn"}
+        build("product_gmn", heads=3)
+    with pytest.raises(MetanetError, match='aggregate: no .*Did you mean "mean"'):
+        build("gmn", aggregate="meen")
+    with pytest.raises(MetanetError, match="one architecture"):
+        both = [topology, cases["small_cnn"].topology]
+        build_model("statnn", {}, topology=both, rngs=nnx.Rngs(0))

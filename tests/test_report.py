@@ -60,7 +60,7 @@ def parse(path: Path) -> str:
 def fake_run(root: Path, name: str, accuracy: float, **settings) -> Path:
     workdir = root / name
     workdir.mkdir(parents=True)
-    config = {"seed": 0, "model": {"name": "gmn", "dim": 64}, **settings}
+    config = {"seed": 0, "model": {"name": "product_gmn", "dim": 64}, **settings}
     (workdir / "config.json").write_text(json.dumps({"config": config}))
     result = {
         "test": {"accuracy": accuracy, "loss": 1 - accuracy},
@@ -77,7 +77,7 @@ def fake_run(root: Path, name: str, accuracy: float, **settings) -> Path:
 
 def test_compare_groups_seeds_and_sorts_by_accuracy(tmp_path):
     runs = [fake_run(tmp_path, f"stat-{s}", 0.5 + s / 100, seed=s) for s in range(3)]
-    model = {"name": "gmn", "dim": 128}
+    model = {"name": "product_gmn", "dim": 128}
     runs.append(fake_run(tmp_path, "wide<b>", 0.9, model=model))
     table = compare(runs)
     assert table.path == tmp_path / "comparison.html"

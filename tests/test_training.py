@@ -42,7 +42,7 @@ from metanet.training.window import StepWindow
 from metanet.zoos import Zoo
 
 FLAT = {"name": "flat_mlp", "dim": 8, "depth": 1}
-GMN = {"name": "gmn", "dim": 4, "heads": 2, "depth": 1, "frequencies": 2}
+GMN = {"name": "product_gmn", "dim": 4, "heads": 2, "depth": 1, "frequencies": 2}
 SGD = {"name": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0}
 
 

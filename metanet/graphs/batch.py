@@ -1,14 +1,9 @@
-"""Batches of feature graphs, and the primitives against which models are written.
+"""Edge groups of a topology, and how the nodes at their ends stand along them.
 
-A model never sees shapes or indices. It carries node values along the edges of a group
-to an end, matches the two ends of every edge, maps features row by row, and pools them
-per graph; a layout decides how these are done. This file holds the *stacked* layout:
-graphs of one topology, a dense array per edge group, no indices and no padding.
-
-Every edge group is one array ``[B, both, h, S, T]`` of h features per edge: ``both`` runs
-over a diagonal index shared by source and target (1 for a fully connected block; the
-number of nodes for residual edges; groups of a grouped convolution). Features come
-before the ends, so that carrying and matching are matrix products.
+An edge group is a dense block of edges: ``both`` runs over a diagonal index shared by
+source and target (1 for a fully connected block; the number of nodes for residual edges;
+groups of a grouped convolution). `carry` and `match` take h features per edge as ``[B,
+both, h, S, T]``: features before the ends, so that they are matrix products.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -72,28 +67,13 @@ class EdgeGroup:
     join: int = -1
 
 
-class GraphBatch(NamedTuple):
-    """Features of a batch of graphs.
-
-    Attributes:
-        nodes: Per node set ``[B, N, d]``.
-        edges: Per edge group ``[B, both, h, S, T]``.
-        globals_: ``[B, d]``.
-    """
-
-    nodes: tuple[jax.Array, ...]
-    edges: tuple[jax.Array, ...]
-    globals_: jax.Array
-
-
 @lru_cache
 def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
     """The edge groups of a topology: one per edge set with a source, one per join.
 
     Edge sets without a source (biases, gains, running statistics) are features of the
     nodes that they reach, not edges; see `node_parameters`. A join is one edge per pair
-    of joint indices that agree; where it joins more nodes than one at an end (the
-    channels of a head to the head) these share the edge.
+    of nodes whose joined indices agree (every channel of a head to the head).
 
     Raises:
         MetanetError: for an edge set that indexes the same units twice at one end.
@@ -110,23 +90,19 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
         shape = (both, sources, targets)
         groups.append(EdgeGroup(edge.source, edge.target, shape, ends, edge=i))
     for i, join in enumerate(topology.joins):
-        source, target = (
-            _view(
-                topology.nodes[node].units,
-                (),
-                tuple(dict.fromkeys(pair[k] for pair in join.join)),
-                (),
-            )
+        ends = tuple(
+            _join_view(topology.nodes[node].units, tuple(pair[k] for pair in join.join))
             for k, node in enumerate((join.source, join.target))
         )
-        ends, both = (source, target), source.shape[1]
+        both = ends[0].shape[1]
         if ends[1].shape[1] != both:
             raise MetanetError(
                 f"join {join.kind} of {topology.nodes[join.source].name} and "
                 f"{topology.nodes[join.target].name}: an index is joined twice, which "
                 "the stacked layout does not support"
             )
-        groups.append(EdgeGroup(join.source, join.target, (both, 1, 1), ends, join=i))
+        shape = (both, ends[0].shape[2], ends[1].shape[2])
+        groups.append(EdgeGroup(join.source, join.target, shape, ends, join=i))
     return tuple(groups)
 
 
@@ -158,6 +134,12 @@ def _view(
     return EndView(
         units, (*shared, *both, *own, *rest), (shared_n, both_n, own_n, rest_n)
     )
+
+
+def _join_view(units: tuple[int, ...], joined: tuple[int, ...]) -> EndView:
+    both = tuple(dict.fromkeys(joined))
+    own = tuple(i for i in range(len(units)) if i not in both)
+    return _view(units, (), both, own)
 
 
 @lru_cache
@@ -252,19 +234,3 @@ def _per_head(nodes: jax.Array, group: EdgeGroup, end: End, heads: int) -> jax.A
 def fan(group: EdgeGroup, end: End) -> int:
     """Number of edges of the group at each node of an end."""
     return group.shape[2] if end == "source" else group.shape[1]
-
-
-def split_nodes(joined: jax.Array, sizes: list[int]) -> tuple[jax.Array, ...]:
-    """Cuts ``[B, sum(sizes), d]`` into one array per node set."""
-    parts, start = [], 0
-    for size in sizes:
-        parts.append(jax.lax.slice_in_dim(joined, start, start + size, axis=1))
-        start += size
-    return tuple(parts)
-
-
-def pool(features: tuple[jax.Array, ...]) -> jax.Array:
-    """The mean over the nodes ``[B, N, d]`` of all sets, one vector per graph."""
-    total = sum(f.sum(axis=tuple(range(1, f.ndim - 1))) for f in features)
-    count = sum(f[0, ..., 0].size for f in features)
-    return jnp.asarray(total) / count

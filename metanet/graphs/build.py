@@ -15,6 +15,7 @@ import numpy as np
 
 from metanet.errors import MetanetError, suggest
 from metanet.graphs.fuse import Fused, fuse_readers, quotient
+from metanet.graphs.scales import with_carries
 from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
 from metanet.symmetry.structure import Tile, Use
 
@@ -45,7 +46,7 @@ def build_topology(symmetry: Symmetry, fuse: Fuse = "reader") -> Topology:
     """
     if fuse not in ("reader", "quotient"):
         raise MetanetError(f"fuse: unknown value {fuse!r}.{suggest(fuse, _FUSE)}")
-    return _Builder(symmetry, fuse).topology()
+    return with_carries(symmetry, _Builder(symmetry, fuse).topology())
 
 
 _FUSE = ("reader", "quotient")

@@ -70,9 +70,7 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
         if group.edge >= 0:
             block, index = blocks[group.edge], group.edge
         else:
-            # One to one where the ends are joined, all to all otherwise.
-            both = group.shape[0]
-            block = np.zeros((both, 1, 1, 1, width), blocks[0].dtype)
+            block = np.zeros((*group.shape, 1, width), blocks[0].dtype)
             index = len(topology.edges) + group.join
         parts.append((source, target, block, index))
     for node, parameters in enumerate(node_parameters(topology)):

@@ -31,6 +31,9 @@ class NodeSet:
         site: The site of the symmetry whose activation the nodes carry (of several
             fused sites the last); -1 for a latent set.
         pinned: Per unit index: whether it cannot be permuted.
+        carries: Which of "positive" and "sign" factors pass through the set: they
+            multiply the activations and all parameters that arrive, and divide those
+            that leave; see `metanet.graphs.scales`.
     """
 
     name: str
@@ -42,6 +45,7 @@ class NodeSet:
     activation: tuple[str, ...] = ()
     site: int = -1
     pinned: tuple[bool, ...] = ()
+    carries: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

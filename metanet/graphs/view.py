@@ -67,7 +67,7 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
     values = [_leaves(topology, p) for p in (params, *more)]
     edges = tuple(
         jnp.stack(
-            [_block(e, topology.leaves[e.leaf][1], v[e.leaf]) for v in values], -1
+            [block_of(e, topology.leaves[e.leaf][1], v[e.leaf]) for v in values], -1
         )
         for e in topology.edges
     )
@@ -139,7 +139,7 @@ def _leaves(topology: Topology, params: Any) -> list[jax.Array]:
     return leaves
 
 
-def _block(edge: EdgeSet, shape: tuple[int, ...], leaf: jax.Array) -> jax.Array:
+def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: jax.Array) -> jax.Array:
     """Leaf ``[..., *shape]`` to the block ``[..., both, S, T, M]`` of an edge set."""
     batch = leaf.shape[: leaf.ndim - len(shape)]
     if edge.bounds != tuple((0, n) for n in shape):

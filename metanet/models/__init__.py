@@ -1,20 +1,63 @@
 """Metanetworks and baselines: parameter graphs in, features out, one signature."""
 
-from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
-from metanet.models.build import MODELS, Model, build_model, model_config
+from metanet.models.base import Features, Model, Subject
+from metanet.models.baselines import (
+    DMC,
+    BaselineConfig,
+    DMCConfig,
+    FlatMLP,
+    StatNN,
+)
+from metanet.models.build import MODELS, build_model, model_config
+from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
+from metanet.models.ng_gnn import NGGNN, NGGNNConfig
+from metanet.models.ng_t import NGT, NGTConfig
 from metanet.models.probes import Probe, ProbeFeatures
+from metanet.models.probing import ProbeGen, ProbeGenConfig
+from metanet.models.product_gmn import ProductGMN, ProductGMNConfig
+from metanet.models.scale_gmn import ScaleGMN, ScaleGMNConfig
+from metanet.models.sets import (
+    DeepSets,
+    DeepSetsConfig,
+    SetTransformer,
+    SetTransformerConfig,
+    TokenConfig,
+    TokenTransformer,
+)
 
 __all__ = [
+    "DMC",
     "GMN",
     "MODELS",
+    "NGGNN",
+    "NGT",
     "BaselineConfig",
+    "DMCConfig",
+    "DeepSets",
+    "Features",
     "FlatMLP",
+    "Functional",
+    "FunctionalConfig",
     "GMNConfig",
     "Model",
+    "NGGNNConfig",
+    "NGTConfig",
     "Probe",
     "ProbeFeatures",
+    "ProbeGen",
+    "ProbeGenConfig",
+    "ProductGMN",
+    "ProductGMNConfig",
+    "ScaleGMN",
+    "ScaleGMNConfig",
+    "DeepSetsConfig",
+    "SetTransformerConfig",
+    "SetTransformer",
     "StatNN",
+    "Subject",
+    "TokenConfig",
+    "TokenTransformer",
     "build_model",
     "model_config",
 ]

@@ -1,7 +1,10 @@
-"""Baselines on the interface of the graph models: flat MLP and weight statistics.
+r"""Baselines that read weights as a vector or by statistics: flat MLP, StatNN, DMC.
 
-They read the same parameter graphs, and return pooled features without node or edge
-features, so that every task and every experiment runs with them unchanged.
+They read the same parameter graphs as the graph models, of one architecture, and return
+pooled features only, so that every task and every experiment runs with them unchanged.
+
+Equivariance: StatNN is invariant to all permutations within an array; flat MLP and DMC to
+nothing but what `canonicalize` removes beforehand.
 """
 
 from __future__ import annotations
@@ -12,11 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least
-from metanet.graphs.batch import GraphBatch
-from metanet.graphs.topology import Topology
-from metanet.graphs.view import ParameterGraph
-from metanet.models.embeddings import Standardizer, Statistic
+from metanet.errors import MetanetError, require_at_least
+from metanet.graphs import GraphBatch, ParameterGraph, Topology, Vocabulary
+from metanet.models.base import Features, Subject
+from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 
 # Unterthiner et al. (2020), section 4: mean, variance and five quantiles per tensor.
@@ -70,43 +72,84 @@ class _Baseline(nnx.Module):
 
     def __call__(
         self,
-        graphs: ParameterGraph,
+        graphs: GraphBatch,
         *,
         key: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> GraphBatch:
-        """Pooled features ``globals_`` ``[B, dim]``; no node or edge features."""
-        x = self.vector(graphs)
+    ) -> Features:
+        """Pooled features ``[B, dim]``; no node or edge features."""
+        x = self.vector(stacked_only(graphs))
         for layer in self.layers:
             x = jax.nn.silu(layer(x))
         x = dropout(x, self.config.dropout, key, deterministic)
-        return GraphBatch((), (), x)
+        return Features(None, None, x)
 
 
-def _primary(topology: Topology) -> tuple[int, ...]:
+def stacked_only(graphs: GraphBatch) -> ParameterGraph:
+    """Graphs of one topology.
+
+    Raises:
+        MetanetError: for packed graphs.
+    """
+    if not isinstance(graphs, ParameterGraph):
+        raise MetanetError(
+            "config.model.name: this model reads networks of one architecture; take a "
+            "graph metanetwork or deep_sets for packed batches"
+        )
+    return graphs
+
+
+def primary(topology: Topology) -> tuple[int, ...]:
+    """Edge sets that hold each parameter once."""
     return tuple(i for i, e in enumerate(topology.edges) if e.primary)
 
 
+class FlatWeights(nnx.Module):
+    """All weights of a network as one standardised vector ``[B, P * F]``."""
+
+    def __init__(self, topology: Topology, features: int):
+        self.sets = primary(topology)
+        self.size = topology.num_parameters * features
+        self.mean = Statistic(jnp.zeros(len(self.sets)))
+        self.deviation = Statistic(jnp.ones(len(self.sets)))
+
+    def measure(self, graphs: ParameterGraph) -> None:
+        """Measures mean and deviation of every array on a sample of graphs."""
+        blocks = [graphs.edges[i] for i in self.sets]
+        self.mean[...] = jnp.stack([x.mean() for x in blocks])
+        deviation = jnp.stack([x.std() for x in blocks])
+        self.deviation[...] = jnp.where(deviation > 1e-8, deviation, 1.0)
+
+    def __call__(self, graphs: ParameterGraph) -> jax.Array:
+        parts = []
+        for k, i in enumerate(self.sets):
+            flat = graphs.edges[i].reshape(graphs.edges[i].shape[0], -1)
+            parts.append((flat - self.mean[...][k]) / self.deviation[...][k])
+        return jnp.concatenate(parts, axis=-1)
+
+
 class FlatMLP(_Baseline):
-    """MLP on all weights as one vector: not equivariant to anything.
+    """MLP on all weights as one vector: not equivariant to anything."""
 
-    Claims no invariance except to what `canonicalize` removes beforehand.
-    """
+    def __init__(
+        self,
+        config: BaselineConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        topology = subject.single("flat_mlp")
+        flat = FlatWeights(topology, vocabulary.features)
+        super().__init__(config, topology, flat.size, rngs=rngs)
+        self.flat = flat
 
-    def __init__(self, config: BaselineConfig, topology: Topology, *, rngs: nnx.Rngs):
-        super().__init__(config, topology, topology.num_parameters, rngs=rngs)
-        self.standardize = Standardizer(topology)
-
-    def set_statistics(self, graphs: ParameterGraph) -> None:
+    def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures the standardisation on a sample of graphs with leading axis [B]."""
-        self.standardize.measure(graphs.edges)
+        self.flat.measure(stacked_only(graphs))
 
     def vector(self, graphs: ParameterGraph) -> jax.Array:
-        parts = [
-            self.standardize(graphs.edges[i], i).reshape(graphs.edges[i].shape[0], -1)
-            for i in _primary(self.topology)
-        ]
-        return jnp.concatenate(parts, axis=-1)
+        return self.flat(graphs)
 
 
 class StatNN(_Baseline):
@@ -116,21 +159,30 @@ class StatNN(_Baseline):
     (2020): mean, variance and the quantiles 0, 25, 50, 75, 100 % of each tensor.
     """
 
-    def __init__(self, config: BaselineConfig, topology: Topology, *, rngs: nnx.Rngs):
-        count = len(_primary(topology)) * (2 + len(_QUANTILES))
+    def __init__(
+        self,
+        config: BaselineConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        topology = subject.single("statnn")
+        self.sets = primary(topology)
+        count = len(self.sets) * (2 + len(_QUANTILES))
         super().__init__(config, topology, count, rngs=rngs)
         self.mean = Statistic(jnp.zeros(count))
         self.deviation = Statistic(jnp.ones(count))
 
-    def set_statistics(self, graphs: ParameterGraph) -> None:
+    def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures mean and deviation of each statistic on a sample of graphs."""
-        raw = self._statistics(graphs)
+        raw = self._statistics(stacked_only(graphs))
         self.mean[...] = raw.mean(0)
         self.deviation[...] = jnp.maximum(raw.std(0), 1e-8)
 
     def _statistics(self, graphs: ParameterGraph) -> jax.Array:
         columns = []
-        for i in _primary(self.topology):
+        for i in self.sets:
             values = graphs.edges[i].reshape(graphs.edges[i].shape[0], -1)
             quantiles = jnp.quantile(values, jnp.asarray(_QUANTILES), axis=-1)
             columns += [values.mean(-1)[:, None], values.var(-1)[:, None], quantiles.T]
@@ -139,3 +191,86 @@ class StatNN(_Baseline):
     def vector(self, graphs: ParameterGraph) -> jax.Array:
         raw = self._statistics(graphs)
         return (raw - self.mean[...][None]) / self.deviation[...][None]
+
+
+@dataclass(frozen=True)
+class DMCConfig:
+    """Options of the convolutional baseline.
+
+    Attributes:
+        dim: Channels of the last convolution; earlier ones have fewer.
+        depth: Number of convolutions, each followed by a halving of the length.
+        kernel: Their width.
+        dropout: Rate on the last features.
+    """
+
+    dim: int = 128
+    depth: int = 4
+    kernel: int = 8
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, depth=1, kernel=1)
+
+
+class DMC(nnx.Module):
+    """One-dimensional convolutions on the flattened weights, then an average.
+
+    Source: Eilertsen et al., "Classifying the Classifier: Dissecting the Weight Space of
+    Neural Networks" (ECAI 2020), section 4 (deep meta-classifier). Deviation: the whole
+    vector is read, not a random slice of it.
+    """
+
+    def __init__(
+        self,
+        config: DMCConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        topology = subject.single("dmc")
+        self.config, self.dim = config, config.dim
+        self.flat = FlatWeights(topology, vocabulary.features)
+        widths = [
+            1,
+            *(max(8, config.dim >> i) for i in range(config.depth - 1, -1, -1)),
+        ]
+        self.filters = nnx.List(
+            [
+                Linear(a * config.kernel, b, rngs=rngs)
+                for a, b in zip(widths, widths[1:], strict=False)
+            ]
+        )
+
+    @property
+    def cost(self) -> int:
+        """Floats per network in the widest layer."""
+        return self.flat.size * max(8, self.config.dim >> (self.config.depth - 1))
+
+    def set_statistics(self, graphs: GraphBatch) -> None:
+        """Measures the standardisation on a sample of graphs."""
+        self.flat.measure(stacked_only(graphs))
+
+    def __call__(
+        self,
+        graphs: GraphBatch,
+        *,
+        key: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> Features:
+        """Pooled features ``[B, dim]``."""
+        x = self.flat(stacked_only(graphs))[..., None]
+        for linear in self.filters:
+            x = jax.nn.silu(linear(_windows(x, self.config.kernel)))
+        x = dropout(x.mean(1), self.config.dropout, key, deterministic)
+        return Features(None, None, x)
+
+
+def _windows(x: jax.Array, kernel: int) -> jax.Array:
+    """Every second window ``[B, ceil(n / 2), kernel * c]`` of ``[B, n, c]``."""
+    length = -(-x.shape[1] // 2)
+    pad = 2 * (length - 1) + kernel - x.shape[1]
+    x = jnp.pad(x, ((0, 0), (0, max(pad, 0)), (0, 0)))
+    parts = [x[:, i : i + 2 * length - 1 : 2] for i in range(kernel)]
+    return jnp.concatenate(parts, axis=-1)

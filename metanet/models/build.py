@@ -1,57 +1,87 @@
-"""Models by name: "gmn", "flat_mlp", "statnn"."""
+"""Models by name, and the named configs that reproduce published defaults."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jax
 from flax import nnx
 
 from metanet.errors import MetanetError, suggest
-from metanet.graphs.batch import GraphBatch
-from metanet.graphs.topology import Topology
-from metanet.graphs.view import ParameterGraph
-from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
+from metanet.graphs import Form, Topology, Vocabulary
+from metanet.models.base import Model, Subject
+from metanet.models.baselines import DMC, BaselineConfig, DMCConfig, FlatMLP, StatNN
+from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
+from metanet.models.ng_gnn import NGGNN, NGGNNConfig
+from metanet.models.ng_t import NGT, NGTConfig
 from metanet.models.probes import Probe
+from metanet.models.probing import ProbeGen, ProbeGenConfig
+from metanet.models.product_gmn import ProductGMN, ProductGMNConfig
+from metanet.models.scale_gmn import ScaleGMN, ScaleGMNConfig
+from metanet.models.sets import (
+    DeepSets,
+    DeepSetsConfig,
+    SetTransformer,
+    SetTransformerConfig,
+    TokenConfig,
+    TokenTransformer,
+)
 from metanet.registry import Registry
+from metanet.symmetry import Symmetry
 
 
-class Model(Protocol):
-    """What tasks and training rely on.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A model of the registry.
 
     Attributes:
-        dim: Width of the pooled features.
-        cost: Floats that one network occupies in the widest intermediate array.
+        config: Class of its options.
+        build: ``build(config, vocabulary, subject, rngs=...)``.
+        defaults: Options that its name stands for, beside the class's own.
     """
 
-    dim: int
+    config: type
+    build: Callable[..., Any]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def cost(self) -> int: ...
+    def options(self) -> set[str]:
+        """Names of its options."""
+        return {f.name for f in dataclasses.fields(self.config)}
 
-    def set_statistics(self, graphs: ParameterGraph) -> None: ...
-
-    def __call__(
-        self,
-        graphs: ParameterGraph,
-        *,
-        key: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> GraphBatch: ...
+    @property
+    def carries_factors(self) -> bool:
+        """Whether it is equivariant to scales and signs by itself."""
+        return getattr(self.build, "carries_factors", False)
 
 
-Builder = Callable[..., Any]
-MODELS: Registry[tuple[type, Builder]] = Registry("model")
-MODELS.register("gmn")((GMNConfig, GMN))
-MODELS.register("flat_mlp")(
-    (BaselineConfig, lambda c, t, *, probe, rngs: FlatMLP(c, t, rngs=rngs))
-)
-MODELS.register("statnn")(
-    (BaselineConfig, lambda c, t, *, probe, rngs: StatNN(c, t, rngs=rngs))
-)
+MODELS: Registry[Entry] = Registry("model")
+
+
+def _register(name: str, config: type, build: Callable[..., Any], **defaults) -> None:
+    MODELS.register(name)(Entry(config, build, defaults))
+
+
+_register("product_gmn", ProductGMNConfig, ProductGMN)
+_register("gmn", GMNConfig, GMN)
+_register("ng_gnn", NGGNNConfig, NGGNN)
+_register("ng_t", NGTConfig, NGT)
+_register("scale_gmn", ScaleGMNConfig, ScaleGMN)
+_register("scale_gmn_b", ScaleGMNConfig, ScaleGMN, directions="both")
+_register("dws", FunctionalConfig, Functional, reduce="max")
+_register("nfn_np", FunctionalConfig, Functional, dim=64, depth=3, pinned="permuted")
+_register("nfn_hnp", FunctionalConfig, Functional, dim=64, depth=3)
+_register("unf", FunctionalConfig, Functional)
+_register("nft", FunctionalConfig, Functional, pinned="permuted", attention=True)
+_register("flat_mlp", BaselineConfig, FlatMLP)
+_register("statnn", BaselineConfig, StatNN)
+_register("dmc", DMCConfig, DMC)
+_register("deep_sets", DeepSetsConfig, DeepSets)
+_register("set_transformer", SetTransformerConfig, SetTransformer)
+_register("transformer", TokenConfig, TokenTransformer)
+_register("probegen", ProbeGenConfig, ProbeGen)
 
 
 def model_config(name: str, options: Mapping[str, Any]) -> Any:
@@ -60,16 +90,15 @@ def model_config(name: str, options: Mapping[str, Any]) -> Any:
     Raises:
         MetanetError: for an unknown model or option (with the nearest known name).
     """
-    kind, _ = MODELS[name]
-    known = {f.name for f in dataclasses.fields(kind)}
+    entry = MODELS[name]
     for option in options:
-        if option not in known:
+        if option not in entry.options:
             raise MetanetError(
                 f"config.model.{option}: model {name!r} has no such option."
-                f"{suggest(option, known)}"
+                f"{suggest(option, entry.options)}"
             )
     try:
-        return kind(**options)
+        return entry.config(**{**entry.defaults, **options})
     except MetanetError as error:
         raise MetanetError(f"config.model.{error}") from error
 
@@ -78,18 +107,26 @@ def build_model(
     name: str,
     options: Mapping[str, Any],
     *,
-    topology: Topology,
+    topology: Topology | Sequence[Topology],
+    symmetry: Symmetry | None = None,
     probe: Probe | None = None,
+    features: int = 1,
     rngs: nnx.Rngs,
 ) -> Model:
-    """Builds a model for graphs of one topology.
+    """Builds a model for graphs of one topology, or of several.
 
     Args:
         name: A name in `MODELS`.
         options: Fields of the model's config class.
-        topology: Topology of the graphs.
+        topology: Topology or topologies of the graphs.
+        symmetry: What was discovered, for weight-space functionals.
         probe: How to run the input network, for models with probe features.
+        features: Values per parameter.
         rngs: Initialisation.
     """
     config = model_config(name, options)
-    return MODELS[name][1](config, topology, probe=probe, rngs=rngs)
+    topologies = (topology,) if isinstance(topology, Topology) else tuple(topology)
+    form = getattr(config, "form", Form())
+    vocabulary = Vocabulary.of(topologies, form, features)
+    subject = Subject(topologies, symmetry, probe)
+    return MODELS[name].build(config, vocabulary, subject, rngs=rngs)

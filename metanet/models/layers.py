@@ -62,6 +62,16 @@ def _product_backward(saved, g):
 product.defvjp(_product_forward, _product_backward)
 
 
+def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """``x @ weight + bias`` for rows ``[..., a]``, a weight ``[a, b]`` and ``[b]``."""
+    if weight.shape[0] == 1:
+        # One input: a product of broadcasts, which XLA fuses into its reader.
+        y = x * weight.reshape((1,) * (x.ndim - 1) + (-1,))
+    else:
+        y = product(x, weight)
+    return y if bias is None else add_vector(y, bias)
+
+
 class Linear(nnx.Module):
     """Affine map of the last axis, ``[..., inputs] -> [..., outputs]``.
 
@@ -83,8 +93,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = product(x, self.kernel[...])
-        return y if self.bias is None else add_vector(y, self.bias[...])
+        bias = None if self.bias is None else self.bias[...]
+        return affine(x, self.kernel[...], bias)
 
 
 class NormLinear(nnx.Module):

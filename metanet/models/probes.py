@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs.topology import NodeSet, Topology
-from metanet.graphs.view import ParameterGraph, to_params
+from metanet.graphs import Layout, NodeSet, Stacked, Topology, to_params
 from metanet.models.layers import Linear
 from metanet.networks import ParamSpec
 
@@ -62,11 +61,7 @@ class ProbeFeatures(nnx.Module):
                 "config.model.probes: this model has no access to the input network; "
                 "set probes to 0"
             )
-        self.activations, self.spec, self.topology = (
-            probe.activations,
-            probe.spec,
-            topology,
-        )
+        self.activations, self.spec, self.dim = probe.activations, probe.spec, dim
         shape = (count, *probe.input_shape)
         self.inputs = nnx.Param(
             jax.random.uniform(
@@ -84,20 +79,26 @@ class ProbeFeatures(nnx.Module):
             ]
         )
 
-    def __call__(self, graphs: ParameterGraph) -> list[jax.Array | None]:
-        """Per node set the features ``[B, N, dim]``, None where there are none."""
-        params = to_params(graphs, self.spec.treedef)
+    def __call__(self, layout: Layout) -> jax.Array:
+        """Node values ``[B, N, dim]``, 0 where there are none."""
+        if not isinstance(layout, Stacked):
+            raise MetanetError(
+                "config.model.probes: networks of several architectures cannot be "
+                "probed in one batch; set probes to 0"
+            )
+        params = to_params(layout.graphs, self.spec.treedef)
         inputs = self.inputs[...]
         values = jax.vmap(lambda p: self.activations(p, inputs))(params)
-        out: list[jax.Array | None] = []
-        for node, linear in zip(self.topology.nodes, self.maps, strict=True):
+        out = []
+        for i, node in enumerate(layout.topology.nodes):
+            linear = self.maps[i] if i < len(self.maps) else None
             value = None if linear is None else values[node.site]
             if linear is None or value is None:
-                out.append(None)
-                continue
-            flat = value.reshape(value.shape[0], node.size, -1)
-            out.append(linear(flat))
-        return out
+                out.append(jnp.zeros((layout.size, node.size, self.dim)))
+            else:
+                flat = value.reshape(value.shape[0], node.size, -1)
+                out.append(linear(flat))
+        return jnp.concatenate(out, axis=1)
 
 
 def _width(node: NodeSet, activations: tuple[Any, ...]) -> int:

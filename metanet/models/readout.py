@@ -8,52 +8,111 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import batch as graph
-from metanet.graphs.batch import GraphBatch
-from metanet.graphs.topology import Topology
+from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.models.layers import Linear, inverse_rms
 
+ReadoutName = Literal["roles", "attention", "edges", "nodes_edges", "outputs", "mean"]
+READOUTS = ("roles", "attention", "edges", "nodes_edges", "outputs", "mean")
+_ROLES = ("input", "hidden", "output")
 _QUERIES = 4
 
 
 class Readout(nnx.Module):
-    """Pools a batch to ``[B, dim]``: means per role of the nodes, or learned queries.
+    """Pools a batch to ``[G, dim]``, appends the global feature and normalises.
 
-    "mean" concatenates the means over input, output and all other nodes; "attention"
-    the softmax-weighted means of all nodes for four learned queries. Both append the
-    global feature and normalise the result.
+    * "roles": means over input, output and all other nodes, concatenated;
+    * "attention": softmax-weighted means of all nodes for four learned queries;
+    * "edges": mean over edges of a learned map (Graph Metanetworks, edge readout);
+    * "nodes_edges": that and the same for nodes (Graph Metanetworks);
+    * "outputs": features of the output nodes one by one (Neural Graphs: the outputs of
+      the input network are in a fixed order);
+    * "mean": the mean over all nodes.
+
+    Args:
+        how: Which.
+        vocabulary: What the graphs are made of.
+        nodes, edges, graphs: Widths; 0 where there are none.
     """
 
     def __init__(
         self,
-        dim: int,
-        topology: Topology,
-        how: Literal["mean", "attention"],
+        how: ReadoutName,
+        vocabulary: Vocabulary,
         *,
+        nodes: int,
+        edges: int,
+        graphs: int,
         rngs: nnx.Rngs,
     ):
-        kinds = [n.kind for n in topology.nodes]
+        self.how = how
+        kinds = [kind for kind, *_ in vocabulary.node_types]
         role = [k if k in ("input", "output") else "hidden" for k in kinds]
-        self.roles = tuple(
-            tuple(i for i, r in enumerate(role) if r == name)
-            for name in ("input", "hidden", "output")
-            if name in role
-        )
-        self.query = (
-            Linear(dim, _QUERIES, bias=False, rngs=rngs) if how == "attention" else None
-        )
-        self.dim = dim * (1 + (_QUERIES if how == "attention" else len(self.roles)))
+        self.role = tuple(_ROLES.index(r) for r in role)
+        self.roles = tuple(i for i, r in enumerate(_ROLES) if r in role)
+        self.outputs = (0, 0)
+        start = 0
+        for kind, count in vocabulary.identities:
+            if kind == "output":
+                self.outputs = (start, count)
+            start += count
+        make = lambda inputs, outputs: Linear(inputs, outputs, rngs=rngs)
+        self.query = make(nodes, _QUERIES) if how == "attention" else None
+        self.edge_map = make(edges, nodes) if how in ("edges", "nodes_edges") else None
+        self.node_map = make(nodes, nodes) if how == "nodes_edges" else None
+        parts = {
+            "roles": len(self.roles),
+            "attention": _QUERIES,
+            "edges": 1,
+            "nodes_edges": 2,
+            "outputs": max(self.outputs[1], 1),
+            "mean": 1,
+        }[how]
+        self.dim = nodes * parts + graphs
         self.gain = nnx.Param(jnp.ones(self.dim))
 
-    def __call__(self, batch: GraphBatch) -> jax.Array:
-        if self.query is None:
-            parts = [
-                graph.pool(tuple(batch.nodes[i] for i in sets)) for sets in self.roles
-            ]
-        else:
-            nodes = jnp.concatenate(batch.nodes, axis=1)
-            weights = jax.nn.softmax(self.query(nodes), axis=1)
-            mixed = jnp.einsum("bnq,bnd->bqd", weights, nodes)
-            parts = [mixed.reshape(mixed.shape[0], -1)]
-        x = jnp.concatenate([*parts, batch.globals_], axis=-1)
+    def __call__(
+        self,
+        layout: Layout,
+        nodes: jax.Array,
+        edges: Edges | None,
+        globals_: jax.Array | None,
+    ) -> jax.Array:
+        parts: list[jax.Array] = []
+        if self.how == "roles":
+            role = jnp.asarray(self.role)[layout.node_type]
+            parts = [layout.pool_nodes(nodes, where=role == i) for i in self.roles]
+        elif self.how == "mean":
+            parts = [layout.pool_nodes(nodes)]
+        elif self.how == "attention":
+            parts = [self._attend(layout, nodes)]
+        elif self.how == "outputs":
+            start, count = self.outputs
+            if count:
+                own = [layout.identity == start + i for i in range(count)]
+                parts = [layout.pool_nodes(nodes, "sum", where=w) for w in own]
+            else:
+                role = jnp.asarray(self.role)[layout.node_type]
+                parts = [layout.pool_nodes(nodes, where=role == 2)]
+        if self.edge_map is not None:
+            assert edges is not None
+            mapped = map_edges(lambda e: jax.nn.silu(self.edge_map(e)), edges)  # type: ignore[misc]
+            parts.append(layout.pool_edges(mapped))
+        if self.node_map is not None:
+            parts.append(layout.pool_nodes(jax.nn.silu(self.node_map(nodes))))
+        if globals_ is not None:
+            parts.append(globals_)
+        x = jnp.concatenate(parts, axis=-1)
         return x * inverse_rms(x) * self.gain[...][None]
+
+    def _attend(self, layout: Layout, nodes: jax.Array) -> jax.Array:
+        assert self.query is not None
+        scores = self.query(nodes)
+        highest = jax.lax.stop_gradient(layout.pool_nodes(scores, "max"))
+        weights = jnp.exp(scores - layout.to_nodes(highest))
+        total = layout.pool_nodes(weights, "sum")
+        total = jnp.maximum(total, 1e-30)  # graphs of padding have no nodes
+        mixed = (weights[..., None] * nodes[..., None, :]).reshape(
+            *nodes.shape[:-1], -1
+        )
+        sums = layout.pool_nodes(mixed, "sum").reshape(layout.size, _QUERIES, -1)
+        return (sums / total[..., None]).reshape(layout.size, -1)

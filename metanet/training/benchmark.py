@@ -15,7 +15,7 @@ from metanet.graphs import build_topology
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
 from metanet.training.config import ExperimentConfig, NamedConfig
-from metanet.training.experiment import Experiment
+from metanet.training.experiment import Experiment, left_to_canonicalize
 from metanet.training.optimizer import build_optimizer
 from metanet.training.profile import (
     matmul_peak,
@@ -50,7 +50,8 @@ def synthetic_experiment(
         network=network,
         spec=spec,
         symmetry=symmetry,
-        topology=build_topology(symmetry),
+        topology=(topology := build_topology(symmetry)),
+        canonical=left_to_canonicalize(config, symmetry, topology),
         task=Classification(ClassificationConfig(), tuple("0123456789")),
     )
     return experiment, np.asarray(weights)

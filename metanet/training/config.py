@@ -7,7 +7,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -111,7 +111,7 @@ class ExperimentConfig:
     seed: int = 0
     canonicalize: bool = True
     zoo: ZooConfig = field(default_factory=ZooConfig)
-    model: NamedConfig = field(default_factory=lambda: NamedConfig("gmn"))
+    model: NamedConfig = field(default_factory=lambda: NamedConfig("product_gmn"))
     task: NamedConfig = field(default_factory=lambda: NamedConfig("classification"))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -126,8 +126,8 @@ class ExperimentConfig:
                 and impossible values, naming the dotted field.
         """
         config = from_mapping(cls, mapping, "config")
-        _check_named(config.model, MODELS, "config.model")
-        _check_named(config.task, TASKS, "config.task")
+        options_of(MODELS, config.model, "config.model", lambda entry: entry.config)
+        options_of(TASKS, config.task, "config.task", lambda entry: entry[0])
         _check_values(config)
         return config
 
@@ -212,12 +212,25 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_named(named: NamedConfig, known: Registry[Any], where: str) -> None:
+def options_of(
+    known: Registry[Any], named: NamedConfig, where: str, kind: Callable[[Any], type]
+) -> Any:
+    """The typed options of a named part.
+
+    Args:
+        known: The registry that has the name.
+        named: Name and options.
+        where: Dotted field of the config, for messages.
+        kind: The class of the options, from a registry's entry.
+
+    Raises:
+        MetanetError: for an unknown name or option, or a value of a wrong type.
+    """
     try:
-        options, _ = known[named.name]
+        entry = known[named.name]
     except MetanetError as error:
         raise MetanetError(f"{where}.name: {error}") from error
-    from_mapping(options, dict(named.options), where)
+    return from_mapping(kind(entry), dict(named.options), where)
 
 
 _POSITIVE = (

@@ -14,7 +14,8 @@ from flax import nnx
 from metanet import symmetry as sym
 from metanet.augment import build_augmentation
 from metanet.graphs import ParameterGraph, Topology, build_topology, to_graph
-from metanet.models import Model, Probe, build_model
+from metanet.graphs.scales import rest_of
+from metanet.models import MODELS, Model, Probe, build_model
 from metanet.networks import Network, Params, ParamSpec, create
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
@@ -38,7 +39,17 @@ class Metanetwork(nnx.Module):
     ) -> jax.Array:
         """Outputs ``[B, k]`` of a batch of graphs."""
         features = self.model(graphs, key=key, deterministic=deterministic)
-        return self.head(features.globals_)  # type: ignore[operator]
+        return self.head(features.pooled)  # type: ignore[operator]
+
+
+def left_to_canonicalize(
+    config: ExperimentConfig, symmetry: sym.Symmetry, topology: Topology
+) -> sym.Symmetry | None:
+    """The scales, signs and phases that the config's model does not handle itself."""
+    if not config.canonicalize:
+        return None
+    carries = MODELS[config.model.name].carries_factors
+    return rest_of(symmetry, topology) if carries else symmetry
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Experiment:
         network: The input networks' architecture as a function.
         spec: Layout of its parameters as a vector.
         symmetry, topology: What discovery found, and the parameter graph.
+        canonical: The part of the symmetry that is canonicalised; None: nothing is.
         task: Head, loss and metrics.
     """
 
@@ -58,6 +70,7 @@ class Experiment:
     spec: ParamSpec
     symmetry: sym.Symmetry
     topology: Topology
+    canonical: sym.Symmetry | None
     task: Task
 
     @classmethod
@@ -74,6 +87,7 @@ class Experiment:
         network = create(config.zoo.fit.architecture, jax.random.key(0))
         spec = ParamSpec.of(network.params)
         symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
+        topology = build_topology(symmetry)
         kind, task = TASKS[config.task.name]
         options = from_mapping(kind, dict(config.task.options), "config.task")
         return cls(
@@ -81,15 +95,17 @@ class Experiment:
             network=network,
             spec=spec,
             symmetry=symmetry,
-            topology=build_topology(symmetry),
+            topology=topology,
+            canonical=left_to_canonicalize(config, symmetry, topology),
             task=task(options, class_names),
         )
 
     def prepare(self, weights: jax.Array) -> Params:
         """Flat weights ``[B, P]`` to parameters, canonical if the config says so."""
         params = self.spec.unflatten(weights)
-        if self.config.canonicalize:
-            params = jax.vmap(lambda p: sym.canonicalize(self.symmetry, p))(params)
+        left = self.canonical
+        if left is not None:
+            params = jax.vmap(lambda p: sym.canonicalize(left, p))(params)
         return params
 
     def graphs(self, weights: jax.Array) -> ParameterGraph:
@@ -123,6 +139,7 @@ class Experiment:
             self.config.model.name,
             dict(self.config.model.options),
             topology=self.topology,
+            symmetry=self.symmetry,
             probe=self.probe(),
             rngs=rngs,
         )

@@ -1,0 +1,185 @@
+"""The packed layout: graphs of many topologies as one list of edges.
+
+Node values are ``[N, d]``, edge values one array ``[E, d]``. Sending is a gather by the
+edges' ends, reducing a segment sum; padding is dropped by indices that lie outside.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metanet.graphs.batch import End
+from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.packing import PackedGraphs
+from metanet.graphs.vocabulary import Vocabulary
+
+_REDUCE = {
+    "sum": jax.ops.segment_sum,
+    "mean": jax.ops.segment_sum,
+    "max": jax.ops.segment_max,
+    "min": jax.ops.segment_min,
+}
+
+
+class Packed:
+    """A batch of packed graphs; see `metanet.graphs.Layout`."""
+
+    def __init__(self, graphs: PackedGraphs, vocabulary: Vocabulary):
+        graphs = PackedGraphs(*(jnp.asarray(x) for x in graphs))  # type: ignore[arg-type]
+        self.graphs, self.vocabulary = graphs, vocabulary
+        self.size = graphs.graph_mask.shape[0]
+        self.node_type, self.identity = (
+            jnp.asarray(graphs.node_type),
+            jnp.asarray(graphs.identity),
+        )
+        self.edge_type = (jnp.asarray(graphs.edge_type),)
+        self._node_graph = jnp.asarray(graphs.node_graph)
+        self._edge_graph = jnp.asarray(graphs.edge_graph)
+
+    def encode_nodes(self, encoder: Any) -> jax.Array:
+        values = _held(self.graphs.node_values, self._node_graph, self.size)
+        return encoder.rows(values, jnp.asarray(self.graphs.node_keys))
+
+    def encode_edges(self, encoder: Any) -> Edges:
+        values = _held(self.graphs.edge_values, self._edge_graph, self.size)
+        number = self.edge_type[0]
+        kinds = jnp.asarray(_kinds(self.vocabulary))[number]
+        columns = np.arange(len(self.vocabulary.edge_canvases) + 1)[None]
+        keys = jnp.where(kinds[:, None] == columns, number[:, None], -1)
+        place = None
+        if self.vocabulary.form.parallel:
+            place = jnp.asarray(self.graphs.edge_place)
+        return (encoder.rows(values, keys, place),)
+
+    def moments(self) -> tuple[jax.Array, jax.Array]:
+        vocabulary, graphs = self.vocabulary, self.graphs
+        edges = _held(graphs.edge_values, self._edge_graph, self.size)
+        nodes = _held(graphs.node_values, self._node_graph, self.size)
+        kinds = _kinds(vocabulary)
+        spans = [(0, 1)] * len(vocabulary.edge_canvases)
+        if not vocabulary.form.parallel:
+            spans = [(c.start, c.size) for c in vocabulary.edge_canvases]
+        on_edges, on_nodes = [], []
+        for key in range(len(vocabulary.edge_types)):
+            # Joins, which have no canvas, have no columns either.
+            start, count = [*spans, (0, 0)][kinds[key]]
+            own = self.edge_type[0] == key
+            own &= self._edge_graph < self.size
+            on_edges.append(self._key_moments(edges, own, start, count))
+        keys = jnp.asarray(graphs.node_keys)
+        for key in range(len(vocabulary.node_keys)):
+            own = (keys == key).any(-1)
+            slot = vocabulary.node_keys[key].rsplit("_", 1)[0]
+            canvas = next(c for c in vocabulary.node_canvases if c.kind == slot)
+            on_nodes.append(self._key_moments(nodes, own, canvas.start, canvas.size))
+        empty = jnp.zeros((0, 3))
+        return (
+            jnp.stack(on_edges) if on_edges else empty,
+            jnp.stack(on_nodes) if on_nodes else empty,
+        )
+
+    def _key_moments(
+        self, values: jax.Array, own: jax.Array, start: int, count: int
+    ) -> jax.Array:
+        width = self.vocabulary.features
+        part = values[:, start * width : (start + count) * width]
+        # Smaller kernels leave columns of their canvas empty.
+        has = own[:, None] & ((part != 0) if count > 1 else jnp.ones_like(part, bool))
+        part = jnp.where(has, part, 0.0)
+        return jnp.stack([has.sum(), part.sum(), (part**2).sum()])
+
+    def _ends(self, end: End) -> jax.Array:
+        graphs = self.graphs
+        return jnp.asarray(graphs.source if end == "source" else graphs.target)
+
+    def send(self, nodes: jax.Array, end: End) -> Edges:
+        return (jnp.take(nodes, self._ends(end), axis=0, mode="clip"),)
+
+    def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
+        count = self.node_type.shape[0]
+        found = _REDUCE[how](self._full(edges[0]), self._ends(end), count)
+        if how == "mean":
+            return found / self.degree(end)
+        return found if how == "sum" else jnp.where(jnp.isfinite(found), found, 0.0)
+
+    def _full(self, e: jax.Array) -> jax.Array:
+        shape = (self.edge_type[0].shape[0], e.shape[-1])
+        return e if e.shape == shape else jnp.broadcast_to(e, shape)
+
+    def degree(self, end: End) -> jax.Array:
+        column = 0 if end == "source" else 1
+        return jnp.asarray(self.graphs.degree)[:, column, None]
+
+    def heads(self, edges: Edges) -> Edges:
+        return edges
+
+    def mix(self, edges: Edges, weight: jax.Array) -> Edges:
+        return (edges[0] @ weight,)
+
+    def carry(
+        self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
+    ) -> jax.Array:
+        (e,) = edges
+        (x,) = self.send(nodes, "source" if end == "target" else "target")
+        if scale:
+            column = 0 if end == "source" else 1
+            e = e * jax.lax.rsqrt(jnp.asarray(self.graphs.fan)[:, column, None])
+        product = e[:, :, None] * x.reshape(*e.shape, -1)
+        return self.reduce((product.reshape(x.shape),), end)
+
+    def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+        ((s,), (t,)) = self.send(at_source, "source"), self.send(at_target, "target")
+        both = (s * t).reshape(s.shape[0], heads, -1)
+        return (both.sum(-1) * np.float32(both.shape[-1] ** -0.5),)
+
+    def to_nodes(self, graphs: jax.Array) -> jax.Array:
+        return jnp.take(graphs, self._node_graph, axis=0, mode="clip")
+
+    def to_edges(self, graphs: jax.Array) -> Edges:
+        return (jnp.take(graphs, self._edge_graph, axis=0, mode="clip"),)
+
+    def pool_nodes(
+        self, nodes: jax.Array, how: Reduction = "mean", where: Any = None
+    ) -> jax.Array:
+        index = self._node_graph
+        if where is not None:
+            index = jnp.where(where > 0, index, self.size)
+        return self._pool(nodes, index, how)
+
+    def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
+        return self._pool(self._full(edges[0]), self._edge_graph, how)
+
+    def _pool(self, x: jax.Array, index: jax.Array, how: Reduction) -> jax.Array:
+        sums = partial(jax.ops.segment_sum, num_segments=self.size)
+        found = _REDUCE[how](x, index, self.size)
+        if how == "mean":
+            count = sums(jnp.ones(x.shape[0]), index)
+            return found / jnp.maximum(count, 1.0)[:, None]
+        return found if how == "sum" else jnp.where(jnp.isfinite(found), found, 0.0)
+
+    def settle(self, edges: Edges) -> Edges:
+        return edges
+
+
+def _held(values: Any, graph: jax.Array, size: int) -> jax.Array:
+    """Values with those of padding zeroed: whatever lies there must not count."""
+    return jnp.where((graph < size)[:, None], jnp.asarray(values), 0.0)
+
+
+def _kinds(vocabulary: Vocabulary) -> np.ndarray:
+    """Canvas of each edge type; for joins one behind the last."""
+    names = [c.kind for c in vocabulary.edge_canvases]
+    kinds = (key.rsplit("_", 1)[0] for key in vocabulary.edge_types)
+    joins = [key.startswith("join_") for key in vocabulary.edge_types]
+    return np.asarray(
+        [
+            len(names) if j else names.index(k)
+            for k, j in zip(kinds, joins, strict=True)
+        ],
+        np.int32,
+    )

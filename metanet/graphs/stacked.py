@@ -1,0 +1,278 @@
+"""The stacked layout: graphs of one topology, a dense array per edge group.
+
+Node values are ``[B, N, d]``; edge values of a group ``[B, P, both, S, T, d]``, where P
+runs over parallel edges (kernel positions, in a form that has them; 1 otherwise) and
+``both`` over a diagonal index shared by source and target. No indices and no padding:
+sending and reducing are reshapes, broadcasts and sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metanet.errors import MetanetError
+from metanet.graphs import batch
+from metanet.graphs.batch import EdgeGroup, End
+from metanet.graphs.form import reformed
+from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.topology import Topology
+from metanet.graphs.view import ParameterGraph
+from metanet.graphs.vocabulary import (
+    Vocabulary,
+    degree,
+    edge_type,
+    join_type,
+    node_key,
+    node_type,
+    slots,
+)
+
+_START = {"max": -jnp.inf, "min": jnp.inf}
+
+
+class Stacked:
+    """A batch of graphs of one topology; see `metanet.graphs.Layout`."""
+
+    def __init__(self, graphs: ParameterGraph, vocabulary: Vocabulary):
+        graphs = reformed(graphs, vocabulary.form)
+        self.vocabulary, self.graphs = vocabulary, graphs
+        self.topology = graphs.topology
+        self.size = graphs.edges[0].shape[0]
+        self.groups = batch.edge_groups(self.topology)
+        self.sizes = [node.size for node in self.topology.nodes]
+        types, identities, edges = _numbers(self.topology, vocabulary)
+        self.node_type, self.identity = jnp.asarray(types), jnp.asarray(identities)
+        self._edge_keys = edges
+        self.edge_type = tuple(jnp.full((1,) * 5, key, jnp.int32) for key in edges)
+
+    def encode_nodes(self, encoder: Any) -> jax.Array:
+        parts = []
+        vocabulary, topology = self.vocabulary, self.topology
+        canvases = {c.kind: (i, c) for i, c in enumerate(vocabulary.node_canvases)}
+        for node, held in zip(
+            topology.nodes, batch.node_parameters(topology), strict=True
+        ):
+            x = jnp.zeros((self.size, node.size, encoder.width))
+            for slot, (index, view) in zip(slots(topology, held), held, strict=True):
+                edge = topology.edges[index]
+                kind, canvas = canvases[slot]
+                key = vocabulary.node_keys.index(node_key(topology, edge, slot))
+                # [B, 1, 1, n, M, F]: the block of an edge set without a source
+                values = _flat(self.graphs.edges[index])
+                places = canvas.places(edge)
+                x = x + batch.from_end(encoder.block(values, kind, places, key), view)
+            parts.append(x)
+        return jnp.concatenate(parts, axis=1)
+
+    def encode_edges(self, encoder: Any) -> Edges:
+        vocabulary, topology = self.vocabulary, self.topology
+        canvases = {c.kind: (i, c) for i, c in enumerate(vocabulary.edge_canvases)}
+        out = []
+        for group, key in zip(self.groups, self._edge_keys, strict=True):
+            if group.edge < 0:
+                vector = encoder.vector(key).reshape((1,) * 5 + (-1,))
+                shape = (self.size, 1, *group.shape, encoder.width)
+                out.append(jnp.broadcast_to(vector, shape))
+                continue
+            edge = topology.edges[group.edge]
+            kind, canvas = canvases[edge.kind]
+            block, places = self.graphs.edges[group.edge], canvas.places(edge)
+            if vocabulary.form.parallel:
+                if group.ends[0].shape[0] > 1 and edge.shape[3] > 1:
+                    raise MetanetError(
+                        f"parameter {edge.name}: parallel edges that several pairs of "
+                        "nodes share; use a form with one edge per kernel"
+                    )
+                values = jnp.moveaxis(block, -2, 1)
+                numbers = tuple(canvas.start + i for i in places)
+                out.append(encoder.parallel(values, kind, numbers, key))
+            else:
+                out.append(encoder.block(_flat(block)[:, None], kind, places, key))
+        return tuple(out)
+
+    def moments(self) -> tuple[jax.Array, jax.Array]:
+        vocabulary, topology = self.vocabulary, self.topology
+        edges: list[tuple[int, jax.Array]] = [
+            (key, self.graphs.edges[g.edge])
+            for g, key in zip(self.groups, self._edge_keys, strict=True)
+            if g.edge >= 0
+        ]
+        nodes = [
+            (
+                vocabulary.node_keys.index(node_key(topology, topology.edges[i], slot)),
+                self.graphs.edges[i],
+            )
+            for held in batch.node_parameters(topology)
+            for slot, (i, _) in zip(slots(topology, held), held, strict=True)
+        ]
+        return (
+            _moments(edges, len(vocabulary.edge_types)),
+            _moments(nodes, len(vocabulary.node_keys)),
+        )
+
+    def _of(self, nodes: jax.Array, index: int) -> jax.Array:
+        start = sum(self.sizes[:index])
+        return jax.lax.slice_in_dim(nodes, start, start + self.sizes[index], axis=1)
+
+    def send(self, nodes: jax.Array, end: End) -> Edges:
+        out = []
+        for group in self.groups:
+            at, view, axis = _end(group, end)
+            x = batch.to_end(self._of(nodes, at), view)
+            out.append(jnp.expand_dims(x, axis))
+        return tuple(out)
+
+    def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
+        parts: list[Any] = [None] * len(self.sizes)
+        join = {"max": jnp.maximum, "min": jnp.minimum}.get(how, jnp.add)
+        for group, e in zip(self.groups, edges, strict=True):
+            at, view, other = _end(group, end)
+            e = _filled(e, group)
+            # Along P stand parallel edges, or the nodes that share an edge.
+            axes = (other,) if view.shape[0] > 1 else (1, other)
+            total = {"max": jnp.max, "min": jnp.min}.get(how, jnp.sum)(e, axes)
+            if view.shape[0] == 1:
+                total = total[:, None]
+            elif total.shape[1] == 1:
+                total = jnp.broadcast_to(
+                    total, (total.shape[0], view.shape[0], *total.shape[2:])
+                )
+            part = batch.from_end(total, view)
+            parts[at] = part if parts[at] is None else join(parts[at], part)
+        width = edges[0].shape[-1]
+        filled = [
+            jnp.zeros((self.size, n, width)) if part is None else part
+            for n, part in zip(self.sizes, parts, strict=True)
+        ]
+        nodes = jnp.concatenate(filled, axis=1)
+        return nodes / self.degree(end) if how == "mean" else nodes
+
+    def degree(self, end: End) -> jax.Array:
+        counts = degree(self.topology, self.vocabulary.form, end)
+        return jnp.asarray(counts)[None, :, None]
+
+    def heads(self, edges: Edges) -> Edges:
+        # [B, 1, both, S, T, h] to [B, both, h, S, T]
+        return tuple(jnp.moveaxis(e[:, 0], -1, 2) for e in edges)
+
+    def mix(self, edges: Edges, weight: jax.Array) -> Edges:
+        return tuple(jnp.einsum("bzhst,hi->bzist", e, weight) for e in edges)
+
+    def carry(
+        self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
+    ) -> jax.Array:
+        parts: list[Any] = [None] * len(self.sizes)
+        for group, e in zip(self.groups, edges, strict=True):
+            at, other = group.target, group.source
+            if end == "source":
+                at, other = other, at
+            x = self._of(nodes, other)
+            if scale:
+                x = x * np.float32(batch.fan(group, end) ** -0.5)
+            part = batch.carry(e, x, group, end)
+            parts[at] = part if parts[at] is None else parts[at] + part
+        filled = [
+            jnp.zeros((self.size, n, nodes.shape[-1])) if part is None else part
+            for n, part in zip(self.sizes, parts, strict=True)
+        ]
+        return jnp.concatenate(filled, axis=1)
+
+    def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+        return tuple(
+            batch.match(
+                self._of(at_source, g.source), self._of(at_target, g.target), g, heads
+            )
+            for g in self.groups
+        )
+
+    def to_nodes(self, graphs: jax.Array) -> jax.Array:
+        return graphs[:, None, :]
+
+    def to_edges(self, graphs: jax.Array) -> Edges:
+        return (graphs.reshape(-1, 1, 1, 1, 1, graphs.shape[-1]),) * len(self.groups)
+
+    def pool_nodes(
+        self, nodes: jax.Array, how: Reduction = "mean", where: Any = None
+    ) -> jax.Array:
+        keep = None if where is None else where[..., None] > 0
+        if how in _START:
+            x = nodes if keep is None else jnp.where(keep, nodes, _START[how])
+            return x.max(1) if how == "max" else x.min(1)
+        total = (nodes if keep is None else jnp.where(keep, nodes, 0.0)).sum(1)
+        if how == "sum":
+            return total
+        count = nodes.shape[1] if where is None else (where > 0).sum(1)[:, None]
+        return total / jnp.maximum(count, 1)
+
+    def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
+        if how in _START:
+            join = jnp.maximum if how == "max" else jnp.minimum
+            parts = [getattr(e, how)((1, 2, 3, 4)) for e in edges]
+            total = parts[0]
+            for part in parts[1:]:
+                total = join(total, part)
+            return total
+        full = [_filled(e, g) for e, g in zip(edges, self.groups, strict=True)]
+        total = jnp.asarray(sum(e.sum((1, 2, 3, 4)) for e in full))
+        count = sum(int(np.prod(e.shape[1:5])) for e in full)
+        return total / count if how == "mean" else total
+
+    def settle(self, edges: Edges) -> Edges:
+        return tuple(
+            e.mean(1, keepdims=True) if g.ends[0].shape[0] > 1 else e
+            for e, g in zip(edges, self.groups, strict=True)
+        )
+
+
+def _end(group: EdgeGroup, end: End) -> tuple[int, batch.EndView, int]:
+    """Node set, view and the axis of the other end in ``[B, P, both, S, T, d]``."""
+    if end == "source":
+        return group.source, group.ends[0], 4
+    return group.target, group.ends[1], 3
+
+
+def _filled(e: jax.Array, group: EdgeGroup) -> jax.Array:
+    """Edge values with the axes along which they broadcast written out."""
+    shape = (*e.shape[:2], *group.shape, e.shape[-1])
+    return e if e.shape == shape else jnp.broadcast_to(e, shape)
+
+
+def _moments(blocks: list[tuple[int, jax.Array]], keys: int) -> jax.Array:
+    found = jnp.zeros((keys, 3))
+    for key, block in blocks:
+        row = jnp.stack([jnp.asarray(1.0 * block.size), block.sum(), (block**2).sum()])
+        found = found.at[key].add(row)
+    return found
+
+
+def _flat(block: jax.Array) -> jax.Array:
+    """``[..., M, F]`` to ``[..., M * F]``."""
+    return block.reshape(*block.shape[:-2], -1)
+
+
+@lru_cache
+def _numbers(
+    topology: Topology, vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Node types and identities ``[1, N]``, and the type of each edge group."""
+    types = [
+        [vocabulary.node_types.index(node_type(node))] * node.size
+        for node in topology.nodes
+    ]
+    identities = [vocabulary.identity(node) for node in topology.nodes]
+    edges = [
+        vocabulary.edge_types.index(
+            edge_type(topology, topology.edges[g.edge])
+            if g.edge >= 0
+            else join_type(topology, g.join)
+        )
+        for g in batch.edge_groups(topology)
+    ]
+    joined = np.asarray(list(itertools.chain(*types)), np.int32)
+    return joined[None], np.concatenate(identities)[None], edges

@@ -1,0 +1,174 @@
+r"""NG-T: a relational transformer on parameter graphs.
+
+Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of
+Neural Networks" (ICLR 2024), section 3.2, after Diao and Loynd, "Relational Attention"
+(ICLR 2023, equations 2 to 7): queries, keys and values read the edge beside the node,
+values are multiplied and shifted by the edge, edges are updated from both ends.
+
+Equivariance: to every automorphism of the parameter graph. Signs, scales and phases are
+handled by feeding canonical parameters.
+
+For node v and an edge e between it and a neighbour u, in either direction,
+    q = norm(x_v) Q_n + norm(e) Q_e,    k = norm(x_u) K_n + norm(e) K_e
+    w = (norm(x_u) V_n) * (norm(e) V_s) + norm(e) V_e
+    x_v  += concat_heads(sum_u softmax_u(q.k / sqrt(d_h)) w) W_o;  x_v += MLP(norm(x_v))
+    e_st += MLP(norm(e_st), norm(x_s), norm(x_t))
+
+Deviations, and why: attention runs over the edges that exist, in both directions, not
+over all pairs of nodes (the published code attends to all pairs, padding included: its
+mask is left out); pairs without a parameter carry no weight to read, and a batch costs
+its edges, not its nodes squared. Arriving and leaving edges have their own Q_e, K_e, V_s
+and V_e (the published code gives them the reversed edge as a further feature).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from metanet.errors import MetanetError, require_at_least, require_one_of
+from metanet.graphs import Edges, Layout, Vocabulary, attention, map_edges
+from metanet.graphs.batch import End
+from metanet.models.base import GraphModel, Subject
+from metanet.models.layers import Linear, NormLinear, dropout
+from metanet.models.readout import READOUTS, ReadoutName
+
+_OTHER: dict[End, End] = {"target": "source", "source": "target"}
+
+
+@dataclass(frozen=True)
+class NGTConfig:
+    """Options of NG-T.
+
+    Attributes:
+        dim: Width of node features.
+        edge_dim: Width of edge features.
+        heads: Attention heads; they share ``attention_dim``.
+        attention_dim: Width of queries, keys and values over all heads.
+        depth: Number of blocks.
+        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
+        max_frequency: Highest frequency, in radians per standard deviation.
+        probes: Number of learned inputs whose activations become node features.
+        readout: See `Readout`.
+        dropout: Rate on node updates and on the pooled features.
+    """
+
+    dim: int = 64
+    edge_dim: int = 32
+    heads: int = 8
+    attention_dim: int = 64
+    depth: int = 4
+    frequencies: int = 16
+    max_frequency: float = 8.0
+    probes: int = 0
+    readout: ReadoutName = "outputs"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            self, dim=1, edge_dim=1, heads=1, depth=1, frequencies=0, probes=0
+        )
+        require_one_of(self, readout=READOUTS)
+        if self.attention_dim % self.heads:
+            raise MetanetError(
+                f"heads: {self.heads} does not divide attention_dim "
+                f"({self.attention_dim})"
+            )
+
+
+class RelationalBlock(nnx.Module):
+    """Attention, feed-forward map and edge update; see the module docstring."""
+
+    def __init__(self, config: NGTConfig, *, rngs: nnx.Rngs):
+        dim, edge, width = config.dim, config.edge_dim, config.attention_dim
+        self.heads, self.dropout = config.heads, config.dropout
+        self.node_in = NormLinear(dim, 3 * width, rngs=rngs)
+        self.edge_in = nnx.Dict(
+            {end: NormLinear(edge, 4 * width, rngs=rngs) for end in _OTHER}
+        )
+        self.node_out = Linear(width, dim, scale=0.5, rngs=rngs)
+        self.first = NormLinear(dim, 2 * dim, rngs=rngs)
+        self.second = Linear(2 * dim, dim, scale=0.5, rngs=rngs)
+        self.edge_own = NormLinear(edge, 2 * edge, rngs=rngs)
+        self.edge_ends = NormLinear(dim, 4 * edge, rngs=rngs)
+        self.edge_out = Linear(2 * edge, edge, scale=0.5, rngs=rngs)
+
+    def __call__(
+        self,
+        layout: Layout,
+        x: jax.Array,
+        e: Edges,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> tuple[jax.Array, Edges]:
+        query, neighbour = jnp.split(
+            self.node_in(x), [self.node_out.kernel.shape[0]], axis=-1
+        )
+        parts = []
+        for end, other in _OTHER.items():
+            read = map_edges(self.edge_in[end], e)
+            sent = layout.send(query, end), layout.send(neighbour, other)
+            scores = map_edges(self._scores, read, *sent)
+            parts.append((scores, map_edges(_values, read, sent[1]), end))
+        heard = self.node_out(attention(layout, parts, self.heads))
+        x = x + dropout(heard, self.dropout, key, deterministic)
+        x = x + self.second(jax.nn.silu(self.first(x)))
+
+        at_source, at_target = jnp.split(self.edge_ends(x), 2, axis=-1)
+        changes = map_edges(
+            lambda own, s, t: self.edge_out(jax.nn.silu(self.edge_own(own) + s + t)),
+            e,
+            layout.send(at_source, "source"),
+            layout.send(at_target, "target"),
+        )
+        return x, map_edges(jnp.add, e, layout.settle(changes))
+
+    def _scores(self, read: jax.Array, q: jax.Array, kv: jax.Array) -> jax.Array:
+        width = q.shape[-1]
+        query = q + read[..., :width]
+        product = query * (kv[..., :width] + read[..., width : 2 * width])
+        per_head = product.reshape(*product.shape[:-1], self.heads, -1)
+        return per_head.sum(-1) * np.float32((width // self.heads) ** -0.5)
+
+
+def _values(read: jax.Array, kv: jax.Array) -> jax.Array:
+    width = kv.shape[-1] // 2
+    scale, shift = read[..., 2 * width : 3 * width], read[..., 3 * width :]
+    return kv[..., width:] * scale + shift
+
+
+class NGT(GraphModel):
+    """NG-T; see the module docstring."""
+
+    def __init__(
+        self,
+        config: NGTConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            config,
+            vocabulary,
+            subject,
+            edge_dim=config.edge_dim,
+            edge_floats=2 * config.attention_dim,
+            rngs=rngs,
+        )
+        self.blocks = nnx.List(
+            [RelationalBlock(config, rngs=rngs) for _ in range(config.depth)]
+        )
+
+    def update(
+        self, layout: Layout, key: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, Edges, jax.Array | None]:
+        x, e = self.nodes(layout), self.encoder.edges(layout)
+        for i, block in enumerate(self.blocks):
+            own = None if key is None else jax.random.fold_in(key, i)
+            x, e = block(layout, x, e, own, deterministic)
+        return x, e, None

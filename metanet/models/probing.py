@@ -1,0 +1,136 @@
+r"""ProbeGen: what a network answers to learned inputs, and nothing else.
+
+Source: Kahana et al., "Deep Linear Probe Generators for Weight Space Learning" (ICLR
+2025): learned latent codes pass through a linear generator shared by all probes; the
+network's outputs at the probes, concatenated, go through an MLP.
+
+Equivariance: invariant to whatever leaves the network's function unchanged, permutations,
+scales, signs and phases alike: no weight is read. Edits need another model.
+
+Deviation: the generator is two linear maps for inputs of any shape (the paper's has
+transposed convolutions without activations for images), so no structure of images is
+given beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metanet.errors import MetanetError, require_at_least
+from metanet.graphs import GraphBatch, Vocabulary, to_params
+from metanet.models.base import Features, Subject
+from metanet.models.baselines import stacked_only
+from metanet.models.embeddings import Statistic
+from metanet.models.layers import Linear, dropout
+
+
+@dataclass(frozen=True)
+class ProbeGenConfig:
+    """Options of ProbeGen.
+
+    Attributes:
+        probes: Number of learned inputs.
+        latent: Width of their codes.
+        dim: Width of the hidden layers.
+        depth: Number of hidden layers.
+        dropout: Rate on the last features.
+    """
+
+    probes: int = 64
+    latent: int = 32
+    dim: int = 256
+    depth: int = 2
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, probes=1, latent=1, dim=1, depth=1)
+
+
+class ProbeGen(nnx.Module):
+    """Learned probes and an MLP on the answers."""
+
+    def __init__(
+        self,
+        config: ProbeGenConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        topology = subject.single("probegen")
+        if subject.probe is None:
+            raise MetanetError(
+                "config.model.name: probegen has no access to the input network; pass "
+                "it as probe"
+            )
+        sites = [n.site for n in topology.nodes if n.kind == "output" and n.site >= 0]
+        if not sites:
+            raise MetanetError("probegen: the network's outputs cannot be captured")
+        self.config, self.dim, self.sites = config, config.dim, tuple(sites)
+        self.probe = subject.probe
+        shape = self.probe.input_shape
+        codes = jax.random.normal(rngs.params(), (config.probes, config.latent))
+        self.codes = nnx.Param(codes)
+        self.generate = Linear(config.latent, math.prod(shape), rngs=rngs)
+        spec = self.probe.spec
+        example = jax.eval_shape(
+            lambda v: self._answers(spec.unflatten(v), self._inputs()),
+            jax.ShapeDtypeStruct((spec.size,), jnp.float32),
+        )
+        count = example.shape[0]
+        self.mean, self.deviation = (
+            Statistic(jnp.zeros(())),
+            Statistic(jnp.ones(())),
+        )
+        widths = [count] + [config.dim] * config.depth
+        self.layers = nnx.List(
+            [Linear(a, b, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+
+    @property
+    def cost(self) -> int:
+        """Floats per network: activations at the probes, estimated from its units."""
+        return max(self.config.dim, 64 * self.config.probes)
+
+    def _inputs(self) -> jax.Array:
+        probe = self.probe
+        flat = jnp.tanh(self.generate(self.codes[...]))
+        middle, half = (probe.high + probe.low) / 2, (probe.high - probe.low) / 2
+        return (middle + half * flat).reshape(-1, *probe.input_shape)
+
+    def _answers(self, params, inputs: jax.Array) -> jax.Array:
+        values = self.probe.activations(params, inputs)
+        held = [values[site] for site in self.sites]
+        if any(v is None for v in held):
+            raise MetanetError("probegen: the network's outputs cannot be captured")
+        return jnp.concatenate([jnp.ravel(v) for v in held])  # type: ignore[arg-type]
+
+    def _all(self, graphs: GraphBatch) -> jax.Array:
+        inputs = self._inputs()
+        params = to_params(stacked_only(graphs), self.probe.spec.treedef)
+        return jax.vmap(lambda p: self._answers(p, inputs))(params)
+
+    def set_statistics(self, graphs: GraphBatch) -> None:
+        """Measures mean and deviation of the answers on a sample of graphs."""
+        answers = self._all(graphs)
+        self.mean[...] = answers.mean()
+        self.deviation[...] = jnp.maximum(answers.std(), 1e-8)
+
+    def __call__(
+        self,
+        graphs: GraphBatch,
+        *,
+        key: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> Features:
+        """Pooled features ``[B, dim]``."""
+        x = (self._all(graphs) - self.mean[...]) / self.deviation[...]
+        for layer in self.layers:
+            x = jax.nn.silu(layer(x))
+        x = dropout(x, self.config.dropout, key, deterministic)
+        return Features(None, None, x)

@@ -1,0 +1,240 @@
+r"""ScaleGMN and ScaleGMN-B: equivariant to scales and signs as well as permutations.
+
+Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks" (NeurIPS 2024):
+canonical forms (section 4, equations 4 to 6), equivariant layers ``W x * phi(inv(x))``
+(equation 8), messages that multiply edge and neighbour (equation 9), the bidirectional
+form (section 4.2); SIREN phases are canonicalised (appendix A).
+
+Equivariance: under a factor s_v per node that carries one (`NodeSet.carries`: "positive"
+for ReLU, "sign" for tanh and sine, both for linear nodes; mixed within one network as
+discovered), node features become s_v x_v and edge features (s_t / s_s) e_st; the pooled
+feature is invariant. Families that do not pass through plain layers are canonicalised.
+
+With inv(x) = x / |x| for positive factors, |x| for signs, |x / |x|| for both, and x
+itself where there are none, one block computes, writing z = inv(x W_0):
+    h_st  = silu(z_s W_1 + z_t W_2)
+    e_st  = e_st + (e_st W_3) * (h_st W_4)
+    m_t   = sum_s (e_st W_5) * (x_s W_6)
+    m'_s  = sum_t r_st (x_t W_7) * (c_st W_8)                     (bidirectional)
+    x_v   = x_v + (a W_9) * MLP(inv(a W_10)),  a = [x_v, m_v, m'_v]    (nodes with a factor)
+    x_v   = x_v + MLP(a)                                          (others)
+and the pooled feature is the mean of MLP(inv(x)) per role.
+
+The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| / n_t for a
+scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and
+``r_st = |x_s| / n_t`` transforms as a reciprocal; ``c = u / (u^2 + 0.01)`` bounds what
+1/u would blow up. Nothing overflows for weights near 1e-15, where the published code
+uses e for 1/e (wrong for scales, as its reciprocals are computed but not read).
+
+Deviations, and why: the factor phi sits on the edge update, not on the message, and
+aggregation is followed by the equivariant layer per node, at a third of the products per
+edge; sums are divided by the square root of the group's fan; residual connections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metanet.errors import require_at_least, require_one_of
+from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.models.base import GraphModel, Subject
+from metanet.models.layers import MLP, Linear
+from metanet.models.readout import READOUTS, ReadoutName
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class ScaleGMNConfig:
+    """Options of ScaleGMN.
+
+    Attributes:
+        dim: Width of node and edge features.
+        depth: Number of blocks.
+        directions: "forward" (ScaleGMN) or "both" (ScaleGMN-B).
+        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
+        dropout: Rate on the pooled features.
+    """
+
+    dim: int = 128
+    depth: int = 4
+    directions: Literal["forward", "both"] = "forward"
+    readout: ReadoutName = "roles"
+    dropout: float = 0.0
+
+    # Encodings are linear: waves of a weight do not carry its factor; neither do
+    # activations at given inputs, for which a unit's factor is its own.
+    frequencies = 0
+    max_frequency = 1.0
+    probes = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, depth=1)
+        require_one_of(
+            self,
+            directions=("forward", "both"),
+            readout=[r for r in READOUTS if "edges" not in r],
+        )
+
+
+class Carried:
+    """Which nodes of a batch carry factors, and their features without these."""
+
+    def __init__(self, layout: Layout, vocabulary: Vocabulary):
+        held = [carries for *_, carries in vocabulary.node_types]
+        mask = lambda kind: jnp.asarray([kind in c for c in held])[layout.node_type]
+        self.positive, self.sign = mask("positive")[..., None], mask("sign")[..., None]
+        self.any = self.positive | self.sign
+
+    def invariant(self, x: jax.Array) -> jax.Array:
+        """inv(x): features that no factor of their node changes."""
+        x = jnp.where(self.positive, x / self.norm(x), x)
+        return jnp.where(self.sign, jnp.abs(x), x)
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        """``|x|`` over the last axis, without the mean of squares under- or
+        overflowing; 1 where x is 0."""
+        top = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
+        top = jnp.where(top > _TINY, top, 1.0)
+        scaled = x / top
+        square = jnp.mean(scaled * scaled, -1, keepdims=True)
+        return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
+
+
+class EquivariantUpdate(nnx.Module):
+    """``(a W) * MLP(inv(a))`` where nodes carry factors, ``MLP(a)`` elsewhere."""
+
+    def __init__(self, parts: int, dim: int, *, rngs: nnx.Rngs):
+        self.linear = Linear(parts * dim, dim, bias=False, scale=0.5, rngs=rngs)
+        # Mixed before a sign is dropped: how signs of features agree is kept.
+        self.mixed = Linear(parts * dim, dim, bias=False, rngs=rngs)
+        self.factor = MLP(dim, dim, dim, rngs=rngs)
+        self.plain = MLP(parts * dim, dim, dim, rngs=rngs)
+
+    def __call__(self, carried: Carried, parts: list[jax.Array]) -> jax.Array:
+        # All parts carry the same factor: they are made invariant together.
+        joined = jnp.concatenate(parts, axis=-1)
+        factor = self.factor(carried.invariant(self.mixed(joined)))
+        return jnp.where(
+            carried.any, self.linear(joined) * factor, 0.5 * self.plain(joined)
+        )
+
+
+class ScaleBlock(nnx.Module):
+    """One block; see the module docstring for the equations."""
+
+    def __init__(self, config: ScaleGMNConfig, *, rngs: nnx.Rngs):
+        dim = config.dim
+        self.mixed = Linear(dim, dim, bias=False, rngs=rngs)
+        self.ends = Linear(dim, 2 * dim, rngs=rngs)
+        self.edge_linear = Linear(dim, dim, bias=False, rngs=rngs)
+        self.edge_factor = Linear(dim, dim, scale=0.5, rngs=rngs)
+        self.message = Linear(dim, dim, bias=False, rngs=rngs)
+        self.neighbour = Linear(dim, dim, bias=False, rngs=rngs)
+        both = config.directions == "both"
+        make = lambda outputs: (
+            Linear(dim, outputs, bias=False, rngs=rngs) if both else None
+        )
+        self.reading, self.reverse = make(1), make(dim)
+        self.reciprocal = (
+            nnx.Param(jax.random.normal(rngs.params(), (2, dim))) if both else None
+        )
+        parts = 2 if self.reading is None else 3
+        self.update = EquivariantUpdate(parts, dim, rngs=rngs)
+
+    def __call__(
+        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
+    ) -> tuple[jax.Array, Edges]:
+        ends = self.ends(carried.invariant(self.mixed(x)))
+        source, target = jnp.split(ends, 2, axis=-1)
+        factors = map_edges(
+            lambda s, t: self.edge_factor(jax.nn.silu(s + t)),
+            layout.send(source, "source"),
+            layout.send(target, "target"),
+        )
+        change = map_edges(
+            lambda a, f: self.edge_linear(a) * f, e, layout.settle(factors)
+        )
+        e = map_edges(jnp.add, e, change)
+        sent = layout.send(self.neighbour(x), "source")
+        messages = map_edges(lambda a, s: self.message(a) * s, e, sent)
+        parts = [x, _summed(layout, messages, "target")]
+        if self.reading is not None:
+            parts.append(self._backward(layout, carried, x, e))
+        return x + self.update(carried, parts), e
+
+    def _backward(
+        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
+    ) -> jax.Array:
+        """What the targets of a node's edges say to it, by reciprocal edges."""
+        assert self.reading is not None and self.reverse is not None
+        assert self.reciprocal is not None
+        norm = jnp.where(carried.positive, carried.norm(x), 1.0)
+        at_source = layout.send(norm, "source")
+        read = map_edges(lambda a, s: self.reading(a) * s, e, at_source)  # type: ignore[misc]
+        top = layout.reduce(map_edges(jnp.abs, read), "target", "max")
+        top = jnp.where(top > _TINY, top, 1.0)
+        positive = carried.positive
+        # Only a positive factor needs its reciprocal; a sign is its own.
+        scale = jnp.where(positive, top, 1.0)
+        divided = layout.send(self.reverse(x / scale), "target")
+        relative = map_edges(lambda u, n: u / n, read, layout.send(scale, "target"))
+        first, second = self.reciprocal[...]
+
+        def message(u: jax.Array, n: jax.Array, t: jax.Array) -> jax.Array:
+            shape = (1,) * (u.ndim - 1) + (-1,)
+            bounded = u / (u * u + 0.01) * first.reshape(shape)
+            return n * (0.1 * bounded + u * second.reshape(shape)) * t
+
+        messages = map_edges(message, relative, at_source, divided)
+        return _summed(layout, messages, "source")
+
+
+def _summed(layout: Layout, messages: Edges, end) -> jax.Array:
+    return layout.reduce(messages, end) * jax.lax.rsqrt(layout.degree(end))
+
+
+class ScaleGMN(GraphModel):
+    """ScaleGMN; see the module docstring."""
+
+    carries_factors = True
+
+    def __init__(
+        self,
+        config: ScaleGMNConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            config,
+            vocabulary,
+            subject,
+            edge_dim=config.dim,
+            edge_readout=False,
+            homogeneous=True,
+            rngs=rngs,
+        )
+        self.blocks = nnx.List(
+            [ScaleBlock(config, rngs=rngs) for _ in range(config.depth)]
+        )
+        self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
+
+    def update(
+        self, layout: Layout, key: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, Edges, jax.Array | None]:
+        carried = Carried(layout, self.vocabulary)
+        x, e = self.nodes(layout), self.encoder.edges(layout)
+        for block in self.blocks:
+            x, e = block(layout, carried, x, e)
+        return x, e, None
+
+    def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
+        features = self.last(Carried(layout, self.vocabulary).invariant(nodes))
+        return self.readout(layout, features, None, None)

@@ -1,0 +1,327 @@
+r"""DeepSets and Set Transformer over a network's parameters, and a transformer on tokens.
+
+Sources: Zaheer et al., "Deep Sets" (NeurIPS 2017, theorem 2); Lee et al., "Set
+Transformer" (ICML 2019, equations 9 to 11: induced set attention blocks, and pooling by
+attention); the transformer on weight tokens after Schürholt et al., "Towards Scalable
+and Versatile Weight Space Learning" (SANE, ICML 2024) and Gielisse and van Gemert,
+"End-to-End Implicit Neural Representations for Classification" (MWT, CVPR 2025).
+
+Equivariance: DeepSets and Set Transformer treat the parameters as a set in which each
+knows its kind and its ends' embeddings (type, depth, and identity of inputs and outputs),
+but not which others share its nodes: invariant to all permutations of the group, and to
+more than these. The transformer on tokens has a learned position per token: invariant to
+nothing but what `canonicalize` removes; SANE and MWT align or initialise alike instead.
+
+Deviations, and why: parameters' features are those of the graph models; the induced
+points of the Set Transformer are per layer, four heads being points of their own
+(attention with one head per point), which keeps one pass over the edges per point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from metanet.errors import MetanetError, require_at_least
+from metanet.graphs import (
+    Edges,
+    GraphBatch,
+    Layout,
+    Topology,
+    Vocabulary,
+    map_edges,
+)
+from metanet.models.base import Features, GraphModel, Subject
+from metanet.models.baselines import FlatWeights, stacked_only
+from metanet.models.layers import MLP, Linear, NormLinear, dropout, inverse_rms
+
+
+@dataclass(frozen=True)
+class DeepSetsConfig:
+    """Options of DeepSets.
+
+    Attributes:
+        dim: Width of a parameter's features.
+        depth: Number of layers.
+        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
+        max_frequency: Highest frequency, in radians per standard deviation.
+        dropout: Rate on the pooled features.
+    """
+
+    dim: int = 64
+    depth: int = 3
+    frequencies: int = 16
+    max_frequency: float = 8.0
+    dropout: float = 0.0
+
+    probes = 0
+    readout = "nodes_edges"
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, depth=1, frequencies=0)
+
+
+@dataclass(frozen=True)
+class SetTransformerConfig(DeepSetsConfig):
+    """Options of the Set Transformer: those of DeepSets, and the induced points.
+
+    Attributes:
+        points: Induced points per layer.
+    """
+
+    points: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, points=1)
+
+
+class _SetModel(GraphModel):
+    def __init__(
+        self,
+        config: DeepSetsConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, vocabulary, subject, edge_dim=config.dim, rngs=rngs)
+        self.ends = Linear(config.dim, 2 * config.dim, bias=False, rngs=rngs)
+
+    def members(self, layout: Layout) -> tuple[jax.Array, Edges]:
+        """Features of the set: of the nodes' own parameters, and of every edge."""
+        x, e = self.nodes(layout), self.encoder.edges(layout)
+        kinds = self.ends(self.encoder.embedding(layout))
+        source, target = jnp.split(kinds, 2, axis=-1)
+        added = map_edges(
+            lambda a, s, t: a + s + t,
+            e,
+            layout.send(source, "source"),
+            layout.send(target, "target"),
+        )
+        return x, layout.settle(added)
+
+
+class DeepSets(_SetModel):
+    """The same MLP on every parameter, then means."""
+
+    def __init__(
+        self,
+        config: DeepSetsConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, vocabulary, subject, rngs=rngs)
+        dim = config.dim
+        self.maps = nnx.List(
+            [MLP(dim, dim, dim, rngs=rngs) for _ in range(config.depth)]
+        )
+
+    def update(
+        self, layout: Layout, key: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, Edges, jax.Array | None]:
+        x, e = self.members(layout)
+        for mlp in self.maps:
+            apply = lambda v, mlp=mlp: v + mlp(v * inverse_rms(v))
+            x, e = apply(x), map_edges(apply, e)
+        return x, e, None
+
+
+class InducedBlock(nnx.Module):
+    """Points attend to the set, the set to the points, then an MLP on each member."""
+
+    def __init__(self, dim: int, points: int, *, rngs: nnx.Rngs):
+        self.points = points
+        self.ask = NormLinear(dim, 2 * points + dim, rngs=rngs)
+        self.refine = MLP(dim, dim, dim, rngs=rngs)
+        self.mlp = MLP(dim, dim, dim, rngs=rngs)
+
+    def __call__(
+        self, layout: Layout, x: jax.Array, e: Edges
+    ) -> tuple[jax.Array, Edges]:
+        count = self.points
+        read_x, read_e = self.ask(x), map_edges(self.ask, e)
+        scores = lambda r: r[..., :count]
+        high = jnp.maximum(
+            layout.pool_nodes(scores(read_x), "max"),
+            layout.pool_edges(map_edges(scores, read_e), "max"),
+        )
+        high = jax.lax.stop_gradient(high)
+        weigh = lambda r, top: jnp.exp(r[..., :count] - top)
+        w_x = weigh(read_x, layout.to_nodes(high))
+        w_e = map_edges(weigh, read_e, layout.to_edges(high))
+        total = layout.pool_nodes(w_x, "sum") + layout.pool_edges(w_e, "sum")
+        total = jnp.maximum(total, 1e-30)  # graphs of padding have no members
+        points = []
+        for i in range(count):
+            own = lambda r, w, i=i: r[..., 2 * count :] * w[..., i : i + 1]
+            mixed = layout.pool_nodes(own(read_x, w_x), "sum") + layout.pool_edges(
+                map_edges(own, read_e, w_e), "sum"
+            )
+            points.append(mixed / total[:, i : i + 1])
+        refined = [p + self.refine(p) for p in points]
+
+        def hear(r: jax.Array, *told: jax.Array) -> jax.Array:
+            share = jax.nn.softmax(r[..., count : 2 * count], axis=-1)
+            parts = [share[..., i : i + 1] * t for i, t in enumerate(told)]
+            return jnp.asarray(sum(parts))
+
+        x = x + hear(read_x, *(layout.to_nodes(p) for p in refined))
+        e = map_edges(
+            lambda a, r, *told: a + hear(r, *told),
+            e,
+            read_e,
+            *(layout.to_edges(p) for p in refined),
+        )
+        apply = lambda v: v + self.mlp(v * inverse_rms(v))
+        return apply(x), map_edges(apply, e)
+
+
+class SetTransformer(_SetModel):
+    """Induced set attention over all parameters."""
+
+    def __init__(
+        self,
+        config: SetTransformerConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, vocabulary, subject, rngs=rngs)
+        self.blocks = nnx.List(
+            [
+                InducedBlock(config.dim, config.points, rngs=rngs)
+                for _ in range(config.depth)
+            ]
+        )
+
+    def update(
+        self, layout: Layout, key: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, Edges, jax.Array | None]:
+        x, e = self.members(layout)
+        for block in self.blocks:
+            x, e = block(layout, x, e)
+        return x, e, None
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """Options of the transformer on weight tokens.
+
+    Attributes:
+        dim: Width of a token's features.
+        depth: Number of layers.
+        heads: Attention heads.
+        token: Weights per token; longer rows are cut, shorter ones padded.
+        dropout: Rate on the pooled features.
+    """
+
+    dim: int = 128
+    depth: int = 4
+    heads: int = 4
+    token: int = 64
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, depth=1, heads=1, token=1)
+        if self.dim % self.heads:
+            raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
+
+
+class TokenTransformer(nnx.Module):
+    """A plain transformer on tokens: each unit's weights, in pieces of fixed length."""
+
+    def __init__(
+        self,
+        config: TokenConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        topology = subject.single("transformer")
+        self.config, self.dim = config, config.dim
+        self.flat = FlatWeights(topology, vocabulary.features)
+        index = _tokens(topology, config.token, vocabulary.features)
+        self.index = tuple(map(tuple, index.tolist()))
+        dim, count = config.dim, len(self.index)
+        self.read = Linear(config.token, dim, rngs=rngs)
+        self.position = nnx.Param(0.5 * jax.random.normal(rngs.params(), (count, dim)))
+        make = lambda a, b: nnx.List(
+            [NormLinear(a, b, rngs=rngs) for _ in range(config.depth)]
+        )
+        back = lambda a: nnx.List(
+            [Linear(a, dim, scale=0.5, rngs=rngs) for _ in range(config.depth)]
+        )
+        self.attend, self.mix = make(dim, 3 * dim), back(dim)
+        self.widen, self.narrow = make(dim, 4 * dim), back(4 * dim)
+
+    @property
+    def cost(self) -> int:
+        """Floats per network in the widest array of a layer."""
+        count = len(self.index)
+        return max(4 * count * self.dim, self.config.heads * count**2)
+
+    def set_statistics(self, graphs: GraphBatch) -> None:
+        """Measures the standardisation on a sample of graphs."""
+        self.flat.measure(stacked_only(graphs))
+
+    def __call__(
+        self,
+        graphs: GraphBatch,
+        *,
+        key: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> Features:
+        """Pooled features ``[B, dim]``: the mean of all tokens after the last layer."""
+        flat = self.flat(stacked_only(graphs))
+        held = jnp.concatenate([flat, jnp.zeros((len(flat), 1))], axis=-1)
+        x = self.read(held[:, np.asarray(self.index)]) + self.position[...][None]
+        heads = self.config.heads
+        for attend, mix, widen, narrow in zip(
+            self.attend, self.mix, self.widen, self.narrow, strict=True
+        ):
+            q, k, v = (
+                y.reshape(*y.shape[:-1], heads, -1)
+                for y in jnp.split(attend(x), 3, axis=-1)
+            )
+            scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+            weights = jax.nn.softmax(scores * np.float32(q.shape[-1] ** -0.5))
+            heard = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+            x = x + mix(heard.reshape(x.shape))
+            x = x + narrow(jax.nn.silu(widen(x)))
+        pooled = (x * inverse_rms(x)).mean(1)
+        pooled = dropout(pooled, self.config.dropout, key, deterministic)
+        return Features(None, None, pooled)
+
+
+def _tokens(topology: Topology, length: int, features: int) -> np.ndarray:
+    """Places ``[tokens, length]`` in the flat weights (`FlatWeights`), one past the end
+    for padding: the weights that arrive at each unit, in pieces."""
+    rows, start = [], 0
+    size = topology.num_parameters * features
+    for edge in topology.edges:
+        if not edge.primary:
+            continue
+        both, sources, targets, parallel = edge.shape
+        count = math.prod(edge.shape) * features
+        numbers = np.arange(start, start + count)
+        start += count
+        block = numbers.reshape(both, sources, targets, parallel * features)
+        if edge.source is None:
+            units = block.reshape(1, -1)
+        else:
+            units = block.transpose(0, 2, 1, 3).reshape(both * targets, -1)
+        width = -(-units.shape[1] // length) * length
+        padded = np.full((len(units), width), size)
+        padded[:, : units.shape[1]] = units
+        rows.append(padded.reshape(-1, length))
+    return np.concatenate(rows)
