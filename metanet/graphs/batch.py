@@ -90,9 +90,9 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
         shape = (both, sources, targets)
         groups.append(EdgeGroup(edge.source, edge.target, shape, ends, edge=i))
     for i, join in enumerate(topology.joins):
-        ends = tuple(
-            _join_view(topology.nodes[node].units, tuple(pair[k] for pair in join.join))
-            for k, node in enumerate((join.source, join.target))
+        ends = (
+            _join_view(topology.nodes[join.source].units, [a for a, _ in join.join]),
+            _join_view(topology.nodes[join.target].units, [b for _, b in join.join]),
         )
         both = ends[0].shape[1]
         if ends[1].shape[1] != both:
@@ -136,7 +136,7 @@ def _view(
     )
 
 
-def _join_view(units: tuple[int, ...], joined: tuple[int, ...]) -> EndView:
+def _join_view(units: tuple[int, ...], joined: list[int]) -> EndView:
     both = tuple(dict.fromkeys(joined))
     own = tuple(i for i in range(len(units)) if i not in both)
     return _view(units, (), both, own)

@@ -9,7 +9,7 @@ thousands of architectures.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -185,7 +185,7 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
     )
 
 
-def _leaf_numbers(topology: Topology):
+def _leaf_numbers(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
     """Per edge set the block ``[both, S, T, M]`` of places in the flat weights."""
     shapes = [shape for _, shape in topology.leaves]
     starts = [0, *itertools.accumulate(int(np.prod(s)) for s in shapes)]
@@ -254,14 +254,17 @@ def fill(sizes: Sequence[tuple[int, int]], budget: Budget) -> list[list[int]]:
                 f"pack: network {i} has {nodes} nodes and {edges} edges, more than the "
                 f"budget of {budget.nodes} and {budget.edges}"
             )
-        for held, room in zip(bins, left, strict=True):
-            if room[0] >= nodes and room[1] >= edges and room[2] >= 1:
-                break
-        else:
-            held, room = [], [budget.nodes, budget.edges, budget.graphs]
-            bins.append(held)
-            left.append(room)
-        held.append(i)
+        fits = (
+            k
+            for k, room in enumerate(left)
+            if room[0] >= nodes and room[1] >= edges and room[2] >= 1
+        )
+        at = next(fits, len(bins))
+        if at == len(bins):
+            bins.append([])
+            left.append([budget.nodes, budget.edges, budget.graphs])
+        bins[at].append(i)
+        room = left[at]
         room[0] -= nodes
         room[1] -= edges
         room[2] -= 1

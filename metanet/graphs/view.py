@@ -139,7 +139,7 @@ def _leaves(topology: Topology, params: Any) -> list[jax.Array]:
     return leaves
 
 
-def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: jax.Array) -> jax.Array:
+def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: Any) -> Any:
     """Leaf ``[..., *shape]`` to the block ``[..., both, S, T, M]`` of an edge set."""
     batch = leaf.shape[: leaf.ndim - len(shape)]
     if edge.bounds != tuple((0, n) for n in shape):

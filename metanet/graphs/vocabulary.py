@@ -26,6 +26,8 @@ from metanet.graphs.topology import EdgeSet, NodeSet, Topology
 # Depths beyond it share the last row of an embedding.
 MAX_DEPTH = 64
 
+_FEATURES = Form()
+
 NodeType = tuple[str, int, tuple[str, ...], tuple[str, ...]]
 
 
@@ -81,7 +83,7 @@ class Vocabulary:
 
     @classmethod
     def of(
-        cls, topologies: Iterable[Topology], form: Form = Form(), features: int = 1
+        cls, topologies: Iterable[Topology], form: Form = _FEATURES, features: int = 1
     ) -> Vocabulary:
         """The vocabulary of the graphs of given topologies, in a form."""
         degrees: list[np.ndarray] = []
@@ -170,7 +172,7 @@ class Vocabulary:
             *(f"{n} {kind} units" for kind, n in other.identities
               if n > sizes.get(kind, 0)),
             *(f"{kind} of shape {shape}" for (n, kind), shape in theirs.items()
-              if not _fits(shape, mine[n, kind])),
+              if not _fits(shape, mine.get((n, kind), ()))),
         ]  # fmt: skip
         if unknown:
             raise MetanetError(

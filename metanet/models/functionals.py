@@ -108,7 +108,8 @@ class EquivariantLinear(nnx.Module):
         rank: int = 0,
         rngs: nnx.Rngs,
     ):
-        self.specs, self.reduce, self.outputs = specs, reduce, outputs
+        self.specs, self.outputs = specs, outputs
+        self.reduce: Literal["mean", "max"] = reduce
         self.terms = tuple(terms(specs).values())
         # Each output array sums one part per signature and half that reaches it.
         reached = [0] * len(specs)

@@ -1,0 +1,318 @@
+"""Every metanetwork on every kind of network, stacked and packed."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from symmetry_families import FAMILIES
+from symmetry_networks import NETWORKS
+
+from metanet import symmetry as sym
+from metanet.errors import MetanetError
+from metanet.graphs import (
+    Budget,
+    Topology,
+    build_topology,
+    fill,
+    pack,
+    plan,
+    to_graph,
+)
+from metanet.graphs.scales import rest_of
+from metanet.models import MODELS, Probe, build_model
+from metanet.networks import Architecture, ParamSpec, create
+
+MODELS_TESTED: dict[str, dict[str, Any]] = {
+    **{name: {} for name in MODELS if name not in ("flat_mlp", "dmc", "transformer")},
+    "gmn parallel": {"kernel": "parallel"},
+    "gmn loops": {"bias": "loop", "aggregate": "attention", "readout": "nodes_edges"},
+    "gmn pna": {"bias": "feature", "aggregate": "pna", "directions": "forward"},
+    "gmn sum": {"aggregate": "sum", "readout": "attention"},
+    "unf low rank": {"rank": 4},
+}
+# Models that read topologies of all kinds at once.
+GRAPH_MODELS = [
+    m
+    for m in MODELS_TESTED
+    if m.split()[0]
+    in ("product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b", "deep_sets",
+        "set_transformer")
+]  # fmt: skip
+ALWAYS_PACKED = ("product_gmn", "gmn parallel", "gmn pna", "ng_t", "scale_gmn_b")
+SUBJECTS = {
+    "siren": lambda: create(
+        Architecture.of("siren", hidden=[5, 4], w0=5.0), jax.random.key(0)
+    ),
+    "mlp": NETWORKS["mlp"],
+    "residual CNN with norm": NETWORKS["group norm"],
+    "transformer block": NETWORKS["transformer"],
+    "GRU": FAMILIES["gru"],
+    "RNN": NETWORKS["rnn"],
+    "DeepSets": NETWORKS["deep sets"],
+}
+# ProbeGen reads outputs that these do not let it capture, or inputs without a batch.
+UNPROBED = {"transformer block", "GRU", "RNN", "DeepSets", "residual CNN with norm"}
+
+
+class Subject(NamedTuple):
+    """A network, its structure, and three parameter sets stacked."""
+
+    network: Any
+    symmetry: sym.Symmetry
+    topology: Topology
+    params: Any
+
+
+@functools.cache
+def subject(name: str) -> Subject:
+    network = SUBJECTS[name]()
+    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
+
+    def noisy(key):
+        leaves, treedef = jax.tree.flatten(network.params)
+        keys = jax.random.split(key, len(leaves))
+        return treedef.unflatten(
+            [x + 0.3 * jax.random.normal(k, x.shape) * (jnp.std(x) + 0.1)
+             for x, k in zip(leaves, keys, strict=True)]
+        )  # fmt: skip
+
+    params = jax.jit(jax.vmap(noisy))(jax.random.split(jax.random.key(0), 3))
+    return Subject(network, found, build_topology(found), params)
+
+
+def build(model: str, subjects: list[Subject], seed: int = 0):
+    first = subjects[0]
+    small = {"dim": 16, "depth": 2}
+    options = {k: v for k, v in small.items() if k in MODELS[model.split()[0]].options}
+    probe = None
+    if model == "probegen":
+        apply_fn, shape = first.network.apply_fn, first.network.inputs[0].shape[1:]
+        run = lambda p, x: sym.activations(apply_fn, first.symmetry, p, x)
+        probe = Probe(run, ParamSpec.of(first.network.params), shape)
+    return build_model(
+        model.split()[0],
+        {**options, **MODELS_TESTED.get(model, {})},
+        topology=[s.topology for s in subjects],
+        symmetry=first.symmetry,
+        probe=probe,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def graphs_of(model: str, subject: Subject):
+    """Parameters to the graphs that a model reads."""
+    left = subject.symmetry
+    if MODELS[model.split()[0]].carries_factors:
+        left = rest_of(subject.symmetry, subject.topology)
+    canonical = jax.vmap(lambda p: sym.canonicalize(left, p))
+    return lambda params: to_graph(subject.topology, canonical(params))
+
+
+def moved(subject: Subject, params: Any, seed: int = 5):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    act = lambda k, p: sym.act(subject.symmetry, sym.random(subject.symmetry, k), p)
+    return jax.vmap(act)(keys, params)
+
+
+def quick(model: str, name: str) -> bool:
+    """Every model on some network, and every network with some models."""
+    return name == "siren" or (
+        model == "gmn parallel"
+        and name in ("residual CNN with norm", "RNN", "DeepSets")
+        or model in ("scale_gmn_b", "unf")
+        and name in ("mlp", "GRU")
+    )
+
+
+PAIRS = [
+    pytest.param(m, s, marks=[] if quick(m, s) else pytest.mark.slow)
+    for m in MODELS_TESTED
+    for s in SUBJECTS
+    if not (m == "probegen" and s in UNPROBED)
+]
+
+
+@pytest.mark.parametrize(("model", "name"), PAIRS)
+def test_invariant_to_the_discovered_group(model, name):
+    case = subject(name)
+    net, graphs = build(model, [case]), graphs_of(model, case)
+
+    # Matrices with their columns in another order: no symmetry of these networks.
+    turn = lambda x: jnp.roll(x, 1, axis=-1) if x.ndim == 3 else x
+
+    @jax.jit
+    def prepare(params):
+        broken = jax.tree.map(turn, params)
+        each = (params, moved(case, params), broken)
+        return graphs(jax.tree.map(lambda *x: jnp.concatenate(x), *each))
+
+    both = prepare(case.params)
+
+    @nnx.jit
+    def run(net):
+        net.set_statistics(both)
+
+        def energy(net):
+            pooled = net(both).pooled
+            return (pooled[:3] ** 3).mean(), pooled
+
+        gradient, pooled = nnx.grad(energy, has_aux=True)(net)
+        size = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
+        return *jnp.split(pooled, 3), size
+
+    before, after, broken, size = run(net)
+    scale = float(jnp.abs(before).max())
+    assert before.shape == (3, net.dim)
+    assert float(jnp.abs(before - after).max()) < 1e-4 * scale
+    assert 0 < float(size) < float("inf")
+    # Networks differ, and a broken symmetry is noticed.
+    assert float(jnp.abs(before[0] - before[1]).max()) > 1e-3 * scale
+    if model not in ("statnn", "deep_sets", "set_transformer"):
+        assert float(jnp.abs(before - broken).max()) > 1e-4 * scale
+
+
+def flat(params: Any, i: int) -> np.ndarray:
+    return np.concatenate([np.asarray(x[i]).ravel() for x in jax.tree.leaves(params)])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(m, marks=[] if m in ALWAYS_PACKED else pytest.mark.slow)
+        for m in GRAPH_MODELS
+    ],
+)
+def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model):
+    names = ["residual CNN with norm", "GRU", "mlp"]
+    cases = [subject(n) for n in names]
+    net = build(model, cases)
+    plans = [plan(c.topology, net.vocabulary) for c in cases for _ in range(2)]
+    weights = [flat(c.params, i) for c in cases for i in range(2)]
+    count = len(plans)
+    budget = Budget(
+        sum(p.nodes for p in plans) + 7, sum(p.edges for p in plans) + 13, count + 1
+    )
+    batch = pack(plans, weights, budget)
+    net.set_statistics(batch)
+    poison = lambda values, graph: np.where((graph > count)[:, None], np.nan, values)
+    poisoned = batch._replace(
+        edge_values=poison(batch.edge_values, batch.edge_graph),
+        node_values=poison(batch.node_values, batch.node_graph),
+    )
+    assert np.isnan(poisoned.edge_values).any()
+
+    @nnx.jit
+    def run(net, batch):
+        energy = lambda n: (n(batch).pooled[:count] ** 3).mean()
+        return net(batch).pooled[:count], jax.tree.leaves(nnx.grad(energy)(net))
+
+    packed, gradients = run(net, poisoned)
+    assert all(bool(jnp.isfinite(g).all()) for g in gradients)
+    stacked_run = nnx.jit(lambda net, graphs: net(graphs).pooled)
+    for i, case in enumerate(cases):
+        both = to_graph(case.topology, jax.tree.map(lambda x: x[:2], case.params))
+        stacked = stacked_run(net, both)
+        np.testing.assert_allclose(packed[2 * i : 2 * i + 2], stacked, atol=1e-5)
+        if i == 0:
+            one = to_graph(case.topology, jax.tree.map(lambda x: x[:1], case.params))
+            np.testing.assert_allclose(stacked_run(net, one)[0], stacked[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["positive", "sign"])
+def test_node_features_of_scale_gmn_carry_the_factors(kind):
+    case = subject("mlp" if kind == "positive" else "siren")
+    net = build("scale_gmn_b", [case])
+    element = sym.random(
+        case.symmetry, jax.random.key(3), permutations=False, phases=False
+    )
+    act = jax.vmap(lambda p: sym.act(case.symmetry, element, p))
+    run = nnx.jit(lambda net, p: net(to_graph(case.topology, p)))
+    before, after = run(net, case.params), run(net, act(case.params))
+    start, checked = 0, 0
+    families = [f for f in case.symmetry.families if f.kind == kind]
+    for node in case.topology.nodes:
+        own = slice(start, start + node.size)
+        start += node.size
+        if not node.carries:
+            np.testing.assert_allclose(
+                after.nodes[:, own], before.nodes[:, own], rtol=2e-4, atol=2e-4
+            )
+            continue
+        ratio = after.nodes[:, own] / before.nodes[:, own]
+        factor = jnp.median(ratio, axis=-1, keepdims=True)
+        assert float(jnp.abs(factor - 1).max()) > 0.1
+        np.testing.assert_allclose(
+            after.nodes[:, own], before.nodes[:, own] * factor, rtol=2e-3, atol=1e-4
+        )
+        # The same factor for all networks: the one with which the group acts.
+        np.testing.assert_allclose(
+            factor, jnp.broadcast_to(factor[:1], factor.shape), rtol=1e-3
+        )
+        checked += 1
+    assert checked == len(families) == 2
+
+
+def test_scale_gmn_stays_finite_with_tiny_weights():
+    case = subject("mlp")
+    net = build("scale_gmn_b", [case])
+    net.set_statistics(to_graph(case.topology, case.params))
+    tiny = jax.tree.map(lambda x: x.at[:, :1].mul(1e-15), case.params)
+    energy = lambda n, g: (n(g).pooled ** 2).mean()
+    run = nnx.jit(lambda n, g: (n(g).pooled, nnx.grad(energy)(n, g)))
+    pooled, gradient = run(net, to_graph(case.topology, tiny))
+    assert bool(jnp.isfinite(pooled).all())
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradient))
+
+
+def test_functional_arrays_move_along():
+    case = subject("mlp")
+    net = build("unf", [case])
+    element = sym.random(case.symmetry, jax.random.key(3), signs=False, scales=False)
+    act = jax.vmap(lambda p: sym.act(case.symmetry, element, p))
+    run = nnx.jit(lambda net, p: net.arrays(to_graph(case.topology, p)))
+    before, after = run(net, case.params), run(net, act(case.params))
+    perms = [p[0] for p in element.permutations]
+    for spec, x, y in zip(net.specs, before, after, strict=True):
+        for place, axis in enumerate(spec.axes):
+            x = jnp.take(x, perms[axis.label], axis=1 + place)
+        np.testing.assert_allclose(y, x, atol=1e-4)
+
+
+def test_bins_hold_every_network_once():
+    rng = np.random.default_rng(0)
+    sizes = [(int(n), int(20 * n)) for n in rng.integers(5, 60, 300)]
+    budget = Budget(nodes=400, edges=6000, graphs=64)
+    bins = fill(sizes, budget)
+    assert sorted(i for held in bins for i in held) == list(range(300))
+    for held in bins:
+        assert sum(sizes[i][0] for i in held) <= budget.nodes
+        assert sum(sizes[i][1] for i in held) <= budget.edges
+    used = sum(e for _, e in sizes) / (len(bins) * budget.edges)
+    assert used > 0.95
+    with pytest.raises(MetanetError, match="more than the budget"):
+        fill([(500, 10)], budget)
+
+
+def test_what_packing_refuses():
+    case, other = subject("mlp"), subject("transformer block")
+    net = build("product_gmn", [case])
+    with pytest.raises(MetanetError, match="does not know"):
+        plan(other.topology, net.vocabulary)
+    known = plan(case.topology, net.vocabulary)
+    weights = flat(case.params, 0)
+    with pytest.raises(MetanetError, match="has 3 weights"):
+        pack([known], [weights[:3]], Budget(100, 1000, 4))
+    with pytest.raises(MetanetError, match="exceed the budget"):
+        pack([known], [weights], Budget(2, 1000, 4))
+    mixer = NETWORKS["mixer"]()
+    found = sym.discover(mixer.apply_fn, mixer.params, *mixer.inputs, check=False)
+    topology = build_topology(found)
+    net = build_model("gmn", {}, topology=topology, rngs=nnx.Rngs(0))
+    with pytest.raises(MetanetError, match="stack graphs of one topology"):
+        plan(topology, net.vocabulary)
