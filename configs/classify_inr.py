@@ -22,14 +22,74 @@ The first command takes under 2 minutes on two cores, the zoo of 10,782 networks
 included; the MNIST runs take about 30 minutes each after the zoo.
 
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
-``model=product_gmn|flat_mlp|statnn``, ``probes=N``, ``seed=N``, ``data_root=DIR``.
+``model=NAME``, ``probes=N``, ``seed=N``, ``data_root=DIR``, where NAME is one of
+
+    product_gmn gmn ng_gnn ng_t scale_gmn scale_gmn_b   graph metanetworks
+    dws nfn_np nfn_hnp unf nft                          weight-space functionals
+    flat_mlp statnn dmc deep_sets set_transformer transformer probegen   baselines
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from metanet.models import MODELS
 from metanet.training import parse_argument
 
 VARIANTS = ("digits", "mnist", "fashion_mnist", "smoke")
+
+# Widths and depths are those of the papers on MNIST INRs, but for the product GMN and
+# the baselines, which have about its number of parameters. Digits' SIRENs have 105
+# weights, so that a third of the width and a layer less serve.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "product_gmn": {"dim": 64, "depth": 4},
+    "gmn": {"dim": 64, "depth": 4},
+    "ng_gnn": {"dim": 64, "depth": 4, "dropout": 0.2},
+    "ng_t": {"dim": 64, "edge_dim": 32, "attention_dim": 64, "depth": 4, "dropout": 0.2},
+    "scale_gmn": {"dim": 128, "depth": 4, "dropout": 0.2},
+    "scale_gmn_b": {"dim": 128, "depth": 4, "dropout": 0.2},
+    "dws": {"dim": 32, "depth": 4},
+    "nfn_np": {"dim": 512, "depth": 3, "dropout": 0.5},
+    "nfn_hnp": {"dim": 512, "depth": 3, "dropout": 0.5},
+    "unf": {"dim": 32, "depth": 4},
+    "nft": {"dim": 64, "depth": 4},
+    "flat_mlp": {"dim": 320, "depth": 3},
+    "statnn": {"dim": 320, "depth": 3},
+    "dmc": {"dim": 128, "depth": 4},
+    "deep_sets": {"dim": 128, "depth": 3},
+    "set_transformer": {"dim": 64, "depth": 3},
+    "transformer": {"dim": 128, "depth": 4},
+    "probegen": {"probes": 128, "dim": 256},
+}
+DIGITS = {"dim": 64, "depth": 3}
+SMOKE = {"dim": 16, "depth": 2}
+LEARNING_RATES = {
+    "product_gmn": 2e-3,
+    "gmn": 2e-3,
+    "flat_mlp": 5e-4,
+    "statnn": 5e-4,
+    "nfn_np": 5e-4,
+    "nfn_hnp": 5e-4,
+}
+
+
+def model_options(name: str, variant: str) -> dict[str, Any]:
+    """A model's options for a variant.
+
+    Raises:
+        MetanetError: for an unknown model.
+    """
+    known = MODELS[name].options
+    options = dict(PUBLISHED[name])
+    if variant in ("digits", "smoke"):
+        options.pop("dropout", None)
+        small = SMOKE if variant == "smoke" else DIGITS
+        options |= {k: v for k, v in small.items() if k in known}
+        if variant == "digits" and name in ("flat_mlp", "statnn"):
+            options["dim"] = 320
+        if name == "probegen":
+            options["probes"] = 8 if variant == "smoke" else 64
+    return options
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -63,21 +123,10 @@ def get_config(argument: str = "") -> ConfigDict:
     fit.batch = 0  # chosen for the image size
     fit.shard_size = 1024
 
-    config.model = model = ConfigDict({"name": given["model"]})
-    if given["model"] == "product_gmn":
-        model.dim = 16 if variant == "smoke" else 64
-        model.heads = 8
-        model.depth = {"smoke": 2, "digits": 3}.get(variant, 4)
-        model.frequencies = 16
-        model.max_frequency = 8.0
-        model.probes = 4 if variant == "smoke" and given["probes"] else given["probes"]
-        model.readout = "roles"
-        model.dropout = 0.0
-    else:
-        # About the graph model's number of parameters.
-        model.dim = 16 if variant == "smoke" else 320
-        model.depth = 3
-        model.dropout = 0.0
+    name = given["model"]
+    config.model = ConfigDict({"name": name, **model_options(name, variant)})
+    if "probes" in MODELS[name].options and name != "probegen":
+        config.model.probes = min(given["probes"], 4 if variant == "smoke" else 1024)
 
     config.task = ConfigDict({"name": "classification"})
     config.task.hidden = 128
@@ -92,7 +141,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"
-    optimizer.learning_rate = 2e-3 if given["model"] == "product_gmn" else 5e-4
+    optimizer.learning_rate = LEARNING_RATES.get(name, 1e-3)
     optimizer.weight_decay = 1e-2
     optimizer.schedule = "cosine"
     optimizer.warmup_steps = 10 if variant == "smoke" else 200

@@ -153,7 +153,7 @@ def run_steps(
     optimizer = build_optimizer(built.config.optimizer, built.config.train.steps)
     graphdef, state = initial_state(built.build(table.weights), optimizer)
     state = parallel.replicate(state)
-    step = make_train_step(built, graphdef, optimizer, parallel.replicated)
+    step = make_train_step(built, graphdef, optimizer, parallel)
     metrics = []
     for indices in rows:
         state, values = step(state, data, parallel.split(indices, axis=1))

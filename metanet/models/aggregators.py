@@ -55,10 +55,8 @@ class Aggregator(nnx.Module):
         return layout.reduce(messages, end, "mean" if self.how == "mean" else "sum")
 
     def _pna(self, layout: Layout, messages: Edges, end: End) -> jax.Array:
-        width = messages[0].shape[-1]
-        both = map_edges(lambda m: jnp.concatenate([m, m * m], -1), messages)
-        means = layout.reduce(both, end, "mean")
-        mean, square = means[..., :width], means[..., width:]
+        mean = layout.reduce(messages, end, "mean")
+        square = layout.reduce(map_edges(jnp.square, messages), end, "mean")
         deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + 1e-5)
         low, high = (layout.reduce(messages, end, h) for h in ("min", "max"))
         found = jnp.concatenate([mean, low, high, deviation], axis=-1)

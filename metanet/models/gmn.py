@@ -13,9 +13,11 @@ With node features x, edge features e, global feature g, one block computes
     e_st += h_st W_5
     x_v  += silu(norm(x_v) W_6 + in_v W_7 + out_v W_8 + norm(g) W_9) W_10
     g    += silu(norm(g) W_11 + mean_v(x_v) W_12) W_13
-where in_v aggregates e over the edges that arrive and out_v over those that leave.
+where in_v aggregates h over the edges that arrive and out_v over those that leave.
 
-Deviations, and why: the first layer of the edge network is split into one product per
+Deviations, and why: messages are the hidden values of the edge network, not its outputs
+(their linear map stands behind the mean instead of before it, one pass over the edges
+less); the first layer of the edge network is split into one product per
 edge and two per node (the same function of a concatenation); a node also hears the edges
 that leave it (``directions="both"``; the published code adds reversed edges without a
 mark for that), where "forward" is the paper's form; RMS norms without means, as their
@@ -129,7 +131,7 @@ class GMNBlock(nnx.Module):
         for end, aggregate, heard in zip(
             ("target", "source"), self.aggregators, self.heard, strict=False
         ):
-            update = update + heard(aggregate(layout, e, end))  # type: ignore[arg-type]
+            update = update + heard(aggregate(layout, hidden, end))  # type: ignore[arg-type]
         x = x + self.node_out(jax.nn.silu(update))
         mean = layout.pool_nodes(x)
         g = g + self.global_out(jax.nn.silu(g_own + self.global_nodes(mean)))

@@ -9,6 +9,7 @@ on CPU; contracting flattened rows in short runs and adding the parts is faster.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,25 @@ class NormLinear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = self.gain[...][:, None] * self.kernel[...]
         return product(x, weight) * inverse_rms(x)
+
+
+class NormLinears(nnx.Module):
+    """RMS norm followed by several linear maps, one array for each.
+
+    Separate arrays instead of slices of a wide one: the derivative of a slice is padded
+    to full width and added up, pass after pass over the edges.
+    """
+
+    def __init__(self, inputs: int, outputs: Sequence[int], *, rngs: nnx.Rngs):
+        draw = lambda n: jax.random.normal(rngs.params(), (inputs, n))
+        self.kernels = nnx.List(
+            [nnx.Param(draw(n) / math.sqrt(inputs)) for n in outputs]
+        )
+        self.gain = nnx.Param(jnp.ones(inputs))
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        scale, gain = inverse_rms(x), self.gain[...][:, None]
+        return tuple(product(x, gain * w[...]) * scale for w in self.kernels)
 
 
 def inverse_rms(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:

@@ -33,7 +33,7 @@ from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.models.aggregators import Aggregator
 from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import Linear, NormLinear, dropout
+from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
 
@@ -71,8 +71,8 @@ class NGBlock(nnx.Module):
         dim = config.dim
         self.dropout = config.dropout
         self.node_in = NormLinear(dim, 5 * dim, rngs=rngs)
-        # The message's scale and shift, and the edge's own update, in one product.
-        self.edge_in = NormLinear(dim, 3 * dim, rngs=rngs)
+        # The message's scale and shift, and the edge's own update.
+        self.edge_in = NormLinears(dim, [dim, dim, dim], rngs=rngs)
         self.edge_out = Linear(dim, dim, scale=0.5, rngs=rngs)
         self.aggregate = Aggregator("pna", dim, vocabulary, rngs=rngs)
         width = self.aggregate.width
@@ -89,27 +89,21 @@ class NGBlock(nnx.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, Edges]:
         *ends, own = jnp.split(self.node_in(x), 5, axis=-1)
-        from_source = layout.send(jnp.concatenate(ends[:2], -1), "source")
-        from_target = layout.send(jnp.concatenate(ends[2:], -1), "target")
-        read = map_edges(self.edge_in, e)
-
-        def message(r: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
-            scale, shift, _ = jnp.split(r, 3, axis=-1)
-            s, t = jnp.split(s, 2, axis=-1)[0], jnp.split(t, 2, axis=-1)[0]
-            return scale * (s + t) + shift
-
-        def change(r: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
-            r = jnp.split(r, 3, axis=-1)[2]
-            s, t = jnp.split(s, 2, axis=-1)[1], jnp.split(t, 2, axis=-1)[1]
-            return self.edge_out(jax.nn.silu(r + s + t))
-
-        messages = map_edges(message, read, from_source, from_target)
+        # What the edge reads at its ends: for the message, and for its own update.
+        said, told = (layout.send(v, "source") for v in ends[:2])
+        heard, taken = (layout.send(v, "target") for v in ends[2:])
+        scale, shift, change = zip(*map(self.edge_in, e), strict=True)
+        messages = map_edges(
+            lambda a, b, s, t: a * (s + t) + b, scale, shift, said, heard
+        )
         update = own + self.arriving(self.aggregate(layout, messages, "target"))
         update = update + self.leaving(self.aggregate(layout, messages, "source"))
         update = self.node_out(jax.nn.silu(update))
         x = x + dropout(update, self.dropout, key, deterministic)
-        changes = layout.settle(map_edges(change, read, from_source, from_target))
-        return x, map_edges(jnp.add, e, changes)
+        changes = map_edges(
+            lambda r, s, t: self.edge_out(jax.nn.silu(r + s + t)), change, told, taken
+        )
+        return x, map_edges(jnp.add, e, layout.settle(changes))
 
 
 class NGGNN(GraphModel):

@@ -34,7 +34,7 @@ from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, attention, map_edges
 from metanet.graphs.batch import End
 from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import Linear, NormLinear, dropout
+from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
 _OTHER: dict[End, End] = {"target": "source", "source": "target"}
@@ -88,7 +88,7 @@ class RelationalBlock(nnx.Module):
         self.heads, self.dropout = config.heads, config.dropout
         self.node_in = NormLinear(dim, 3 * width, rngs=rngs)
         self.edge_in = nnx.Dict(
-            {end: NormLinear(edge, 4 * width, rngs=rngs) for end in _OTHER}
+            {end: NormLinears(edge, [width] * 4, rngs=rngs) for end in _OTHER}
         )
         self.node_out = Linear(width, dim, scale=0.5, rngs=rngs)
         self.first = NormLinear(dim, 2 * dim, rngs=rngs)
@@ -105,15 +105,17 @@ class RelationalBlock(nnx.Module):
         key: jax.Array | None,
         deterministic: bool,
     ) -> tuple[jax.Array, Edges]:
-        query, neighbour = jnp.split(
-            self.node_in(x), [self.node_out.kernel.shape[0]], axis=-1
-        )
+        query, neighbour, value = jnp.split(self.node_in(x), 3, axis=-1)
         parts = []
         for end, other in _OTHER.items():
-            read = map_edges(self.edge_in[end], e)
-            sent = layout.send(query, end), layout.send(neighbour, other)
-            scores = map_edges(self._scores, read, *sent)
-            parts.append((scores, map_edges(_values, read, sent[1]), end))
+            q, k, scale, shift = zip(*map(self.edge_in[end], e), strict=True)
+            scores = map_edges(
+                self._scores, q, k, layout.send(query, end), layout.send(neighbour, other)
+            )
+            values = map_edges(
+                lambda a, b, v: a * v + b, scale, shift, layout.send(value, other)
+            )
+            parts.append((scores, values, end))
         heard = self.node_out(attention(layout, parts, self.heads))
         x = x + dropout(heard, self.dropout, key, deterministic)
         x = x + self.second(jax.nn.silu(self.first(x)))
@@ -127,18 +129,12 @@ class RelationalBlock(nnx.Module):
         )
         return x, map_edges(jnp.add, e, layout.settle(changes))
 
-    def _scores(self, read: jax.Array, q: jax.Array, kv: jax.Array) -> jax.Array:
-        width = q.shape[-1]
-        query = q + read[..., :width]
-        product = query * (kv[..., :width] + read[..., width : 2 * width])
+    def _scores(
+        self, q: jax.Array, k: jax.Array, query: jax.Array, neighbour: jax.Array
+    ) -> jax.Array:
+        product = (query + q) * (neighbour + k)
         per_head = product.reshape(*product.shape[:-1], self.heads, -1)
-        return per_head.sum(-1) * np.float32((width // self.heads) ** -0.5)
-
-
-def _values(read: jax.Array, kv: jax.Array) -> jax.Array:
-    width = kv.shape[-1] // 2
-    scale, shift = read[..., 2 * width : 3 * width], read[..., 3 * width :]
-    return kv[..., width:] * scale + shift
+        return per_head.sum(-1) * np.float32(per_head.shape[-1] ** -0.5)
 
 
 class NGT(GraphModel):

@@ -7,7 +7,7 @@ from metanet.networks.architecture import (
     create,
 )
 from metanet.networks.base import Network, Params, ParamSpec, functionalize
-from metanet.networks.cnn import SmallCNN
+from metanet.networks.cnn import SmallCNN, VaryingCNN
 from metanet.networks.inr import (
     FourierMLP,
     Siren,
@@ -17,7 +17,9 @@ from metanet.networks.inr import (
     to_unit,
 )
 from metanet.networks.mlp import MLP
+from metanet.networks.resnet import ResNet
 from metanet.networks.sine import fast_sin, sine, sine_cosine_pi
+from metanet.networks.vit import ViT
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,7 +30,10 @@ __all__ = [
     "ParamSpec",
     "Params",
     "Siren",
+    "ResNet",
     "SmallCNN",
+    "VaryingCNN",
+    "ViT",
     "TanhINR",
     "build_module",
     "coordinate_grid",

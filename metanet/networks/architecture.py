@@ -13,9 +13,11 @@ from flax import nnx
 
 from metanet.errors import MetanetError, suggest
 from metanet.networks.base import Network, functionalize
-from metanet.networks.cnn import SmallCNN
+from metanet.networks.cnn import SmallCNN, VaryingCNN
 from metanet.networks.inr import FourierMLP, Siren, TanhINR
 from metanet.networks.mlp import MLP
+from metanet.networks.resnet import ResNet
+from metanet.networks.vit import ViT
 from metanet.registry import Registry
 
 
@@ -77,7 +79,8 @@ def _coordinates(arch: Architecture) -> tuple[jax.Array, ...]:
 
 
 def _images(arch: Architecture) -> tuple[jax.Array, ...]:
-    return (jnp.zeros((2, 28, 28, arch.option("channels"))),)
+    side = arch.option("side") if arch.name == "vit" else 28
+    return (jnp.zeros((2, side, side, arch.option("channels"))),)
 
 
 Inputs = Callable[[Architecture], tuple[jax.Array, ...]]
@@ -90,6 +93,9 @@ for _name, _module, _inputs in (
     ("fourier_mlp", FourierMLP, _coordinates),
     ("tanh_inr", TanhINR, _coordinates),
     ("small_cnn", SmallCNN, _images),
+    ("varying_cnn", VaryingCNN, _images),
+    ("resnet", ResNet, _images),
+    ("vit", ViT, _images),
 ):
     ARCHITECTURES.register(_name)((_module, _inputs))
 

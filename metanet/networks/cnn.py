@@ -1,4 +1,4 @@
-"""The network of the Small CNN Zoo (Unterthiner et al. 2020)."""
+"""Convolutional networks: of the Small CNN Zoo, and of varying shape."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from metanet.errors import MetanetError
 from metanet.networks.mlp import ACTIVATIONS
 
 
@@ -44,4 +45,64 @@ class SmallCNN(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:
             x = self.activation(layer(x))
+        return self.head(x.mean(axis=(1, 2)))
+
+
+class VaryingCNN(nnx.Module):
+    """A CNN of any depth, widths, kernels and shortcuts (as in the CNN Wild Park).
+
+    ``[batch, height, width, channels] -> [batch, classes]``.
+
+    Args:
+        channels: Image channels.
+        widths: Channels of each convolution.
+        kernels: Side of each kernel.
+        residual: Per convolution one more than the layer whose output is added to its
+            own (of as many channels), 0 for none.
+        classes: Number of classes.
+        activation: A name in `ACTIVATIONS`.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (16, 16),
+        kernels: Sequence[int] = (3, 3),
+        residual: Sequence[int] = (0,),
+        classes: int = 10,
+        activation: str = "relu",
+        *,
+        rngs: nnx.Rngs,
+    ):
+        if len(kernels) != len(widths):
+            raise MetanetError(
+                f"architecture varying_cnn: {len(kernels)} kernels for "
+                f"{len(widths)} widths"
+            )
+        self.residual = (*residual, *(0,) * (len(widths) - len(residual)))
+        for layer, source in enumerate(self.residual):
+            if source and (source > layer or widths[source - 1] != widths[layer]):
+                raise MetanetError(
+                    f"architecture varying_cnn: residual {source} of layer {layer + 1} "
+                    "must name an earlier layer with as many channels"
+                )
+        sizes = [channels, *widths]
+        self.layers = nnx.List(
+            [
+                nnx.Conv(a, b, (k, k), strides=2 if i == 0 else 1, rngs=rngs)
+                for i, (a, b, k) in enumerate(
+                    zip(sizes[:-1], sizes[1:], kernels, strict=True)
+                )
+            ]
+        )
+        self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
+        self.activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        outputs = []
+        for layer, source in zip(self.layers, self.residual, strict=True):
+            x = self.activation(layer(x))
+            if source:
+                x = x + outputs[source - 1]
+            outputs.append(x)
         return self.head(x.mean(axis=(1, 2)))

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.graphs import build_topology
+from metanet.graphs import PackedGraphs, build_topology, edge_groups, plan, to_graph
+from metanet.models import MODELS, GMNConfig, ProductGMNConfig, build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
 from metanet.training.config import ExperimentConfig, NamedConfig
-from metanet.training.experiment import Experiment, left_to_canonicalize
+from metanet.training.experiment import (
+    Experiment,
+    Metanetwork,
+    left_to_canonicalize,
+)
 from metanet.training.optimizer import build_optimizer
+from metanet.training.packed import (
+    arrange,
+    default_budget,
+    make_packed_step,
+    pack_batch,
+)
 from metanet.training.profile import (
     matmul_peak,
     median_seconds,
@@ -24,6 +38,7 @@ from metanet.training.profile import (
     peak_memory,
     product_flops,
 )
+from metanet.training.sharding import DataParallel
 from metanet.training.step import (
     Dataset,
     initial_state,
@@ -32,6 +47,64 @@ from metanet.training.step import (
 )
 
 _POOL = 1024
+INR = Architecture.of("siren", hidden=(32, 32))
+SMALL_CNN = Architecture.of("small_cnn")
+_BASELINES: dict[str, Mapping[str, Any]] = {
+    name: {}
+    for name in ("nft", "deep_sets", "set_transformer", "transformer", "flat_mlp",
+                 "dmc", "probegen")
+}  # fmt: skip
+# Per case the models: record name to (registered name, options), with the widths of the
+# public implementations, and their networks per second on two cores (tuned allocator
+# where that was measured; None: no figure).
+STACKED: dict[str, tuple[Architecture, dict[str, tuple[str, dict, float | None]]]]
+STACKED = {
+    "inr": (
+        INR,
+        {
+            "product_gmn": ("product_gmn", {}, None),
+            "product_gmn_probes": ("product_gmn", {"probes": 64}, None),
+            "gmn": ("gmn", {}, 81),
+            "ng_gnn": ("ng_gnn", {}, 65),
+            "ng_gnn_32": ("ng_gnn", {"dim": 32}, 65),
+            "ng_t": ("ng_t", {"attention_dim": 128}, 6.3),
+            "scale_gmn": ("scale_gmn", {}, 14),
+            "scale_gmn_b": ("scale_gmn_b", {}, 4.1),
+            "dws": ("dws", {}, 155),
+            "nfn_np": ("nfn_np", {"dim": 512}, 42),
+            "nfn_hnp": ("nfn_hnp", {"dim": 512}, 19),
+            "unf": ("unf", {}, 1438),
+            "statnn": ("statnn", {}, None),
+            **{name: (name, dict(o), None) for name, o in _BASELINES.items()},
+        },
+    ),
+    "small_cnn": (
+        SMALL_CNN,
+        {
+            "product_gmn": ("product_gmn", {}, None),
+            "gmn": ("gmn", {}, None),
+            "gmn_parallel": ("gmn", {"kernel": "parallel"}, 12),
+            "ng_gnn_32": ("ng_gnn", {"dim": 32}, 108),
+            "ng_gnn_256": ("ng_gnn", {"dim": 256}, 6.1),
+            "ng_t": ("ng_t", {"attention_dim": 128}, 13),
+            "ng_t_128": (
+                "ng_t",
+                {"dim": 128, "edge_dim": 64, "attention_dim": 256},
+                3.7,
+            ),
+            "scale_gmn": ("scale_gmn", {}, 42),
+            "scale_gmn_b": ("scale_gmn_b", {}, 22),
+            "nfn_hnp": ("nfn_hnp", {"dim": 16}, 471),
+            "unf": ("unf", {"dim": 8}, 177),
+            "statnn": ("statnn", {"dim": 640}, 4690),
+            **{name: (name, dict(o), None) for name, o in _BASELINES.items()},
+        },
+    ),
+}
+PACKED = {
+    "product_gmn": {}, "gmn": {}, "ng_gnn": {"dim": 32}, "ng_t": {}, "scale_gmn": {},
+    "scale_gmn_b": {}, "deep_sets": {}, "set_transformer": {},
+}  # fmt: skip
 
 
 def synthetic_experiment(
@@ -45,70 +118,254 @@ def synthetic_experiment(
         keys
     )
     symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
+    topology = build_topology(symmetry)
     experiment = Experiment(
         config=config,
         network=network,
         spec=spec,
         symmetry=symmetry,
-        topology=(topology := build_topology(symmetry)),
+        topology=topology,
         canonical=left_to_canonicalize(config, symmetry, topology),
-        task=Classification(ClassificationConfig(), tuple("0123456789")),
+        task=_task(),
     )
     return experiment, np.asarray(weights)
 
 
-def train_step_cases(dim: int, depth: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """Measures every model on batches of INRs; one record per case."""
-    inr = Architecture.of("siren", hidden=(32, 32))
-    gmn = NamedConfig.of("gmn", dim=dim, depth=depth)
-    models = {
-        "gmn": gmn,
-        "gmn_probes_64": NamedConfig.of("gmn", dim=dim, depth=depth, probes=64),
-        "flat_mlp": NamedConfig.of("flat_mlp"),
-        "statnn": NamedConfig.of("statnn"),
-    }
-    for name, model in models.items():
-        for batch in (64, 256):
-            case = _measure(inr, model, batch, repeats)
-            yield {"case": f"inr_2-32-32-1_batch_{batch}", "model": name, **case}
+def _task() -> Classification:
+    return Classification(ClassificationConfig(), tuple("0123456789"))
 
 
-def _measure(
-    architecture: Architecture, model: NamedConfig, batch: int, repeats: int
+def stacked_cases(
+    case: str, wanted: Callable[[str], bool], batch: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Measures models on batches of networks of one architecture."""
+    architecture, models = STACKED[case]
+    for name, (model, options, public) in models.items():
+        if not wanted(name):
+            continue
+        record = measure_stacked(
+            architecture, NamedConfig.of(model, **options), batch, repeats
+        )
+        ratio = record["networks_per_second"] / public if public else None
+        yield {
+            "case": f"{case}_batch_{batch}",
+            "model": name,
+            **record,
+            "public_networks_per_second": public,
+            "times_public": ratio,
+        }
+
+
+def measure_stacked(
+    architecture: Architecture,
+    model: NamedConfig,
+    batch: int,
+    repeats: int,
+    micro: int = 0,
 ) -> dict[str, Any]:
+    """One record: speed of the training step and of the forward pass, memory, size."""
     config = ExperimentConfig(model=model)
     config = replace(config, train=replace(config.train, batch_size=batch))
     experiment, weights = synthetic_experiment(architecture, config)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
     net = experiment.build(weights)
     graphdef, state = initial_state(net, optimizer)
-    step = make_train_step(experiment, graphdef, optimizer)
-    micro = micro_batch(batch, net.model.cost, 1, jax.default_backend())
-    data = Dataset(jnp.asarray(weights), jnp.zeros(len(weights), jnp.int32))
-    indices = jnp.arange(batch, dtype=jnp.int32).reshape(-1, micro)
+    parallel = DataParallel()
+    state = parallel.replicate(state)
+    step = make_train_step(experiment, graphdef, optimizer, parallel)
+    micro = micro_batch(
+        batch, net.model.cost, parallel.size, jax.default_backend(), micro
+    )
+    labels = np.zeros(len(weights), np.int32)
+    data = parallel.replicate(Dataset(weights, labels))  # type: ignore[arg-type]
+    rows = np.arange(batch, dtype=np.int32).reshape(-1, micro)
+    indices = parallel.split(rows, axis=1)
     flops = product_flops(step, state, data, indices)
-    parameters = parameter_count(state.params)
     compiled = step.lower(state, data, indices).compile()
+    params, rest = jax.tree.map(jnp.copy, (state.params, state.rest))
+
+    def forward(index: jax.Array) -> jax.Array:
+        graphs = experiment.graphs(data.weights[index])
+        return nnx.merge(graphdef, params, rest)(graphs)
+
+    forward_all = jax.jit(lambda i: jax.lax.map(forward, i))
+    build = jax.jit(
+        lambda i: jax.lax.map(lambda r: experiment.graphs(data.weights[r]).edges, i)
+    )
     held = [state]
 
     def run() -> jax.Array:
         held[0], metrics = compiled(held[0], data, indices)
         return metrics["loss"]
 
-    def graphs(rows: jax.Array) -> Any:
-        build = lambda index: experiment.graphs(data.weights[index]).edges
-        return jax.lax.map(build, rows)
-
-    build = jax.jit(graphs)
     seconds = median_seconds(run, repeats)
+    return {
+        "parameters": parameter_count(params),
+        **_speed(batch, seconds, flops, compiled),
+        "forward_per_second": batch / median_seconds(lambda: forward_all(rows), repeats),
+        "micro_batch": micro,
+        "graph_share": median_seconds(lambda: build(rows), repeats) / seconds,
+        "traces": step._cache_size() or 1,
+    }
+
+
+def _speed(count: int, seconds: float, flops: int, compiled: Any) -> dict[str, Any]:
     peak = matmul_peak()
     return {
-        "parameters": parameters,
-        "networks_per_second": batch / seconds,
+        "networks_per_second": count / seconds,
         "gflops": flops / seconds / 1e9,
         "peak_gflops": peak / 1e9,
         "share_of_peak": flops / seconds / peak,
         "peak_memory_bytes": peak_memory(compiled),
-        "micro_batch": micro,
-        "graph_share": median_seconds(lambda: build(indices), repeats) / seconds,
     }
+
+
+def random_cnn(rng: np.random.Generator) -> Architecture:
+    """A CNN as in the Wild Park: 2 to 5 layers, 4 to 32 channels, kernels 3 to 7."""
+    depth = int(rng.integers(2, 6))
+    widths = [int(w) for w in rng.choice([4, 8, 16, 32], depth)]
+    residual = []
+    for layer in range(depth):
+        equal = [i for i in range(layer) if widths[i] == widths[layer]]
+        chosen = equal and rng.random() < 0.5
+        residual.append(1 + int(rng.choice(equal)) if chosen else 0)
+    return Architecture.of(
+        "varying_cnn",
+        widths=widths,
+        kernels=[int(k) for k in rng.choice([3, 5, 7], depth)],
+        residual=residual,
+    )
+
+
+def packed_cases(
+    wanted: Callable[[str], bool], repeats: int, count: int = 256
+) -> Iterator[dict[str, Any]]:
+    """Measures graph models on packed batches of different CNNs, about 64 a batch."""
+    rng = np.random.default_rng(0)
+    networks = [create(random_cnn(rng), jax.random.key(i)) for i in range(count)]
+    topologies = [
+        build_topology(sym.discover(n.apply_fn, n.params, *n.inputs, check=False))
+        for n in networks
+    ]
+    weights = [
+        np.asarray(ParamSpec.of(n.params).flatten(n.params)) for n in networks
+    ]
+    for name, options in PACKED.items():
+        if wanted(name):
+            yield {
+                "case": "packed_cnns",
+                "model": name,
+                **_measure_packed(name, options, topologies, weights, repeats),
+            }
+
+
+def _measure_packed(
+    name: str, options: dict[str, Any], topologies, weights, repeats: int
+) -> dict[str, Any]:
+    rngs = nnx.Rngs(0)
+    model = build_model(name, options, topology=topologies, rngs=rngs)
+    task = _task()
+    plans = [plan(t, model.vocabulary) for t in topologies]  # type: ignore[attr-defined]
+    edges = sum(p.edges for p in plans) / len(plans)
+    wide = 64 / model.cost * max(p.edges for p in plans)
+    budget = default_budget(plans, 8192 if wide <= 1 else 4096)
+    chunks = max(1, round(64 * edges / budget.edges))
+    order = itertools.cycle(range(len(plans)))
+    batches = arrange(order, plans, budget, chunks)
+    labels = np.zeros(len(plans), np.int32)
+    first = pack_batch(next(batches), plans, weights, labels, budget)
+    sample = PackedGraphs(*(x[0] for x in first.graphs))
+    model.set_statistics(sample)
+    net = Metanetwork(model, task.head(model.dim, rngs=rngs))
+    optimizer = build_optimizer(ExperimentConfig().optimizer, 1000)
+    graphdef, state = initial_state(net, optimizer)
+    step = make_packed_step(graphdef, task, optimizer)
+    flops = product_flops(step, state, first)
+    parameters = parameter_count(state.params)
+    compiled = step.lower(state, first).compile()  # type: ignore[attr-defined]
+    held = [state]
+    seen, used, packing = [], [], []
+
+    def pack_next():
+        bins = next(batches)
+        used.append(sum(plans[i].edges for b in bins for i in b))
+        seen.append(sum(map(len, bins)))
+        return pack_batch(bins, plans, weights, labels, budget)
+
+    ready = [pack_next() for _ in range(repeats + 2)]
+    packing.append(median_seconds(pack_next, repeats))
+    turn = itertools.cycle(ready)
+
+    def run() -> jax.Array:
+        held[0], metrics = compiled(held[0], next(turn))
+        return metrics["loss"]
+
+    seconds = median_seconds(run, repeats)
+    networks = sum(seen[: repeats + 2]) / (repeats + 2)
+    slots = chunks * budget.edges
+    return {
+        "parameters": parameters,
+        **_speed(networks, seconds, flops, compiled),
+        "networks_per_batch": networks,
+        "padding": 1 - sum(used) / len(used) / slots,
+        "packing_share": packing[0] / seconds,
+        "chunks": chunks,
+        "budget_edges": budget.edges,
+        "traces": 1,
+    }
+
+
+SINGLE: dict[str, tuple[Architecture, tuple[tuple[str, Any], ...]]] = {
+    "resnet18": (
+        Architecture.of("resnet"),
+        (
+            ("product_gmn", ProductGMNConfig(dim=16, heads=4, depth=2)),
+            ("gmn", GMNConfig(dim=16, depth=2, frequencies=4)),
+        ),
+    ),
+    "vit_s": (
+        Architecture.of("vit", side=32, dim=384, depth=12, heads=6, hidden=1536),
+        (("product_gmn", ProductGMNConfig(dim=16, heads=4, depth=2, frequencies=4)),),
+    ),
+}
+
+
+def single_cases(
+    case: str, wanted: Callable[[str], bool], repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Measures forward and backward passes on one large network."""
+    architecture, models = SINGLE[case]
+    network = create(architecture, jax.random.key(0))
+    found = sym.discover(
+        network.apply_fn, network.params, *network.inputs, check=False
+    )
+    topology = build_topology(found)
+    batch = jax.tree.map(lambda x: x[None], network.params)
+    edges = sum(int(np.prod(g.shape)) for g in edge_groups(topology))
+    for name, config in models:
+        if not wanted(name):
+            continue
+        options = {f: getattr(config, f) for f in MODELS[name].options}
+        model = build_model(name, options, topology=topology, rngs=nnx.Rngs(0))
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def step(params, batch, graphdef=graphdef, rest=rest):
+            def loss(params):
+                graphs = to_graph(topology, batch)
+                return (nnx.merge(graphdef, params, rest)(graphs).pooled ** 2).mean()
+
+            value, gradient = jax.value_and_grad(loss)(params)
+            return value, optax.tree.norm(gradient)
+
+        flops = product_flops(step, params, batch)
+        compiled = jax.jit(step).lower(params, batch).compile()
+        seconds = median_seconds(lambda c=compiled, p=params: c(p, batch), repeats, 1)
+        yield {
+            "case": case,
+            "model": name,
+            "parameters": parameter_count(params),
+            "edges": edges,
+            "graph_parameters": topology.num_parameters,
+            **_speed(1, seconds, flops, compiled),
+            "traces": 1,
+        }

@@ -151,11 +151,12 @@ class _Run:
             )
         self.graphdef, state = initial_state(net, optimizer)
         self.state: TrainState = self.parallel.replicate(state)
-        placement = self.parallel.replicated
         self.train_step = make_train_step(
-            experiment, self.graphdef, optimizer, placement
+            experiment, self.graphdef, optimizer, self.parallel
         )
-        self.eval_step = make_eval_step(experiment, self.graphdef, placement)
+        self.eval_step = make_eval_step(
+            experiment, self.graphdef, self.parallel.replicated
+        )
         self.order = DataOrder(len(self.ids), config.train.batch_size, config.seed)
         self.latest = Checkpoints(workdir / "checkpoints" / "latest", config.train.keep)
         self.best = Checkpoints(workdir / "checkpoints" / "best", 1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 def product_flops(function: Callable[..., Any], *args: Any) -> int:
     """Floating-point operations of all matrix products of one call, from its jaxpr.
 
-    Loops (`scan`) are counted with their trip count; elementwise work is not counted.
+    Loops (`scan`) count with their trip count, sharded parts once per device; elementwise work is not counted.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -29,6 +29,8 @@ def _flops(jaxpr: Any) -> int:
             inner = math.prod(shape[i] for i in contract)
             total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
         times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        if eqn.primitive.name == "shard_map":
+            times = eqn.params["mesh"].size
         for value in eqn.params.values():
             inner_jaxpr = getattr(value, "jaxpr", value)
             if hasattr(inner_jaxpr, "eqns"):

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from metanet.training.experiment import Experiment, Metanetwork
+from metanet.training.sharding import DataParallel
 
 # Bytes of one edge array that keep a pass in cache on CPU (between 0.6 and 2.3 MB).
 _CACHE_BYTES = 1_500_000
@@ -86,12 +88,12 @@ def make_train_step(
     experiment: Experiment,
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    placement: jax.sharding.Sharding | None = None,
+    parallel: DataParallel | None = None,
 ) -> jax.stages.Wrapped:
     """Compiles ``step(state, data, indices [C, M]) -> state, metrics``.
 
-    The state is donated. Metrics (loss, gradient norm) stay on the device. Results are
-    placed by ``placement``; None leaves it to the compiler.
+    The state is donated. Metrics (loss, gradient norm) stay on the device. Each device
+    of ``parallel`` takes its part of the M networks of every pass.
     """
     config, task = experiment.config, experiment.task
     augmented = experiment.augmented()
@@ -108,27 +110,43 @@ def make_train_step(
         outputs = net(graphs, key=key, deterministic=False)
         return task.loss(outputs, targets, jnp.ones(targets.shape[0]))
 
-    def train_step(state: TrainState, data: Dataset, indices: jax.Array):
-        key = jax.random.fold_in(root, state.step)
-        slots = jnp.arange(indices.size).reshape(indices.shape)
-        keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(slots)
+    def gradients(params, rest, data: Dataset, indices: jax.Array, keys: jax.Array):
+        """Sums over a device's networks, then over the devices."""
         # All at once and before the loop: inside it, XLA would compute the weights,
         # random noise included, again in every fusion that reads them.
         graphs = jax.vmap(read, (None, 0, 0))(data, indices, keys)
 
         def chunk(total, item):
             chunk_graphs, index, chunk_keys = item
-            value, gradient = jax.value_and_grad(loss)(
-                state.params,
-                state.rest,
+            found = jax.value_and_grad(loss)(
+                params,
+                rest,
                 chunk_graphs,
                 data.targets[index],
                 jax.random.fold_in(chunk_keys[0], 1),
             )
-            return jax.tree.map(jnp.add, total, (value, gradient)), None
+            return jax.tree.map(jnp.add, total, found), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        (value, gradient), _ = jax.lax.scan(chunk, zero, (graphs, indices, keys))
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(chunk, zero, (graphs, indices, keys))
+        return total if parallel is None else jax.lax.psum(total, "data")
+
+    if parallel is not None:
+        # One sum over the devices per step, not one per micro-batch.
+        rows, whole = PartitionSpec(None, "data"), PartitionSpec()
+        gradients = jax.shard_map(
+            gradients,
+            mesh=parallel.mesh,
+            in_specs=(whole, whole, whole, rows, rows),
+            out_specs=whole,
+            check_vma=False,
+        )
+
+    def train_step(state: TrainState, data: Dataset, indices: jax.Array):
+        key = jax.random.fold_in(root, state.step)
+        slots = jnp.arange(indices.size).reshape(indices.shape)
+        keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(slots)
+        value, gradient = gradients(state.params, state.rest, data, indices, keys)
         gradient = jax.tree.map(lambda g: g / indices.size, gradient)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, update)
@@ -145,6 +163,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, ema, opt_state, state.rest), metrics
 
+    placement = None if parallel is None else parallel.replicated
     return jax.jit(train_step, donate_argnums=0, out_shardings=placement)
 
 

@@ -1,0 +1,71 @@
+"""Residual networks (He et al. 2016) with batch normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+        conv = lambda a, b, k, s: nnx.Conv(
+            a, b, (k, k), strides=s, use_bias=False, rngs=rngs
+        )
+        self.conv1, self.norm1 = conv(inputs, outputs, 3, stride), _norm(outputs, rngs)
+        self.conv2, self.norm2 = conv(outputs, outputs, 3, 1), _norm(outputs, rngs)
+        plain = inputs == outputs and stride == 1
+        self.shortcut = None if plain else conv(inputs, outputs, 1, stride)
+        self.norm3 = None if plain else _norm(outputs, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.shortcut is not None and self.norm3 is not None:
+            x = self.norm3(self.shortcut(x))
+        return jax.nn.relu(x + y)
+
+
+def _norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(width, use_running_average=True, rngs=rngs)
+
+
+class ResNet(nnx.Module):
+    """``[batch, height, width, channels] -> [batch, classes]``.
+
+    Args:
+        channels: Image channels.
+        widths: Channels of each stage; all but the first halve the image.
+        blocks: Basic blocks per stage; 2, 2, 2, 2 with the default widths is ResNet-18.
+        classes: Number of classes.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        classes: int = 10,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.stem = nnx.Conv(channels, widths[0], (3, 3), use_bias=False, rngs=rngs)
+        self.norm = _norm(widths[0], rngs)
+        made, inputs = [], widths[0]
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            for i in range(count):
+                stride = 2 if stage and not i else 1
+                made.append(BasicBlock(inputs, width, stride, rngs=rngs))
+                inputs = width
+        self.blocks = nnx.List(made)
+        self.head = nnx.Linear(inputs, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(jnp.mean(x, axis=(1, 2)))

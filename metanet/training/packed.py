@@ -1,0 +1,196 @@
+"""Training on networks of many architectures: packed batches, and a step for them.
+
+One compiled step serves all architectures of a vocabulary: every step has the same
+number of chunks of one budget. A thread packs ahead while the device works.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from metanet.errors import MetanetError
+from metanet.graphs import Budget, PackedGraphs, Plan, pack
+from metanet.tasks import Task
+from metanet.training.step import TrainState
+
+# Edges per chunk: long enough for products, short enough for the cache on CPU.
+_CHUNK_EDGES = 8192
+
+
+class PackedBatch(NamedTuple):
+    """What a step reads.
+
+    Attributes:
+        graphs: Chunks of packed graphs, ``[C, ...]`` on every array.
+        targets: ``[C, G]``, 0 for padding.
+        count: Number of networks.
+    """
+
+    graphs: PackedGraphs
+    targets: np.ndarray
+    count: np.ndarray
+
+
+def default_budget(plans: Sequence[Plan], edges: int = _CHUNK_EDGES) -> Budget:
+    """A budget that holds every network, and few empty nodes beside its edges."""
+    edges = max(edges, max(p.edges for p in plans))
+    ratio = sum(p.nodes for p in plans) / sum(p.edges for p in plans)
+    nodes = max(int(1.3 * ratio * edges), max(p.nodes for p in plans))
+    smallest = min(p.edges for p in plans)
+    return Budget(nodes, edges, min(edges // smallest + 1, 256))
+
+
+def arrange(
+    stream: Iterable[int], plans: Sequence[Plan], budget: Budget, chunks: int
+) -> Iterator[list[list[int]]]:
+    """Cuts a stream of networks into batches of ``chunks`` full bins.
+
+    Networks that find no room wait for the next batch, ahead of those that follow. A
+    stream that ends leaves its last networks in bins that may be empty.
+
+    Args:
+        stream: Numbers of networks.
+        plans: Of each.
+        budget: Of a bin.
+        chunks: Bins per batch.
+    """
+    waiting: list[int] = []
+    source = iter(stream)
+    room = chunks * budget.edges
+    while True:
+        held = sum(plans[i].edges for i in waiting)
+        # Half as many again to choose from, so that the last gaps are filled too.
+        while held < 1.5 * room:
+            number = next(source, None)
+            if number is None:
+                break
+            waiting.append(number)
+            held += plans[number].edges
+        if not waiting:
+            return
+        bins, waiting = _place(waiting, plans, budget, chunks)
+        yield bins
+
+
+def _place(
+    waiting: list[int], plans: Sequence[Plan], budget: Budget, chunks: int
+) -> tuple[list[list[int]], list[int]]:
+    """First fit by size into a fixed number of bins; the oldest first among equals."""
+    bins: list[list[int]] = [[] for _ in range(chunks)]
+    left = [[budget.nodes, budget.edges, budget.graphs] for _ in range(chunks)]
+    order = sorted(range(len(waiting)), key=lambda k: -plans[waiting[k]].edges)
+    placed = set()
+    for k in order:
+        plan = plans[waiting[k]]
+        for held, room in zip(bins, left, strict=True):
+            if room[0] >= plan.nodes and room[1] >= plan.edges and room[2] >= 1:
+                held.append(waiting[k])
+                room[0] -= plan.nodes
+                room[1] -= plan.edges
+                room[2] -= 1
+                placed.add(k)
+                break
+    if not placed:
+        largest = plans[waiting[order[0]]]
+        raise MetanetError(
+            f"pack: a network with {largest.nodes} nodes and {largest.edges} edges "
+            f"exceeds the budget of {budget.nodes} and {budget.edges}"
+        )
+    return bins, [n for k, n in enumerate(waiting) if k not in placed]
+
+
+def pack_batch(
+    bins: list[list[int]],
+    plans: Sequence[Plan],
+    weights: Sequence[np.ndarray],
+    targets: np.ndarray,
+    budget: Budget,
+) -> PackedBatch:
+    """Packs the networks of a batch's bins."""
+    chunks, labels = [], np.zeros((len(bins), budget.graphs), targets.dtype)
+    spare = next(i for held in bins for i in held)
+    for row, held in enumerate(bins):
+        # An empty bin takes the shapes of some network, none of whose graphs count.
+        part = held or [spare]
+        packed = pack([plans[i] for i in part], [weights[i] for i in part], budget)
+        if not held:
+            packed = packed._replace(graph_mask=np.zeros_like(packed.graph_mask))
+        chunks.append(packed)
+        labels[row, : len(held)] = targets[held]
+    graphs = PackedGraphs(*(np.stack(parts) for parts in zip(*chunks, strict=True)))
+    count = np.asarray(sum(map(len, bins)), np.int32)
+    return PackedBatch(graphs, labels, count)
+
+
+def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
+    """Draws from an iterator in a thread, ``depth`` items ahead of its reader."""
+    line: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[str, Any]) -> bool:
+        while not stop.is_set():
+            try:
+                line.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in batches:
+                if not put(("item", item)):
+                    return
+            put(("end", None))
+        except BaseException as error:  # raised again where it is read
+            put(("error", error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = line.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+        thread.join()
+
+
+def make_packed_step(
+    graphdef: nnx.GraphDef, task: Task, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, PackedBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Compiles ``step(state, batch) -> state, metrics``; the state is donated."""
+
+    def loss(params, rest, graphs: PackedGraphs, targets: jax.Array):
+        outputs = nnx.merge(graphdef, params, rest)(graphs)
+        return task.loss(outputs, targets, jnp.asarray(graphs.graph_mask))
+
+    def step(state: TrainState, batch: PackedBatch):
+        def chunk(total, item):
+            found = jax.value_and_grad(loss)(state.params, state.rest, *item)
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        chunks = (batch.graphs, batch.targets)
+        (value, gradient), _ = jax.lax.scan(chunk, zero, chunks)
+        count = jnp.maximum(batch.count, 1)
+        gradient = jax.tree.map(lambda g: g / count, gradient)
+        update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, update)
+        state = TrainState(state.step + 1, params, params, opt_state, state.rest)
+        return state, {"loss": value / count}
+
+    return jax.jit(step, donate_argnums=0)
