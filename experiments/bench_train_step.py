@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--models", default="", help="comma-separated model records (default: all)"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps (default 5)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="timed steps (default 5)"
+    )
     parser.add_argument("--batch", type=int, default=64, help="networks (default 64)")
     parser.add_argument(
         "--devices", type=int, default=os.cpu_count() or 1,

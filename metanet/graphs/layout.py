@@ -55,6 +55,19 @@ class Layout(Protocol):
         of each key of parameters of nodes."""
         ...
 
+    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> Any:
+        """One value per parameter, from values per canvas column.
+
+        Args:
+            on_edges: Per edge ``[..., edge_columns]`` (parallel edges: ``[..., 1]``).
+            on_nodes: Per node ``[..., node_columns]``.
+
+        Returns:
+            What the batch was made of: a `ParameterGraph`, or a pair of arrays in the
+            columns of `PackedGraphs` ``edge_values`` and ``node_values``.
+        """
+        ...
+
     def send(self, nodes: jax.Array, end: End) -> Edges:
         """Values of the nodes at an end of every edge; broadcasts against edges."""
         ...
@@ -84,6 +97,10 @@ class Layout(Protocol):
 
     def heads(self, edges: Edges) -> Edges:
         """Edge features in the order that `carry` and `match` want."""
+        ...
+
+    def features_last(self, edges: Edges) -> Edges:
+        """The inverse of `heads`."""
         ...
 
     def mix(self, edges: Edges, weight: jax.Array) -> Edges:

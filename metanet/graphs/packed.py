@@ -56,6 +56,16 @@ class Packed:
             place = jnp.asarray(self.graphs.edge_place)
         return (encoder.rows(values, keys, place),)
 
+    def decode(
+        self, on_edges: Edges, on_nodes: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        keys = jnp.asarray(self.graphs.node_keys)
+        canvases = self.vocabulary.node_canvases
+        has = [jnp.broadcast_to((keys[:, i] >= 0)[:, None], (len(keys), c.size))
+               for i, c in enumerate(canvases)]  # fmt: skip
+        held = jnp.concatenate([jnp.zeros((len(keys), 0), bool), *has], axis=1)
+        return self._full(on_edges[0]), jnp.where(held, on_nodes, 0.0)
+
     def moments(self) -> tuple[jax.Array, jax.Array]:
         vocabulary, graphs = self.vocabulary, self.graphs
         edges = _held(graphs.edge_values, self._edge_graph, self.size)
@@ -116,6 +126,9 @@ class Packed:
         return jnp.asarray(self.graphs.degree)[:, column, None]
 
     def heads(self, edges: Edges) -> Edges:
+        return edges
+
+    def features_last(self, edges: Edges) -> Edges:
         return edges
 
     def mix(self, edges: Edges, weight: jax.Array) -> Edges:

@@ -40,6 +40,7 @@ class Stacked:
     """A batch of graphs of one topology; see `metanet.graphs.Layout`."""
 
     def __init__(self, graphs: ParameterGraph, vocabulary: Vocabulary):
+        self._original = graphs.topology
         graphs = reformed(graphs, vocabulary.form)
         self.vocabulary, self.graphs = vocabulary, graphs
         self.topology = graphs.topology
@@ -95,6 +96,35 @@ class Stacked:
             else:
                 out.append(encoder.block(_flat(block)[:, None], kind, places, key))
         return tuple(out)
+
+    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> ParameterGraph:
+        vocabulary, topology = self.vocabulary, self.topology
+        canvases = {c.kind: c for c in vocabulary.edge_canvases}
+        blocks: list[Any] = [None] * len(topology.edges)
+        for group, values in zip(self.groups, on_edges, strict=True):
+            if group.edge < 0:
+                continue
+            edge = topology.edges[group.edge]
+            values = _filled(values, group)
+            if vocabulary.form.parallel:
+                block = jnp.moveaxis(values, 1, -2)
+            else:
+                canvas = canvases[edge.kind]
+                places = canvas.start + np.asarray(canvas.places(edge))
+                block = values[:, 0][..., places, None]
+            blocks[group.edge] = block
+        canvases = {c.kind: c for c in vocabulary.node_canvases}
+        for at, held in enumerate(batch.node_parameters(topology)):
+            for slot, (index, view) in zip(slots(topology, held), held, strict=True):
+                edge, canvas = topology.edges[index], canvases[slot]
+                places = canvas.start + np.asarray(canvas.places(edge))
+                values = batch.to_end(self._of(on_nodes, at), view)
+                blocks[index] = values[..., places, None]
+        shapes = [(self.size, *e.shape, 1) for e in self._original.edges]
+        edges = tuple(b.reshape(s) for b, s in zip(blocks, shapes, strict=True))
+        return ParameterGraph(
+            edges, (None,) * len(self._original.nodes), self._original
+        )
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
         vocabulary, topology = self.vocabulary, self.topology
@@ -160,6 +190,9 @@ class Stacked:
     def heads(self, edges: Edges) -> Edges:
         # [B, 1, both, S, T, h] to [B, both, h, S, T]
         return tuple(jnp.moveaxis(e[:, 0], -1, 2) for e in edges)
+
+    def features_last(self, edges: Edges) -> Edges:
+        return tuple(jnp.moveaxis(e, 2, -1)[:, None] for e in edges)
 
     def mix(self, edges: Edges, weight: jax.Array) -> Edges:
         return tuple(jnp.einsum("bzhst,hi->bzist", e, weight) for e in edges)

@@ -9,6 +9,7 @@ from metanet.models.baselines import (
     StatNN,
 )
 from metanet.models.build import MODELS, build_model, model_config
+from metanet.models.edit import EditHead
 from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
 from metanet.models.ng_gnn import NGGNN, NGGNNConfig
@@ -52,6 +53,7 @@ __all__ = [
     "ScaleGMN",
     "ScaleGMNConfig",
     "DeepSetsConfig",
+    "EditHead",
     "SetTransformerConfig",
     "SetTransformer",
     "StatNN",

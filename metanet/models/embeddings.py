@@ -75,12 +75,15 @@ class ParameterEncoder(nnx.Module):
             else []
         )
         self.spectra = tuple((n, frequencies, max_frequency) for n in sizes)
+        keys = max(keys, 1)  # arrays without entries cannot be checkpointed
         self.key = nnx.Param(0.1 * jax.random.normal(rngs.params(), (keys, width)))
         self.mean = Statistic(jnp.zeros(keys))
         self.deviation = Statistic(jnp.ones(keys))
 
     def measure(self, moments: jax.Array) -> None:
         """Sets the statistics from ``[keys, 3]``: count, sum and sum of squares."""
+        if not len(moments):
+            return
         count = jnp.maximum(moments[:, 0], 1.0)
         mean = moments[:, 1] / count
         deviation = jnp.sqrt(jnp.maximum(moments[:, 2] / count - mean**2, 0.0))

@@ -110,7 +110,11 @@ class RelationalBlock(nnx.Module):
         for end, other in _OTHER.items():
             q, k, scale, shift = zip(*map(self.edge_in[end], e), strict=True)
             scores = map_edges(
-                self._scores, q, k, layout.send(query, end), layout.send(neighbour, other)
+                self._scores,
+                q,
+                k,
+                layout.send(query, end),
+                layout.send(neighbour, other),
             )
             values = map_edges(
                 lambda a, b, v: a * v + b, scale, shift, layout.send(value, other)

@@ -149,4 +149,4 @@ class ProductGMN(GraphModel):
         g = per_graph(layout, self.start[...])
         for block in self.blocks:
             x, e, g = block(layout, x, e, g)
-        return x, e, g
+        return x, layout.features_last(e), g

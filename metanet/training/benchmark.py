@@ -195,21 +195,27 @@ def measure_stacked(
     held = [state]
 
     def run() -> jax.Array:
-        held[0], metrics = compiled(held[0], data, indices)
+        held[0], metrics = step(held[0], data, indices)
         return metrics["loss"]
 
     seconds = median_seconds(run, repeats)
     return {
         "parameters": parameter_count(params),
         **_speed(batch, seconds, flops, compiled),
-        "forward_per_second": batch / median_seconds(lambda: forward_all(rows), repeats),
+        "forward_per_second": batch
+        / median_seconds(lambda: forward_all(rows), repeats),
         "micro_batch": micro,
         "graph_share": median_seconds(lambda: build(rows), repeats) / seconds,
-        "traces": step._cache_size() or 1,
+        "traces": _traces(step),
     }
 
 
-def _speed(count: int, seconds: float, flops: int, compiled: Any) -> dict[str, Any]:
+def _traces(step: Any) -> int:
+    """Programs that a jitted function has compiled in its calls."""
+    return step._cache_size()
+
+
+def _speed(count: float, seconds: float, flops: int, compiled: Any) -> dict[str, Any]:
     peak = matmul_peak()
     return {
         "networks_per_second": count / seconds,
@@ -247,9 +253,7 @@ def packed_cases(
         build_topology(sym.discover(n.apply_fn, n.params, *n.inputs, check=False))
         for n in networks
     ]
-    weights = [
-        np.asarray(ParamSpec.of(n.params).flatten(n.params)) for n in networks
-    ]
+    weights = [np.asarray(ParamSpec.of(n.params).flatten(n.params)) for n in networks]
     for name, options in PACKED.items():
         if wanted(name):
             yield {
@@ -282,7 +286,7 @@ def _measure_packed(
     step = make_packed_step(graphdef, task, optimizer)
     flops = product_flops(step, state, first)
     parameters = parameter_count(state.params)
-    compiled = step.lower(state, first).compile()  # type: ignore[attr-defined]
+    compiled = step.lower(state, first).compile()
     held = [state]
     seen, used, packing = [], [], []
 
@@ -297,7 +301,7 @@ def _measure_packed(
     turn = itertools.cycle(ready)
 
     def run() -> jax.Array:
-        held[0], metrics = compiled(held[0], next(turn))
+        held[0], metrics = step(held[0], next(turn))
         return metrics["loss"]
 
     seconds = median_seconds(run, repeats)
@@ -311,7 +315,7 @@ def _measure_packed(
         "packing_share": packing[0] / seconds,
         "chunks": chunks,
         "budget_edges": budget.edges,
-        "traces": 1,
+        "traces": _traces(step),
     }
 
 
@@ -336,9 +340,7 @@ def single_cases(
     """Measures forward and backward passes on one large network."""
     architecture, models = SINGLE[case]
     network = create(architecture, jax.random.key(0))
-    found = sym.discover(
-        network.apply_fn, network.params, *network.inputs, check=False
-    )
+    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
     topology = build_topology(found)
     batch = jax.tree.map(lambda x: x[None], network.params)
     edges = sum(int(np.prod(g.shape)) for g in edge_groups(topology))
@@ -367,5 +369,4 @@ def single_cases(
             "edges": edges,
             "graph_parameters": topology.num_parameters,
             **_speed(1, seconds, flops, compiled),
-            "traces": 1,
         }

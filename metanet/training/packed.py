@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,12 +32,12 @@ class PackedBatch(NamedTuple):
     Attributes:
         graphs: Chunks of packed graphs, ``[C, ...]`` on every array.
         targets: ``[C, G]``, 0 for padding.
-        count: Number of networks.
+        networks: Their number.
     """
 
     graphs: PackedGraphs
     targets: np.ndarray
-    count: np.ndarray
+    networks: np.ndarray
 
 
 def default_budget(plans: Sequence[Plan], edges: int = _CHUNK_EDGES) -> Budget:
@@ -171,7 +171,7 @@ def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
 
 def make_packed_step(
     graphdef: nnx.GraphDef, task: Task, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, PackedBatch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """Compiles ``step(state, batch) -> state, metrics``; the state is donated."""
 
     def loss(params, rest, graphs: PackedGraphs, targets: jax.Array):
@@ -186,7 +186,7 @@ def make_packed_step(
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         chunks = (batch.graphs, batch.targets)
         (value, gradient), _ = jax.lax.scan(chunk, zero, chunks)
-        count = jnp.maximum(batch.count, 1)
+        count = jnp.maximum(batch.networks, 1)
         gradient = jax.tree.map(lambda g: g / count, gradient)
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, update)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 def product_flops(function: Callable[..., Any], *args: Any) -> int:
     """Floating-point operations of all matrix products of one call, from its jaxpr.
 
-    Loops (`scan`) count with their trip count, sharded parts once per device; elementwise work is not counted.
+    Loops (`scan`) count with their trip count, sharded parts once per device;
+    elementwise work is not counted.
     """
     return _flops(jax.make_jaxpr(function)(*args).jaxpr)
 

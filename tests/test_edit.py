@@ -1,0 +1,160 @@
+"""What edit heads write, and what a graph metanetwork can be set to compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_metanetworks import build, flat, subject
+
+from metanet import symmetry as sym
+from metanet.errors import MetanetError
+from metanet.graphs import Budget, build_topology, pack, plan, to_graph, to_params
+from metanet.models import EditHead, build_model
+from metanet.networks import Architecture, create
+
+
+def head_for(net, homogeneous=False):
+    edges = net.config.heads if hasattr(net.config, "heads") else net.config.dim
+    edges = getattr(net.config, "edge_dim", edges)
+    return EditHead(
+        net.vocabulary,
+        net.config.dim,
+        edges,
+        homogeneous=homogeneous,
+        rngs=nnx.Rngs(1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "factors"),
+    [
+        ("product_gmn", "mlp", False),
+        ("gmn parallel", "residual CNN with norm", False),
+        ("gmn loops", "RNN", False),
+        ("ng_t", "mlp", False),
+        ("scale_gmn_b", "mlp", True),
+    ],
+)
+def test_edits_move_along_with_the_parameters(model, name, factors):
+    case = subject(name)
+    net = build(model, [case])
+    head = head_for(net, homogeneous=factors)
+    structure = jax.tree.structure(case.params)
+    act = jax.vmap(
+        lambda p: sym.act(
+            case.symmetry,
+            sym.random(
+                case.symmetry,
+                jax.random.key(3),
+                signs=factors,
+                phases=False,
+                scales=factors,
+            ),
+            p,
+        )
+    )
+
+    @nnx.jit
+    def edit(net, head, params):
+        graphs = to_graph(case.topology, params)
+        return to_params(head(graphs, net(graphs)), structure)
+
+    moved = jax.jit(act)(case.params)
+    expected = jax.jit(act)(edit(net, head, case.params))
+    for found, wanted, old in zip(
+        jax.tree.leaves(edit(net, head, moved)),
+        jax.tree.leaves(expected),
+        jax.tree.leaves(case.params),
+        strict=True,
+    ):
+        assert found.shape == old.shape
+        scale = float(jnp.abs(wanted).max()) + 1e-6
+        np.testing.assert_allclose(found / scale, wanted / scale, atol=2e-4)
+    # Unequal parameters get unequal edits.
+    assert max(float(x.std()) for x in jax.tree.leaves(expected)) > 1e-5
+
+
+def test_packed_edits_equal_stacked_ones():
+    case = subject("mlp")
+    net = build("gmn", [case])
+    head = head_for(net)
+    part = plan(case.topology, net.vocabulary)
+    batch = pack(
+        [part], [flat(case.params, 0)], Budget(part.nodes + 3, part.edges + 5, 2)
+    )
+    one = to_graph(case.topology, jax.tree.map(lambda x: x[:1], case.params))
+    run = nnx.jit(lambda net, head, g: head(g, net(g)))
+    edges, nodes = run(net, head, batch)
+    stacked = to_params(run(net, head, one), jax.tree.structure(case.params))
+    vector = flat(stacked, 0)
+    index = part.edge_index[part.edge_index >= 0]
+    np.testing.assert_allclose(
+        edges[: part.edges][part.edge_index >= 0], vector[index], atol=1e-5
+    )
+    del nodes
+
+
+def test_models_without_features_cannot_edit():
+    case = subject("mlp")
+    net, stat = build("gmn", [case]), build("statnn", [case])
+    graphs = to_graph(case.topology, case.params)
+    with pytest.raises(MetanetError, match="take a graph metanetwork"):
+        head_for(net)(graphs, stat(graphs))
+
+
+def test_two_layers_can_be_set_to_compute_the_forward_pass_of_an_mlp():
+    """The expressivity statement of Graph Metanetworks (proposition 3), by hand.
+
+    Feature 0 carries activations, 1 the bias, 2 a large constant that makes the norm a
+    known factor, 3 the output. The input network's nonlinearity is the block's (silu).
+    """
+    network = create(
+        Architecture.of("mlp", in_dim=4, hidden=[4], out_dim=3, activation="silu"),
+        jax.random.key(1),
+    )
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape),
+        network.params,
+    )
+    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
+    topology = build_topology(found)
+    model = build_model(
+        "product_gmn",
+        {"dim": 8, "heads": 1, "depth": 2, "frequencies": 0, "readout": "mean"},
+        topology=topology,
+        rngs=nnx.Rngs(0),
+    )
+    big, point = 1e3, jnp.asarray([0.3, -0.7, 0.5, 1.1])
+    state = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    nnx.update(model, state)
+    encoder = model.encoder
+    encoder.on_edges.direct[0].kernel[...] = jnp.ones((1, 1))
+    encoder.on_nodes.direct[0].kernel[...] = jnp.zeros((1, 8)).at[0, 1].set(1.0)
+    embedding = encoder.embedding
+    embedding.kind[...] = embedding.kind[...].at[:, 2].set(big)
+    kinds = [kind for kind, _ in model.vocabulary.identities]
+    assert kinds[0] == "input"
+    embedding.identity[...] = embedding.identity[...].at[:4, 0].set(point)
+    unnorm = big / np.sqrt(8)  # norm(x) = x / unnorm, up to (x / big)^2
+    dim, fan = 8, 2.0  # both layers read 4 units; sums are divided by their root
+    for number, block in enumerate(model.blocks):
+        block.node_in.gain[...] = jnp.ones(dim)
+        kernel = jnp.zeros((dim, 6 * dim)).at[0, 0].set(unnorm)  # what is sent
+        kernel = kernel.at[1, 4 * dim].set(unnorm)  # bias into hidden value 0
+        kernel = kernel.at[1, 4 * dim + 1].set(-unnorm)  # and its negative
+        block.node_in.kernel[...] = kernel
+        heard = jnp.zeros((dim, dim)).at[0, 0].set(fan).at[0, 1].set(-fan)
+        block.incoming.kernel[...] = heard
+        out = jnp.zeros((dim, dim))
+        if number == 0:
+            out = out.at[0, 0].set(1.0)  # silu of the sum is the activation
+        else:
+            out = out.at[0, 3].set(1.0).at[1, 3].set(-1.0)  # silu(z) - silu(-z) = z
+        block.node_out.kernel[...] = out
+    batch = jax.tree.map(lambda x: x[None], params)
+    nodes = model(to_graph(topology, batch)).nodes
+    start = sum(n.size for n in topology.nodes[:-1])
+    assert topology.nodes[-1].kind == "output"
+    expected = network.apply_fn(params, point[None])[0]
+    np.testing.assert_allclose(nodes[0, start:, 3], expected, atol=1e-4)

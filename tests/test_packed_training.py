@@ -1,0 +1,140 @@
+"""Training on networks of many architectures."""
+
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from metanet import symmetry as sym
+from metanet.errors import MetanetError
+from metanet.graphs import Budget, PackedGraphs, build_topology, plan, to_graph
+from metanet.models import build_model
+from metanet.networks import Architecture, ParamSpec, create
+from metanet.tasks import Classification, ClassificationConfig
+from metanet.training.experiment import Metanetwork
+from metanet.training.packed import (
+    ahead,
+    arrange,
+    default_budget,
+    make_packed_step,
+    pack_batch,
+)
+from metanet.training.step import initial_state
+
+ARCHITECTURES = [
+    Architecture.of("varying_cnn", widths=[3, 2], kernels=[3, 3]),
+    Architecture.of("varying_cnn", widths=[3, 3], kernels=[1, 5], residual=[0, 1]),
+    Architecture.of("mlp", in_dim=4, hidden=[5], out_dim=3),
+]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """Nine networks of three architectures: topologies, plans, weights, labels."""
+    made = []
+    for arch in ARCHITECTURES:
+        first = create(arch, jax.random.key(0))
+        found = sym.discover(first.apply_fn, first.params, *first.inputs, check=False)
+        for seed in range(3):
+            params = create(arch, jax.random.key(seed)).params
+            vector = ParamSpec.of(params).flatten(params)
+            made.append((build_topology(found), params, np.asarray(vector)))
+    topologies, params, weights = zip(*made, strict=True)
+    model = build_model(
+        "product_gmn",
+        {"dim": 8, "heads": 2, "depth": 1},
+        topology=topologies,
+        rngs=nnx.Rngs(0),
+    )
+    plans = [plan(t, model.vocabulary) for t in topologies]
+    return topologies, params, weights, plans, model
+
+
+def test_one_trace_serves_all_architectures_and_gives_the_stacked_gradient(zoo):
+    topologies, params, weights, plans, model = zoo
+    labels = np.arange(len(plans), dtype=np.int32) % 3
+    budget = default_budget(plans, 256)
+    batches = arrange(range(len(plans)), plans, budget, 2)
+    task = Classification(ClassificationConfig(hidden=4), ("a", "b", "c"))
+    net = Metanetwork(model, task.head(model.dim, rngs=nnx.Rngs(1)))
+    optimizer = optax.sgd(1.0)
+    graphdef, state = initial_state(net, optimizer)
+    start = jax.tree.map(jnp.copy, state.params)
+    step = make_packed_step(graphdef, task, optimizer)
+    order = list(batches)
+    assert sorted(i for bins in order for held in bins for i in held) == list(range(9))
+    first = pack_batch(order[0], plans, weights, labels, budget)
+    state, metrics = step(state, first)
+
+    chosen = [i for held in order[0] for i in held]
+
+    def loss(weights_of_model):
+        total = 0.0
+        for i in chosen:
+            one = jax.tree.map(lambda x: x[None], params[i])
+            outputs = nnx.merge(graphdef, weights_of_model, state.rest)(
+                to_graph(topologies[i], one)
+            )
+            total += task.loss(outputs, jnp.asarray(labels[i : i + 1]), jnp.ones(1))
+        return total / len(chosen)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(start)
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+    change = jax.tree.map(lambda a, b: a - b, start, state.params)
+    for a, b in zip(jax.tree.leaves(change), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+    for bins in order[1:] or order:
+        batch = pack_batch(bins, plans, weights, labels, budget)
+        state, metrics = step(state, batch)
+        assert np.isfinite(float(metrics["loss"]))
+    assert step._cache_size() == 1
+
+
+def test_a_stream_fills_its_bins(zoo):
+    plans = zoo[3]
+    budget = default_budget(plans, 512)
+    stream = itertools.islice(itertools.cycle(range(len(plans))), 600)
+    batches = list(arrange(stream, plans, budget, 3))
+    seen = [i for bins in batches for held in bins for i in held]
+    counts = np.bincount(seen, minlength=len(plans))
+    assert counts.sum() == 600 and counts.max() - counts.min() <= 1
+    for bins in batches:
+        assert len(bins) == 3
+        for held in bins:
+            assert sum(plans[i].edges for i in held) <= budget.edges
+            assert sum(plans[i].nodes for i in held) <= budget.nodes
+    with pytest.raises(MetanetError, match="exceeds the budget"):
+        next(arrange(range(9), plans, Budget(3, 3, 3), 2))
+
+
+def test_empty_bins_count_nothing(zoo):
+    plans, weights = zoo[3], zoo[2]
+    labels = np.zeros(len(plans), np.int32)
+    budget = default_budget(plans, 256)
+    batch = pack_batch([[0], []], plans, weights, labels, budget)
+    assert isinstance(batch.graphs, PackedGraphs)
+    assert batch.networks == 1 and batch.graphs.graph_mask.sum() == 1
+
+
+def test_a_thread_packs_ahead_and_passes_errors_on():
+    assert list(ahead(iter(range(20)))) == list(range(20))
+    before = threading.active_count()
+    reader = ahead(itertools.count())
+    assert [next(reader) for _ in range(3)] == [0, 1, 2]
+    reader.close()
+    assert threading.active_count() == before
+
+    def broken():
+        yield 1
+        raise MetanetError("the shard is gone")
+
+    reader = ahead(broken())
+    assert next(reader) == 1
+    with pytest.raises(MetanetError, match="the shard is gone"):
+        next(reader)
