@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from metanet.cli import main
+from metanet.cli.train import load_config
+from metanet.models import MODELS, model_config
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.py"))
 
@@ -65,3 +67,25 @@ def _export(path: Path, row: int, file: Path) -> None:
         arrays[leaf["path"]] = weights[start : start + size].reshape(leaf["shape"])
         start += size
     np.savez(file, **arrays)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_model_has_a_config(model):
+    path = Path(__file__).parent.parent / "configs" / "classify_inr.py"
+    for variant in ("mnist", "fashion_mnist", "digits", "smoke"):
+        config, _ = load_config(f"{path}:{variant},model={model}")
+        options = dict(config.model)
+        assert options.pop("name") == model
+        model_config(model, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_model_trains_from_its_config(model, tmp_path):
+    path = Path(__file__).parent.parent / "configs" / "classify_inr.py"
+    zoo = f"--config.zoo.path={tmp_path / 'zoo'}"
+    run = tmp_path / "run"
+    train = ["train", "--config", f"{path}:smoke,model={model}", zoo]
+    assert main([*train, "--workdir", str(run)]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert 0 <= result["test"]["accuracy"] <= 1

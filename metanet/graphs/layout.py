@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metanet.graphs.batch import End
 from metanet.graphs.vocabulary import Vocabulary
@@ -135,6 +136,12 @@ class Layout(Protocol):
         ...
 
 
+@functools.lru_cache
+def head_matrix(width: int, heads: int) -> np.ndarray:
+    """``[width, heads]``: 1 where a feature belongs to a head, run by run."""
+    return np.repeat(np.eye(heads, dtype=np.float32), width // heads, axis=0)
+
+
 def map_edges(function: Callable[..., jax.Array], *edges: Edges) -> Edges:
     """Applies a function of arrays ``[..., d]`` to every edge group."""
     return tuple(function(*group) for group in zip(*edges, strict=True))
@@ -155,9 +162,10 @@ def attention(
     tops = [layout.reduce(scores, end, "max") for scores, _, end in parts]
     highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
 
-    def weigh(w: jax.Array, v: jax.Array) -> jax.Array:
-        wide = w[..., None] * v.reshape(*v.shape[:-1], heads, -1)
-        return wide.reshape(*wide.shape[:-2], -1)
+    width = parts[0][1][0].shape[-1]
+    spread = jnp.asarray(head_matrix(width, heads).T)
+    # A small product instead of a broadcast within rows, which XLA does not vectorise.
+    weigh = lambda w, v: (w @ spread) * v
 
     sums: jax.Array | float = 0.0
     total: jax.Array | float = 0.0

@@ -146,7 +146,9 @@ def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: Any) -> Any:
         leaf = leaf[(..., *(slice(*bound) for bound in edge.bounds))]
     order = (*range(len(batch)), *(len(batch) + i for i in edge.order))
     return (
-        leaf.reshape(*batch, *edge.split).transpose(order).reshape(*batch, *edge.shape)
+        leaf.reshape((*batch, *edge.split))
+        .transpose(order)
+        .reshape((*batch, *edge.shape))
     )
 
 

@@ -115,22 +115,22 @@ class NormLinear(nnx.Module):
 
 
 class NormLinears(nnx.Module):
-    """RMS norm followed by several linear maps, one array for each.
+    """RMS norm followed by several linear maps in one product, an array for each.
 
-    Separate arrays instead of slices of a wide one: the derivative of a slice is padded
-    to full width and added up, pass after pass over the edges.
+    Their derivatives are joined again by one concatenation (those of slices would be
+    padded to full width and added up, pass after pass over the edges).
     """
 
     def __init__(self, inputs: int, outputs: Sequence[int], *, rngs: nnx.Rngs):
-        draw = lambda n: jax.random.normal(rngs.params(), (inputs, n))
-        self.kernels = nnx.List(
-            [nnx.Param(draw(n) / math.sqrt(inputs)) for n in outputs]
-        )
+        self.outputs = tuple(outputs)
+        draw = jax.random.normal(rngs.params(), (inputs, sum(outputs)))
+        self.kernel = nnx.Param(draw / math.sqrt(inputs))
         self.gain = nnx.Param(jnp.ones(inputs))
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        scale, gain = inverse_rms(x), self.gain[...][:, None]
-        return tuple(product(x, gain * w[...]) * scale for w in self.kernels)
+    def __call__(self, x: jax.Array) -> Sequence[jax.Array]:
+        weight = self.gain[...][:, None] * self.kernel[...]
+        y = product(x, weight) * inverse_rms(x)
+        return jax.lax.split(y, self.outputs, axis=y.ndim - 1)
 
 
 def inverse_rms(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:

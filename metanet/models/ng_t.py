@@ -33,8 +33,9 @@ from flax import nnx
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, attention, map_edges
 from metanet.graphs.batch import End
+from metanet.graphs.layout import head_matrix
 from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
+from metanet.models.layers import Linear, NormLinear, NormLinears, affine, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
 _OTHER: dict[End, End] = {"target": "source", "source": "target"}
@@ -136,9 +137,10 @@ class RelationalBlock(nnx.Module):
     def _scores(
         self, q: jax.Array, k: jax.Array, query: jax.Array, neighbour: jax.Array
     ) -> jax.Array:
-        product = (query + q) * (neighbour + k)
-        per_head = product.reshape(*product.shape[:-1], self.heads, -1)
-        return per_head.sum(-1) * np.float32(per_head.shape[-1] ** -0.5)
+        width = q.shape[-1]
+        scale = np.float32((width // self.heads) ** -0.5)
+        sums = jnp.asarray(head_matrix(width, self.heads) * scale)
+        return affine((query + q) * (neighbour + k), sums)
 
 
 class NGT(GraphModel):
