@@ -43,6 +43,9 @@ def main() -> None:
         "--allocator", choices=("default", "tuned"), default="default",
         help="settings of the C library's allocator (default: default)",
     )  # fmt: skip
+    parser.add_argument(
+        "--bf16", action="store_true", help="bfloat16 products (inr and small_cnn)"
+    )
     args = parser.parse_args()
     unknown = sorted(set(args.cases.split(",")) - set(known))
     if unknown:
@@ -61,13 +64,15 @@ def main() -> None:
     print(f"device: {jax.devices()[0].device_kind}", file=sys.stderr)
     for case in args.cases.split(","):
         if case in benchmark.STACKED:
-            records = benchmark.stacked_cases(case, wanted, args.batch, args.repeats)
+            records = benchmark.stacked_cases(
+                case, wanted, args.batch, args.repeats, args.bf16
+            )
         elif case == "packed":
             records = benchmark.packed_cases(wanted, args.repeats)
         else:
             records = benchmark.single_cases(case, wanted, min(args.repeats, 3))
         for record in records:
-            record["allocator"] = args.allocator
+            record |= {"allocator": args.allocator, "bf16": args.bf16}
             print(json.dumps(record), flush=True)
 
 

@@ -9,7 +9,10 @@ on CPU; contracting flattened rows in short runs and adding the parts is faster.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,34 +36,62 @@ def _row_split(rows: int) -> int:
     return 1
 
 
-@jax.custom_vjp
+_LOW: ContextVar[bool] = ContextVar("bf16_products", default=False)
+
+
+@contextmanager
+def bf16_products(on: bool = True) -> Iterator[None]:
+    """Products of programs traced inside round their factors to bfloat16.
+
+    Sums stay float32, and so does everything but products. It pays where products are
+    wide and the machine has units for them.
+    """
+    token = _LOW.set(on)
+    try:
+        yield
+    finally:
+        _LOW.reset(token)
+
+
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """``x @ weight`` for rows ``[..., a]`` and a weight ``[a, b]``.
 
     The derivative with respect to the weight contracts flattened rows (see the module
     docstring); values and gradients equal those of the plain product.
     """
-    return x @ weight
+    return _product(_LOW.get(), x, weight)
 
 
-def _product_forward(x: jax.Array, weight: jax.Array):
-    return x @ weight, (x, weight)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(low: bool, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return _dot("...a,ab->...b", x, weight, low)
 
 
-def _product_backward(saved, g):
+def _dot(how: str, x: jax.Array, y: jax.Array, low: bool) -> jax.Array:
+    if not low:
+        return jnp.einsum(how, x, y)
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    return jnp.einsum(how, x, y, preferred_element_type=jnp.float32)
+
+
+def _product_forward(low: bool, x: jax.Array, weight: jax.Array):
+    return _product(low, x, weight), (x, weight)
+
+
+def _product_backward(low: bool, saved, g):
     x, weight = saved
     a, b = weight.shape
     x2, g2 = x.reshape(-1, a), g.reshape(-1, b)
     parts = _row_split(x2.shape[0]) if jax.default_backend() == "cpu" else 1
-    if parts == 1:
-        dw = x2.T @ g2
+    if low or parts == 1:
+        dw = _dot("ra,rb->ab", x2, g2, low)
     else:
         xs, gs = x2.reshape(parts, -1, a), g2.reshape(parts, -1, b)
         dw = jnp.einsum("nra,nrb->nab", xs, gs).sum(0)
-    return g @ weight.T, dw
+    return _dot("...b,ab->...a", g, weight, low), dw
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:

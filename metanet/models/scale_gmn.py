@@ -217,6 +217,7 @@ class ScaleGMN(GraphModel):
             vocabulary,
             subject,
             edge_dim=config.dim,
+            edge_floats=2 * config.dim,
             edge_readout=False,
             homogeneous=True,
             rngs=rngs,

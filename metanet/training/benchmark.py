@@ -136,7 +136,11 @@ def _task() -> Classification:
 
 
 def stacked_cases(
-    case: str, wanted: Callable[[str], bool], batch: int, repeats: int
+    case: str,
+    wanted: Callable[[str], bool],
+    batch: int,
+    repeats: int,
+    bf16: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Measures models on batches of networks of one architecture."""
     architecture, models = STACKED[case]
@@ -144,7 +148,11 @@ def stacked_cases(
         if not wanted(name):
             continue
         record = measure_stacked(
-            architecture, NamedConfig.of(model, **options), batch, repeats
+            architecture,
+            NamedConfig.of(model, **options),
+            batch,
+            repeats,
+            bf16=bf16,
         )
         ratio = record["networks_per_second"] / public if public else None
         yield {
@@ -162,10 +170,12 @@ def measure_stacked(
     batch: int,
     repeats: int,
     micro: int = 0,
+    bf16: bool = False,
 ) -> dict[str, Any]:
     """One record: speed of the training step and of the forward pass, memory, size."""
     config = ExperimentConfig(model=model)
-    config = replace(config, train=replace(config.train, batch_size=batch))
+    train = replace(config.train, batch_size=batch, bf16=bf16)
+    config = replace(config, train=train)
     experiment, weights = synthetic_experiment(architecture, config)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
     net = experiment.build(weights)
@@ -174,7 +184,12 @@ def measure_stacked(
     state = parallel.replicate(state)
     step = make_train_step(experiment, graphdef, optimizer, parallel)
     micro = micro_batch(
-        batch, net.model.cost, parallel.size, jax.default_backend(), micro
+        batch,
+        net.model.cost,
+        parallel.size,
+        jax.default_backend(),
+        micro,
+        parameter_count(state.params),
     )
     labels = np.zeros(len(weights), np.int32)
     data = parallel.replicate(Dataset(weights, labels))  # type: ignore[arg-type]

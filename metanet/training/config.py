@@ -84,6 +84,8 @@ class TrainConfig:
         keep: Number of latest checkpoints kept, beside the best.
         patience: Evaluations without improvement before training stops; 0 for never.
         eval_batch: Networks per pass of an evaluation.
+        bf16: Products of the training step round their factors to bfloat16, with
+            float32 sums; evaluation does not.
     """
 
     steps: int = 1000
@@ -95,6 +97,7 @@ class TrainConfig:
     keep: int = 2
     patience: int = 0
     eval_batch: int = 32
+    bf16: bool = False
 
 
 @dataclass(frozen=True)

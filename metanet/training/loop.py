@@ -143,6 +143,7 @@ class _Run:
             self.parallel.size,
             jax.default_backend(),
             config.train.micro_batch,
+            parameter_count(nnx.state(net, nnx.Param)),
         )
         if self.micro % self.parallel.size:
             raise MetanetError(

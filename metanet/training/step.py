@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from metanet.models.layers import bf16_products
 from metanet.training.experiment import Experiment, Metanetwork
 from metanet.training.sharding import DataParallel
 
@@ -50,7 +51,12 @@ class Dataset(NamedTuple):
 
 
 def micro_batch(
-    batch: int, cost: int, devices: int, backend: str, wanted: int = 0
+    batch: int,
+    cost: int,
+    devices: int,
+    backend: str,
+    wanted: int = 0,
+    parameters: int = 0,
 ) -> int:
     """Networks per pass: a divisor of the batch that fits the cache on CPU.
 
@@ -61,12 +67,18 @@ def micro_batch(
             where the batch allows.
         backend: Only "cpu" is split.
         wanted: A given size, returned as it is; 0 to choose.
+        parameters: Of the model: adding up its gradient once per pass must not cost
+            more than the pass.
     """
     if wanted:
         return wanted
     if backend != "cpu":
         return batch
-    fitting = max(1, _CACHE_BYTES // (4 * max(cost, 1))) * devices
+    cached, paying = (
+        _CACHE_BYTES // (4 * max(cost, 1)),
+        parameters // (4 * max(cost, 1)),
+    )
+    fitting = max(1, cached, paying) * devices
     divisors = [d for d in range(1, batch + 1) if batch % d == 0]
     shared = [d for d in divisors if d % devices == 0] or divisors
     return max([d for d in shared if d <= fitting] or shared[:1])
@@ -107,7 +119,8 @@ def make_train_step(
 
     def loss(params, rest, graphs, targets, key):
         net = nnx.merge(graphdef, params, rest)
-        outputs = net(graphs, key=key, deterministic=False)
+        with bf16_products(config.train.bf16):
+            outputs = net(graphs, key=key, deterministic=False)
         return task.loss(outputs, targets, jnp.ones(targets.shape[0]))
 
     def gradients(params, rest, data: Dataset, indices: jax.Array, keys: jax.Array):
