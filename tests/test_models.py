@@ -11,7 +11,7 @@ from metanet.errors import MetanetError
 from metanet.graphs import batch as graph_batch
 from metanet.graphs import build_topology, to_graph
 from metanet.models import Probe, build_model
-from metanet.models.layers import NormLinear, product
+from metanet.models.layers import NormLinear, bf16_products, product
 from metanet.networks import Architecture, ParamSpec, create
 
 ARCHITECTURES = {
@@ -165,6 +165,23 @@ def test_product_equals_the_plain_one(rows):
     ours = jax.value_and_grad(value(product), (0, 1))(x, w)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_bf16_products_round_factors_only():
+    x = jax.random.normal(jax.random.key(0), (640, 12))
+    w = jax.random.normal(jax.random.key(1), (12, 5))
+    low = lambda v: v.astype(jnp.bfloat16).astype(jnp.float32)
+    value = lambda f: lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+    with bf16_products():
+        ours = jax.value_and_grad(value(product), (0, 1))(x, w)
+    exact = low(x) @ low(w)
+    np.testing.assert_allclose(ours[0], jnp.sin(exact).sum(), rtol=1e-4)
+    g = low(jnp.cos(exact))
+    np.testing.assert_allclose(ours[1][0], g @ low(w).T, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ours[1][1], low(x).T @ g, rtol=1e-3, atol=1e-2)
+    # Outside, and inside when switched off, nothing is rounded.
+    with bf16_products(False):
+        np.testing.assert_array_equal(product(x, w), x @ w)
 
 
 def test_folded_norm_equals_norm_then_linear():
