@@ -151,6 +151,10 @@ def mirror(tmp_path, monkeypatch):
         gc.collect()
 
 
+# Pooch leaves failed responses to the collector, which may come during the test.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
 def test_download_verifies_and_keeps_files(mirror, tmp_path, monkeypatch):
     images, _ = write_mnist(mirror / "mnist", monkeypatch)
     root = tmp_path / "fresh"

@@ -113,7 +113,7 @@ def test_architectures_run_and_round_trip(name, key):
     out = jax.jit(network.apply_fn)(network.params, *network.inputs)
     assert out.shape[0] == len(network.inputs[0]) and jnp.isfinite(out).all()
     spec = ParamSpec.of(network.params)
-    assert any(p.endswith("layers/0/kernel") for p in spec.paths)
+    assert any(p.endswith("/kernel") for p in spec.paths)
     again = spec.unflatten(spec.flatten(network.params))
     jax.tree.map(np.testing.assert_array_equal, again, network.params)
     same, other = create(arch, key).params, create(arch, jax.random.key(9)).params
