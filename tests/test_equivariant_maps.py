@@ -112,7 +112,7 @@ def test_dimension_is_that_of_all_commuting_matrices(name):
         rank = np.linalg.matrix_rank(np.concatenate(constraints))
         assert total**2 - rank == expected
 
-    layer = EquivariantLinear(specs, 1, 1, rngs=nnx.Rngs(0))
+    layer = EquivariantLinear(specs, 1, 1, bias=False, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(layer)
     vector, unravel = jax.flatten_util.ravel_pytree(state)
     # Every entry alone, as a batch: the matrix of the map.

@@ -304,6 +304,8 @@ def test_what_packing_refuses():
     net = build("product_gmn", [case])
     with pytest.raises(MetanetError, match="does not know"):
         plan(other.topology, net.vocabulary)
+    with pytest.raises(MetanetError, match="does not know"):
+        net(to_graph(other.topology, other.params))
     known = plan(case.topology, net.vocabulary)
     weights = flat(case.params, 0)
     with pytest.raises(MetanetError, match="has 3 weights"):

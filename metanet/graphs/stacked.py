@@ -40,6 +40,7 @@ class Stacked:
     """A batch of graphs of one topology; see `metanet.graphs.Layout`."""
 
     def __init__(self, graphs: ParameterGraph, vocabulary: Vocabulary):
+        vocabulary.require(graphs.topology)
         self._original = graphs.topology
         graphs = reformed(graphs, vocabulary.form)
         self.vocabulary, self.graphs = vocabulary, graphs

@@ -152,6 +152,7 @@ class Vocabulary:
         numbers = start + np.arange(math.prod(sizes), dtype=np.int32).reshape(sizes)
         return np.broadcast_to(numbers, node.units).reshape(-1)
 
+    @lru_cache(maxsize=4096)  # noqa: B019
     def require(self, topology: Topology) -> None:
         """Checks that a model of this vocabulary can read graphs of a topology.
 

@@ -52,7 +52,7 @@ from metanet.models.equivariant_maps import (
     spread,
     terms,
 )
-from metanet.models.layers import Linear, add_vector, dropout, inverse_rms
+from metanet.models.layers import Linear, dropout, inverse_rms
 
 _ENCODING = 4
 
@@ -89,13 +89,14 @@ class FunctionalConfig:
 
 
 class EquivariantLinear(nnx.Module):
-    """All equivariant linear maps between a network's arrays.
+    """All equivariant affine maps between a network's arrays.
 
     Args:
         specs: The arrays.
         inputs, outputs: Channels per array and dense value.
         reduce: How axes are dropped.
         rank: See `FunctionalConfig`.
+        bias: Whether to add equivariant constants.
     """
 
     def __init__(
@@ -106,27 +107,31 @@ class EquivariantLinear(nnx.Module):
         *,
         reduce: Literal["mean", "max"] = "mean",
         rank: int = 0,
+        bias: bool = True,
         rngs: nnx.Rngs,
     ):
         self.specs, self.outputs = specs, outputs
         self.reduce: Literal["mean", "max"] = reduce
-        self.terms = tuple(terms(specs).values())
+        found = terms(specs)
+        self.terms = tuple(found.values())
         # Each output array sums one part per signature and half that reaches it.
         reached = [0] * len(specs)
         for _, outs in self.terms:
             for half in outs:
                 reached[half.array] += 1
         mixes = []
-        for ins, outs in self.terms:
+        for key, (ins, outs) in found.items():
+            # Constants reach an array by the maps that keep no axis.
+            offset = bias and not key
             wide = sum(specs[h.array].dense * inputs for h in ins)
             out = sum(specs[h.array].dense * outputs for h in outs)
             if rank and rank < min(wide, out):
                 mix = [
                     Linear(wide, rank, bias=False, rngs=rngs),
-                    Linear(rank, out, bias=False, rngs=rngs),
+                    Linear(rank, out, bias=offset, rngs=rngs),
                 ]
             else:
-                mix = [Linear(wide, out, bias=False, rngs=rngs)]
+                mix = [Linear(wide, out, bias=offset, rngs=rngs)]
             mixes.append(nnx.List(mix))
         self.mixes = nnx.List(mixes)
         self.scales = tuple(float(r) ** -0.5 for r in reached)
@@ -218,7 +223,6 @@ class FunctionalBlock(nnx.Module):
         draw = lambda: nnx.List([nnx.Param(jnp.ones(w)) for w in widths])
         self.gains, attends = draw(), config.attention
         self.row_gains = draw() if attends else None
-        self.biases = nnx.List([nnx.Param(jnp.zeros(w)) for w in widths])
         self.maps = EquivariantLinear(
             specs, dim, dim, reduce=config.reduce, rank=config.rank, rngs=rngs
         )
@@ -235,10 +239,7 @@ class FunctionalBlock(nnx.Module):
                 for x, n, rows in zip(arrays, normed, self.rows, strict=True)
             ]
         maps = self.maps(_normed(arrays, self.gains))
-        return [
-            x + jax.nn.silu(add_vector(y, bias[...]))
-            for x, y, bias in zip(arrays, maps, self.biases, strict=True)
-        ]
+        return [x + jax.nn.silu(y) for x, y in zip(arrays, maps, strict=True)]
 
 
 def _normed(arrays: list[jax.Array], gains) -> list[jax.Array]:

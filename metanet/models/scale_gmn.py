@@ -28,7 +28,7 @@ uses e for 1/e (wrong for scales, as its reciprocals are computed but not read).
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and
 aggregation is followed by the equivariant layer per node, at a third of the products per
-edge; sums are divided by the square root of the group's fan; residual connections.
+edge; sums are divided by the square root of the degree; residual connections.
 """
 
 from __future__ import annotations
