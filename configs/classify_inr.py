@@ -24,16 +24,18 @@ included; the MNIST runs take about 30 minutes each after the zoo.
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
 ``model=NAME``, ``probes=N``, ``seed=N``, ``data_root=DIR``, where NAME is one of
 
-    product_gmn gmn ng_gnn ng_t scale_gmn scale_gmn_b   graph metanetworks
+    product_gmn gmn ng_gnn ng_t scale_gmn scale_gmn_b scale_product_gmn
+                                                        graph metanetworks
     dws nfn_np nfn_hnp unf nft                          weight-space functionals
     flat_mlp statnn dmc deep_sets set_transformer transformer probegen   baselines
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from metanet.models import MODELS
+from metanet.models import MODELS, model_config
 from metanet.training import parse_argument
 
 VARIANTS = ("digits", "mnist", "fashion_mnist", "smoke")
@@ -54,6 +56,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "scale_gmn": {"dim": 128, "depth": 4, "dropout": 0.2},
     "scale_gmn_b": {"dim": 128, "depth": 4, "dropout": 0.2},
+    "scale_product_gmn": {"dim": 128, "heads": 16, "depth": 4, "dropout": 0.2},
     "dws": {"dim": 32, "depth": 4},
     "nfn_np": {"dim": 512, "depth": 3, "dropout": 0.5},
     "nfn_hnp": {"dim": 512, "depth": 3, "dropout": 0.5},
@@ -95,7 +98,8 @@ def model_options(name: str, variant: str) -> dict[str, Any]:
             options["dim"] = 320
         if name == "probegen":
             options["probes"] = 8 if variant == "smoke" else 64
-    return options
+    # All options, so that each can be set on the command line.
+    return dataclasses.asdict(model_config(name, options))
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -41,7 +41,8 @@ GRAPH_MODELS = [
     m
     for m in MODELS_TESTED
     if m.split()[0]
-    in ("product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b", "deep_sets",
+    in ("product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b",
+        "scale_product_gmn", "deep_sets",
         "set_transformer")
 ]  # fmt: skip
 ALWAYS_PACKED = ("product_gmn", "gmn parallel", "gmn pna", "ng_t", "scale_gmn_b")

@@ -18,6 +18,7 @@ from metanet.models.probes import Probe, ProbeFeatures
 from metanet.models.probing import ProbeGen, ProbeGenConfig
 from metanet.models.product_gmn import ProductGMN, ProductGMNConfig
 from metanet.models.scale_gmn import ScaleGMN, ScaleGMNConfig
+from metanet.models.scale_product_gmn import ScaleProductGMN, ScaleProductGMNConfig
 from metanet.models.sets import (
     DeepSets,
     DeepSetsConfig,
@@ -52,6 +53,8 @@ __all__ = [
     "ProductGMNConfig",
     "ScaleGMN",
     "ScaleGMNConfig",
+    "ScaleProductGMN",
+    "ScaleProductGMNConfig",
     "DeepSetsConfig",
     "EditHead",
     "SetTransformerConfig",

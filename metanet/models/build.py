@@ -20,6 +20,7 @@ from metanet.models.probes import Probe
 from metanet.models.probing import ProbeGen, ProbeGenConfig
 from metanet.models.product_gmn import ProductGMN, ProductGMNConfig
 from metanet.models.scale_gmn import ScaleGMN, ScaleGMNConfig
+from metanet.models.scale_product_gmn import ScaleProductGMN, ScaleProductGMNConfig
 from metanet.models.sets import (
     DeepSets,
     DeepSetsConfig,
@@ -70,6 +71,7 @@ _register("ng_gnn", NGGNNConfig, NGGNN)
 _register("ng_t", NGTConfig, NGT)
 _register("scale_gmn", ScaleGMNConfig, ScaleGMN)
 _register("scale_gmn_b", ScaleGMNConfig, ScaleGMN, directions="both")
+_register("scale_product_gmn", ScaleProductGMNConfig, ScaleProductGMN)
 _register("dws", FunctionalConfig, Functional, reduce="max")
 _register("nfn_np", FunctionalConfig, Functional, dim=64, depth=3, pinned="permuted")
 _register("nfn_hnp", FunctionalConfig, Functional, dim=64, depth=3)

@@ -70,6 +70,7 @@ STACKED = {
             "ng_t": ("ng_t", {"attention_dim": 128}, 6.3),
             "scale_gmn": ("scale_gmn", {}, 14),
             "scale_gmn_b": ("scale_gmn_b", {}, 4.1),
+            "scale_product_gmn": ("scale_product_gmn", {}, None),
             "dws": ("dws", {}, 155),
             "nfn_np": ("nfn_np", {"dim": 512}, 42),
             "nfn_hnp": ("nfn_hnp", {"dim": 512}, 19),
@@ -94,6 +95,7 @@ STACKED = {
             ),
             "scale_gmn": ("scale_gmn", {}, 42),
             "scale_gmn_b": ("scale_gmn_b", {}, 22),
+            "scale_product_gmn": ("scale_product_gmn", {}, None),
             "nfn_hnp": ("nfn_hnp", {"dim": 16}, 471),
             "unf": ("unf", {"dim": 8}, 177),
             "statnn": ("statnn", {"dim": 640}, 4690),
@@ -103,7 +105,7 @@ STACKED = {
 }
 PACKED = {
     "product_gmn": {}, "gmn": {}, "ng_gnn": {"dim": 32}, "ng_t": {}, "scale_gmn": {},
-    "scale_gmn_b": {}, "deep_sets": {}, "set_transformer": {},
+    "scale_gmn_b": {}, "scale_product_gmn": {}, "deep_sets": {}, "set_transformer": {},
 }  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+r"""A graph metanetwork whose messages are products, equivariant to scales and signs.
+
+Ours: the messages of product_gmn.py, which multiply an edge by what its other end holds
+and so carry factors as a forward pass does, with the canonical forms and equivariant
+updates of ScaleGMN (Kalogeropoulos et al., NeurIPS 2024; see scale_gmn.py). Edges have a
+few heads instead of d features, so that a block costs d operations per edge, not d^2.
+
+Equivariance: as ScaleGMN-B; permutations, and the factors that nodes carry. The pooled
+feature is invariant; what no node carries is canonicalised.
+
+With z = inv(x W_0), head i of an edge acting on the i-th run of d/h values, c and r as in
+scale_gmn.py (a bounded reciprocal), one block computes
+    e_st += (e_st * <z_s W_q, z_t W_k>) W_e
+    in_t  = fan^(-1/2) sum_s e_st * (x_s W_a),   out_s = fan^(-1/2) sum_t r_st c_st (x_t W_b)
+    x_v  += (a W_9) * MLP(inv(a W_10)),  a = [x_v, in_v, out_v]       (nodes with a factor)
+    x_v  += MLP(a)                                                    (others)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metanet.errors import MetanetError, require_at_least, require_one_of
+from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.models.base import GraphModel, Subject
+from metanet.models.layers import MLP, Linear
+from metanet.models.readout import READOUTS, ReadoutName
+from metanet.models.scale_gmn import Carried, EquivariantUpdate
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class ScaleProductGMNConfig:
+    """Options of the scale-equivariant graph metanetwork with products as messages.
+
+    Attributes:
+        dim: Width of node features.
+        heads: Features per edge; each acts on ``dim / heads`` features of a node.
+        depth: Number of blocks.
+        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
+        dropout: Rate on the pooled features.
+    """
+
+    dim: int = 128
+    heads: int = 16
+    depth: int = 4
+    readout: ReadoutName = "roles"
+    dropout: float = 0.0
+
+    # As for ScaleGMN: neither waves nor activations carry a unit's factor.
+    frequencies = 0
+    max_frequency = 1.0
+    probes = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, dim=1, heads=1, depth=1)
+        require_one_of(self, readout=[r for r in READOUTS if "edges" not in r])
+        if self.dim % self.heads:
+            raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
+
+
+class ScaleProductBlock(nnx.Module):
+    """One block; see the module docstring for the equations."""
+
+    def __init__(self, config: ScaleProductGMNConfig, *, last: bool, rngs: nnx.Rngs):
+        dim, heads = config.dim, config.heads
+        make = lambda a, b: Linear(a, b, bias=False, rngs=rngs)
+        self.num_heads = heads
+        self.mixed, self.ends = make(dim, dim), make(dim, 2 * dim)
+        self.sent = make(dim, 2 * dim)
+        mix = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
+        self.edge_out = None if last else nnx.Param(mix)
+        self.update = EquivariantUpdate(3, dim, rngs=rngs)
+
+    def __call__(
+        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
+    ) -> tuple[jax.Array, Edges]:
+        forth, back = jnp.split(self.sent(x), 2, axis=-1)
+        incoming = layout.carry(e, forth, "target")
+        outgoing = self._backward(layout, carried, x, e, back)
+        if self.edge_out is not None:
+            z = carried.invariant(self.mixed(x))
+            query, key = jnp.split(self.ends(z), 2, axis=-1)
+            matched = layout.match(query, key, self.num_heads)
+            seen = map_edges(lambda a, m: a * jnp.tanh(m), e, matched)
+            e = map_edges(jnp.add, e, layout.mix(seen, self.edge_out[...]))
+        return x + self.update(carried, [x, incoming, outgoing]), e
+
+    def _backward(
+        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges, back: jax.Array
+    ) -> jax.Array:
+        """What the targets of a node's edges say to it, by reciprocal edges."""
+        positive = carried.positive
+        norm = jnp.where(positive, carried.norm(x), 1.0)
+        plain = layout.features_last(e)
+        at_source = layout.send(norm, "source")
+        read = map_edges(lambda a, n: a * n, plain, at_source)
+        largest = map_edges(lambda u: jnp.abs(u).max(-1, keepdims=True), read)
+        top = layout.reduce(largest, "target", "max")
+        top = jnp.where(positive & (top > _TINY), top, 1.0)
+        bounded = map_edges(_bounded, read, layout.send(top, "target"))
+        sums = layout.carry(layout.heads(bounded), back / top, "source")
+        return sums * norm
+
+
+def _bounded(read: jax.Array, top: jax.Array) -> jax.Array:
+    u = read / top
+    return u / (u * u + 0.1)
+
+
+class ScaleProductGMN(GraphModel):
+    """The scale-equivariant graph metanetwork with products; see the docstring above."""
+
+    carries_factors = True
+
+    def __init__(
+        self,
+        config: ScaleProductGMNConfig,
+        vocabulary: Vocabulary,
+        subject: Subject,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            config,
+            vocabulary,
+            subject,
+            edge_dim=config.heads,
+            edge_readout=False,
+            homogeneous=True,
+            rngs=rngs,
+        )
+        count = config.depth
+        self.blocks = nnx.List(
+            [
+                ScaleProductBlock(config, last=i == count - 1, rngs=rngs)
+                for i in range(count)
+            ]
+        )
+        self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
+
+    def update(
+        self, layout: Layout, key: jax.Array | None, deterministic: bool
+    ) -> tuple[jax.Array, Edges, jax.Array | None]:
+        carried = Carried(layout, self.vocabulary)
+        x, e = self.nodes(layout), layout.heads(self.encoder.edges(layout))
+        for block in self.blocks:
+            x, e = block(layout, carried, x, e)
+        return x, layout.features_last(e), None
+
+    def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
+        features = self.last(Carried(layout, self.vocabulary).invariant(nodes))
+        return self.readout(layout, features, None, None)
