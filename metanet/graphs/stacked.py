@@ -20,7 +20,7 @@ from metanet.errors import MetanetError
 from metanet.graphs import batch
 from metanet.graphs.batch import EdgeGroup, End
 from metanet.graphs.form import reformed
-from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.layout import Edges, Reduction, extreme
 from metanet.graphs.topology import Topology
 from metanet.graphs.view import ParameterGraph
 from metanet.graphs.vocabulary import (
@@ -167,7 +167,7 @@ class Stacked:
             e = _filled(e, group)
             # Along P stand parallel edges, or the nodes that share an edge.
             axes = (other,) if view.shape[0] > 1 else (1, other)
-            total = {"max": jnp.max, "min": jnp.min}.get(how, jnp.sum)(e, axes)
+            total = extreme(e, axes, how) if how in _START else e.sum(axes)
             if view.shape[0] == 1:
                 total = total[:, None]
             elif total.shape[1] == 1:

@@ -26,6 +26,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.graphs.layout import extreme
 from metanet.models.base import GraphModel, Subject
 from metanet.models.layers import MLP, Linear
 from metanet.models.readout import READOUTS, ReadoutName
@@ -100,7 +101,9 @@ class ScaleProductBlock(nnx.Module):
         plain = layout.features_last(e)
         at_source = layout.send(norm, "source")
         read = map_edges(lambda a, n: a * n, plain, at_source)
-        largest = map_edges(lambda u: jnp.abs(u).max(-1, keepdims=True), read)
+        largest = map_edges(
+            lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
+        )
         top = layout.reduce(largest, "target", "max")
         top = jnp.where(positive & (top > _TINY), top, 1.0)
         bounded = map_edges(_bounded, read, layout.send(top, "target"))
