@@ -142,26 +142,6 @@ def head_matrix(width: int, heads: int) -> np.ndarray:
     return np.repeat(np.eye(heads, dtype=np.float32), width // heads, axis=0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def extreme(x: jax.Array, axes: tuple[int, ...], how: str) -> jax.Array:
-    """Maximum ("max") or minimum over axes, with a derivative that is always finite.
-
-    The usual one divides by the number of entries equal to the maximum, which is 0 where
-    a compiler recomputes them a bit differently.
-    """
-    return x.max(axes) if how == "max" else x.min(axes)
-
-
-@extreme.defjvp
-def _extreme_jvp(axes: tuple[int, ...], how: str, primals, tangents):
-    (x,), (tangent,) = primals, tangents
-    found = extreme(x, axes, how)
-    wide = jnp.expand_dims(found, axes)
-    hit = (x >= wide if how == "max" else x <= wide).astype(x.dtype)
-    count = jnp.maximum(hit.sum(axes), 1.0)
-    return found, (hit * tangent).sum(axes) / count
-
-
 def map_edges(function: Callable[..., jax.Array], *edges: Edges) -> Edges:
     """Applies a function of arrays ``[..., d]`` to every edge group."""
     return tuple(function(*group) for group in zip(*edges, strict=True))

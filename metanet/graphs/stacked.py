@@ -9,6 +9,7 @@ sending and reducing are reshapes, broadcasts and sums.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,8 @@ from metanet.errors import MetanetError
 from metanet.graphs import batch
 from metanet.graphs.batch import EdgeGroup, End
 from metanet.graphs.form import reformed
-from metanet.graphs.layout import Edges, Reduction, extreme
+from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.graphs.topology import Topology
 from metanet.graphs.view import ParameterGraph
 from metanet.graphs.vocabulary import (
@@ -115,11 +117,12 @@ class Stacked:
                 block = values[:, 0][..., places, None]
             blocks[group.edge] = block
         canvases = {c.kind: c for c in vocabulary.node_canvases}
+        sets = self._split(on_nodes)
         for at, held in enumerate(batch.node_parameters(topology)):
             for slot, (index, view) in zip(slots(topology, held), held, strict=True):
                 edge, canvas = topology.edges[index], canvases[slot]
                 places = canvas.start + np.asarray(canvas.places(edge))
-                values = batch.to_end(self._of(on_nodes, at), view)
+                values = batch.to_end(sets[at], view)
                 blocks[index] = values[..., places, None]
         shapes = [(self.size, *e.shape, 1) for e in self._original.edges]
         edges = tuple(b.reshape(s) for b, s in zip(blocks, shapes, strict=True))
@@ -147,16 +150,17 @@ class Stacked:
             _moments(nodes, len(vocabulary.node_keys)),
         )
 
-    def _of(self, nodes: jax.Array, index: int) -> jax.Array:
-        start = sum(self.sizes[:index])
-        return jax.lax.slice_in_dim(nodes, start, start + self.sizes[index], axis=1)
+    def _split(self, nodes: jax.Array) -> Sequence[jax.Array]:
+        # Its derivative is one concatenation; that of slices is a padded sum of each.
+        return jax.lax.split(nodes, self.sizes, axis=1)
 
     def send(self, nodes: jax.Array, end: End) -> Edges:
-        out = []
+        out, sets = [], self._split(nodes)
         for group in self.groups:
             at, view, axis = _end(group, end)
-            x = batch.to_end(self._of(nodes, at), view)
-            out.append(jnp.expand_dims(x, axis))
+            x = batch.to_end(sets[at], view)
+            x = jnp.expand_dims(x, axis)
+            out.append(broadcast(x, (*x.shape[:2], *group.shape, x.shape[-1])))
         return tuple(out)
 
     def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
@@ -167,14 +171,14 @@ class Stacked:
             e = _filled(e, group)
             # Along P stand parallel edges, or the nodes that share an edge.
             axes = (other,) if view.shape[0] > 1 else (1, other)
-            total = extreme(e, axes, how) if how in _START else e.sum(axes)
+            found = extreme(e, axes, how) if how in _START else total(e, axes)
             if view.shape[0] == 1:
-                total = total[:, None]
-            elif total.shape[1] == 1:
-                total = jnp.broadcast_to(
-                    total, (total.shape[0], view.shape[0], *total.shape[2:])
+                found = found[:, None]
+            elif found.shape[1] == 1:
+                found = jnp.broadcast_to(
+                    found, (found.shape[0], view.shape[0], *found.shape[2:])
                 )
-            part = batch.from_end(total, view)
+            part = batch.from_end(found, view)
             parts[at] = part if parts[at] is None else join(parts[at], part)
         width = edges[0].shape[-1]
         filled = [
@@ -202,11 +206,12 @@ class Stacked:
         self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
         parts: list[Any] = [None] * len(self.sizes)
+        sets = self._split(nodes)
         for group, e in zip(self.groups, edges, strict=True):
             at, other = group.target, group.source
             if end == "source":
                 at, other = other, at
-            x = self._of(nodes, other)
+            x = sets[other]
             if scale:
                 x = x * np.float32(batch.fan(group, end) ** -0.5)
             part = batch.carry(e, x, group, end)
@@ -218,18 +223,22 @@ class Stacked:
         return jnp.concatenate(filled, axis=1)
 
     def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+        sources, targets = self._split(at_source), self._split(at_target)
         return tuple(
-            batch.match(
-                self._of(at_source, g.source), self._of(at_target, g.target), g, heads
-            )
+            batch.match(sources[g.source], targets[g.target], g, heads)
             for g in self.groups
         )
 
     def to_nodes(self, graphs: jax.Array) -> jax.Array:
-        return graphs[:, None, :]
+        return broadcast(
+            graphs[:, None, :], (self.size, sum(self.sizes), graphs.shape[-1])
+        )
 
     def to_edges(self, graphs: jax.Array) -> Edges:
-        return (graphs.reshape(-1, 1, 1, 1, 1, graphs.shape[-1]),) * len(self.groups)
+        x = graphs.reshape(-1, 1, 1, 1, 1, graphs.shape[-1])
+        return tuple(
+            broadcast(x, (*x.shape[:2], *g.shape, x.shape[-1])) for g in self.groups
+        )
 
     def pool_nodes(
         self, nodes: jax.Array, how: Reduction = "mean", where: Any = None
@@ -238,24 +247,24 @@ class Stacked:
         if how in _START:
             x = nodes if keep is None else jnp.where(keep, nodes, _START[how])
             return x.max(1) if how == "max" else x.min(1)
-        total = (nodes if keep is None else jnp.where(keep, nodes, 0.0)).sum(1)
+        found = total(nodes if keep is None else jnp.where(keep, nodes, 0.0), 1)
         if how == "sum":
-            return total
+            return found
         count = nodes.shape[1] if where is None else (where > 0).sum(1)[:, None]
-        return total / jnp.maximum(count, 1)
+        return found / jnp.maximum(count, 1)
 
     def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
         if how in _START:
             join = jnp.maximum if how == "max" else jnp.minimum
             parts = [getattr(e, how)((1, 2, 3, 4)) for e in edges]
-            total = parts[0]
+            found = parts[0]
             for part in parts[1:]:
-                total = join(total, part)
-            return total
+                found = join(found, part)
+            return found
         full = [_filled(e, g) for e, g in zip(edges, self.groups, strict=True)]
-        total = jnp.asarray(sum(e.sum((1, 2, 3, 4)) for e in full))
+        found = jnp.asarray(sum(total(e, (1, 2, 3, 4)) for e in full))
         count = sum(int(np.prod(e.shape[1:5])) for e in full)
-        return total / count if how == "mean" else total
+        return found / count if how == "mean" else found
 
     def settle(self, edges: Edges) -> Edges:
         return tuple(

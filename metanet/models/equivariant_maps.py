@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
+from metanet.graphs.reductions import broadcast, total
 from metanet.symmetry import Symmetry
 
 # More partitions than this of one array's axes come from arrays of a rank for which
@@ -291,13 +292,14 @@ def gather(x: jax.Array, half: Half, how: Literal["mean", "max"] = "mean") -> ja
         x = jnp.einsum(f"Z{letters}Y->Z{diagonal}Y", x)
     dropped = tuple(1 + i for i, c in enumerate(diagonal) if c not in kept)
     if dropped:
-        x = x.mean(dropped) if how == "mean" else x.max(dropped)
+        count = math.prod(x.shape[i] for i in dropped)
+        x = total(x, dropped) / count if how == "mean" else x.max(dropped)
     left = [c for c in diagonal if c in kept]
     return x.transpose(0, *(1 + left.index(c) for c in kept), x.ndim - 1)
 
 
 def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
-    """Output side: ``[B, *kept, C]`` to an array that broadcasts to ``[B, *axes, C]``."""
+    """Output side: ``[B, *kept, C]`` to the array, ``[B, *axes, C]``."""
     # Kept axes in the order of the blocks, 1 where a block is not kept.
     order = sorted(range(len(half.kept)), key=half.kept.__getitem__)
     y = y.transpose(0, *(1 + i for i in order), y.ndim - 1)
@@ -307,9 +309,10 @@ def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
     if all(len(block) == 1 for block in half.blocks):
         places = [block[0] for block in half.blocks]
         back = sorted(range(len(places)), key=places.__getitem__)
-        return y.transpose(0, *(1 + i for i in back), y.ndim - 1)
+        y = y.transpose(0, *(1 + i for i in back), y.ndim - 1)
+        return broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
     full = [spec.axes[block[0]].size for block in half.blocks]
-    y = jnp.broadcast_to(y, (y.shape[0], *full, y.shape[-1]))
+    y = broadcast(y, (y.shape[0], *full, y.shape[-1]))
     shape = [1] * len(spec.axes)
     mask = jnp.ones((1,) * len(spec.axes), y.dtype)
     for i, block in enumerate(half.blocks):
@@ -326,6 +329,7 @@ def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
     y = y.reshape(
         y.shape[0], *(sizes_at.get(i, 1) for i in range(len(spec.axes))), y.shape[-1]
     )
+    y = broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
     return y * mask[None, ..., None]
 
 

@@ -52,7 +52,7 @@ from metanet.models.equivariant_maps import (
     spread,
     terms,
 )
-from metanet.models.layers import Linear, dropout, inverse_rms
+from metanet.models.layers import Linear, dropout, rms_norm
 
 _ENCODING = 4
 
@@ -244,7 +244,7 @@ class FunctionalBlock(nnx.Module):
 
 def _normed(arrays: list[jax.Array], gains) -> list[jax.Array]:
     return [
-        x * inverse_rms(x) * gain[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        rms_norm(x) * gain[...].reshape((1,) * (x.ndim - 1) + (-1,))
         for x, gain in zip(arrays, gains, strict=True)
     ]
 
@@ -344,7 +344,7 @@ class Functional(nnx.Module):
         arrays = self.arrays(graphs)
         pooled = [x.mean(tuple(range(1, x.ndim - 1))) for x in arrays]
         x = jnp.concatenate(pooled, axis=-1)
-        x = x * inverse_rms(x) * self.gain[...][None]
+        x = rms_norm(x) * self.gain[...][None]
         x = dropout(x, self.config.dropout, key, deterministic)
         return Features(None, None, x)
 

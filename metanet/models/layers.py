@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metanet.graphs.reductions import total
+
 # Rows per partial product of a weight gradient on CPU: short enough that both operands
 # stay in the first cache levels, long enough to use the vector units.
 _ROWS = 320
@@ -80,18 +82,56 @@ def _product_forward(low: bool, x: jax.Array, weight: jax.Array):
 
 def _product_backward(low: bool, saved, g):
     x, weight = saved
-    a, b = weight.shape
-    x2, g2 = x.reshape(-1, a), g.reshape(-1, b)
-    parts = _row_split(x2.shape[0]) if jax.default_backend() == "cpu" else 1
+    return _dot("...b,ab->...a", g, weight, low), _weight_gradient(x, g, low)
+
+
+def _weight_gradient(x: jax.Array, g: jax.Array, low: bool) -> jax.Array:
+    """``x.T @ g`` of flattened rows ``[..., a]`` and ``[..., b]``."""
+    a, b = x.shape[-1], g.shape[-1]
+    x, g = x.reshape(-1, a), g.reshape(-1, b)
+    parts = _row_split(x.shape[0]) if jax.default_backend() == "cpu" else 1
     if low or parts == 1:
-        dw = _dot("ra,rb->ab", x2, g2, low)
-    else:
-        xs, gs = x2.reshape(parts, -1, a), g2.reshape(parts, -1, b)
-        dw = jnp.einsum("nra,nrb->nab", xs, gs).sum(0)
-    return _dot("...b,ab->...a", g, weight, low), dw
+        return _dot("ra,rb->ab", x, g, low)
+    xs, gs = x.reshape(parts, -1, a), g.reshape(parts, -1, b)
+    return jnp.einsum("nra,nrb->nab", xs, gs).sum(0)
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def norm_product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """``(x / rms(x)) @ weight`` for rows ``[..., a]`` and a weight ``[a, b]``.
+
+    The derivative needs no sum over the b outputs of a row (that of a product scaled
+    afterwards does: XLA's slowest reduction on CPU), only over its a inputs.
+    """
+    return _norm_product(_LOW.get(), x, weight)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _norm_product(low: bool, x: jax.Array, weight: jax.Array) -> jax.Array:
+    return _dot("...a,ab->...b", x, weight, low) * inverse_rms(x)
+
+
+def _norm_product_forward(low: bool, x: jax.Array, weight: jax.Array):
+    return _norm_product(low, x, weight), (x, weight)
+
+
+def _norm_product_backward(low: bool, saved, g):
+    x, weight = saved
+    r = inverse_rms(x)
+    u = _dot("...b,ab->...a", g, weight, low)
+    return _norm_gradient(x, r, u), _weight_gradient(x * r, g, low)
+
+
+def _norm_gradient(x: jax.Array, r: jax.Array, g: jax.Array) -> jax.Array:
+    """From the gradient with respect to ``x * r`` that with respect to x."""
+    # Not as the sum of a product: see metanet.graphs.reductions.
+    along = jnp.einsum("...a,...a->...", x, g)[..., None] / x.shape[-1]
+    return r * g - x * (r**3 * along)
+
+
+_norm_product.defvjp(_norm_product_forward, _norm_product_backward)
 
 
 def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -99,6 +139,9 @@ def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> ja
     if weight.shape[0] == 1:
         # One input: a product of broadcasts, which XLA fuses into its reader.
         y = x * weight.reshape((1,) * (x.ndim - 1) + (-1,))
+    elif weight.shape[1] == 1:
+        # One output: XLA would make it the sum of a product; see `total`.
+        y = total(x * weight.reshape((1,) * (x.ndim - 1) + (-1,)), -1, keepdims=True)
     else:
         y = product(x, weight)
     return y if bias is None else add_vector(y, bias)
@@ -142,7 +185,7 @@ class NormLinear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = self.gain[...][:, None] * self.kernel[...]
-        return product(x, weight) * inverse_rms(x)
+        return norm_product(x, weight)
 
 
 class NormLinears(nnx.Module):
@@ -160,13 +203,26 @@ class NormLinears(nnx.Module):
 
     def __call__(self, x: jax.Array) -> Sequence[jax.Array]:
         weight = self.gain[...][:, None] * self.kernel[...]
-        y = product(x, weight) * inverse_rms(x)
+        y = norm_product(x, weight)
         return jax.lax.split(y, self.outputs, axis=y.ndim - 1)
 
 
 def inverse_rms(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """``1 / sqrt(mean(x^2) + epsilon)`` over the last axis, ``[..., 1]``."""
     return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
+
+
+@jax.custom_vjp
+def rms_norm(x: jax.Array) -> jax.Array:
+    """``x / rms(x)`` over the last axis."""
+    return x * inverse_rms(x)
+
+
+def _rms_norm_backward(x: jax.Array, g: jax.Array):
+    return (_norm_gradient(x, inverse_rms(x), g),)
+
+
+rms_norm.defvjp(lambda x: (rms_norm(x), x), _rms_norm_backward)
 
 
 def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.models.layers import Linear, inverse_rms
+from metanet.models.layers import Linear, rms_norm
 
 ReadoutName = Literal["roles", "attention", "edges", "nodes_edges", "outputs", "mean"]
 READOUTS = ("roles", "attention", "edges", "nodes_edges", "outputs", "mean")
@@ -102,7 +102,7 @@ class Readout(nnx.Module):
         if globals_ is not None:
             parts.append(globals_)
         x = jnp.concatenate(parts, axis=-1)
-        return x * inverse_rms(x) * self.gain[...][None]
+        return rms_norm(x) * self.gain[...][None]
 
     def _attend(self, layout: Layout, nodes: jax.Array) -> jax.Array:
         assert self.query is not None

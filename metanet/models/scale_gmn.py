@@ -43,7 +43,7 @@ from flax import nnx
 from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import MLP, Linear
+from metanet.models.layers import MLP, Linear, affine
 from metanet.models.readout import READOUTS, ReadoutName
 
 _TINY = 1e-30
@@ -184,12 +184,11 @@ class ScaleBlock(nnx.Module):
         scale = jnp.where(positive, top, 1.0)
         divided = layout.send(self.reverse(x / scale), "target")
         relative = map_edges(lambda u, n: u / n, read, layout.send(scale, "target"))
-        first, second = self.reciprocal[...]
+        weight = self.reciprocal[...]
 
         def message(u: jax.Array, n: jax.Array, t: jax.Array) -> jax.Array:
-            shape = (1,) * (u.ndim - 1) + (-1,)
-            bounded = u / (u * u + 0.01) * first.reshape(shape)
-            return n * (0.1 * bounded + u * second.reshape(shape)) * t
+            bounded = 0.1 * u / (u * u + 0.01)
+            return affine(jnp.concatenate([n * bounded, n * u], -1), weight) * t
 
         messages = map_edges(message, relative, at_source, divided)
         return _summed(layout, messages, "source")

@@ -26,7 +26,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.graphs.layout import extreme
+from metanet.graphs.reductions import extreme
 from metanet.models.base import GraphModel, Subject
 from metanet.models.layers import MLP, Linear
 from metanet.models.readout import READOUTS, ReadoutName

@@ -36,9 +36,10 @@ from metanet.graphs import (
     Vocabulary,
     map_edges,
 )
+from metanet.graphs.reductions import broadcast
 from metanet.models.base import Features, GraphModel, Subject
 from metanet.models.baselines import FlatWeights, stacked_only
-from metanet.models.layers import MLP, Linear, NormLinear, dropout, inverse_rms
+from metanet.models.layers import MLP, Linear, NormLinear, dropout, rms_norm
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class DeepSets(_SetModel):
     ) -> tuple[jax.Array, Edges, jax.Array | None]:
         x, e = self.members(layout)
         for mlp in self.maps:
-            apply = lambda v, mlp=mlp: v + mlp(v * inverse_rms(v))
+            apply = lambda v, mlp=mlp: v + mlp(rms_norm(v))
             x, e = apply(x), map_edges(apply, e)
         return x, e, None
 
@@ -161,7 +162,7 @@ class InducedBlock(nnx.Module):
         total = jnp.maximum(total, 1e-30)  # graphs of padding have no members
         points = []
         for i in range(count):
-            own = lambda r, w, i=i: r[..., 2 * count :] * w[..., i : i + 1]
+            own = lambda r, w, i=i: _scaled(r[..., 2 * count :], w[..., i : i + 1])
             mixed = layout.pool_nodes(own(read_x, w_x), "sum") + layout.pool_edges(
                 map_edges(own, read_e, w_e), "sum"
             )
@@ -170,7 +171,7 @@ class InducedBlock(nnx.Module):
 
         def hear(r: jax.Array, *told: jax.Array) -> jax.Array:
             share = jax.nn.softmax(r[..., count : 2 * count], axis=-1)
-            parts = [share[..., i : i + 1] * t for i, t in enumerate(told)]
+            parts = [_scaled(t, share[..., i : i + 1]) for i, t in enumerate(told)]
             return jnp.asarray(sum(parts))
 
         x = x + hear(read_x, *(layout.to_nodes(p) for p in refined))
@@ -180,8 +181,13 @@ class InducedBlock(nnx.Module):
             read_e,
             *(layout.to_edges(p) for p in refined),
         )
-        apply = lambda v: v + self.mlp(v * inverse_rms(v))
+        apply = lambda v: v + self.mlp(rms_norm(v))
         return apply(x), map_edges(apply, e)
+
+
+def _scaled(x: jax.Array, by: jax.Array) -> jax.Array:
+    """Rows ``[..., d]`` times a factor each, ``[..., 1]``."""
+    return x * broadcast(by, (*by.shape[:-1], x.shape[-1]))
 
 
 class SetTransformer(_SetModel):
@@ -298,7 +304,7 @@ class TokenTransformer(nnx.Module):
             heard = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
             x = x + mix(heard.reshape(x.shape))
             x = x + narrow(jax.nn.silu(widen(x)))
-        pooled = (x * inverse_rms(x)).mean(1)
+        pooled = rms_norm(x).mean(1)
         pooled = dropout(pooled, self.config.dropout, key, deterministic)
         return Features(None, None, pooled)
 
