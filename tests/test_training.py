@@ -167,7 +167,7 @@ def test_micro_batch_sizes():
                 assert batch % size == 0
                 if batch % devices == 0:
                     assert size % devices == 0
-    assert micro_batch(64, 35_000, 1, "cpu") == 2
+    assert micro_batch(64, 30_000, 1, "cpu") == 2
     assert micro_batch(64, 70_000, 1, "gpu") == 64
     assert micro_batch(64, 70_000, 1, "cpu", wanted=32) == 32
 

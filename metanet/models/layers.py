@@ -8,6 +8,7 @@ on CPU; contracting flattened rows in short runs and adding the parts is faster.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,39 +100,46 @@ def _weight_gradient(x: jax.Array, g: jax.Array, low: bool) -> jax.Array:
 _product.defvjp(_product_forward, _product_backward)
 
 
-def norm_product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """``(x / rms(x)) @ weight`` for rows ``[..., a]`` and a weight ``[a, b]``.
+def norm_products(x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """``(x / rms(x)) @ w`` per weight, for rows ``[..., a]`` and weights ``[a, b]``.
 
-    The derivative needs no sum over the b outputs of a row (that of a product scaled
-    afterwards does: XLA's slowest reduction on CPU), only over its a inputs.
+    The derivative needs no sum over the outputs of a row, only over its a inputs, and
+    joins no arrays (a concatenation of gradients is recomputed entry by entry).
     """
-    return _norm_product(_LOW.get(), x, weight)
+    return _norm_products(_LOW.get(), x, tuple(weights))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _norm_product(low: bool, x: jax.Array, weight: jax.Array) -> jax.Array:
-    return _dot("...a,ab->...b", x, weight, low) * inverse_rms(x)
-
-
-def _norm_product_forward(low: bool, x: jax.Array, weight: jax.Array):
-    return _norm_product(low, x, weight), (x, weight)
-
-
-def _norm_product_backward(low: bool, saved, g):
-    x, weight = saved
+def _norm_products(
+    low: bool, x: jax.Array, weights: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
     r = inverse_rms(x)
-    u = _dot("...b,ab->...a", g, weight, low)
-    return _norm_gradient(x, r, u), _weight_gradient(x * r, g, low)
+    return tuple(_dot("...a,ab->...b", x, w, low) * r for w in weights)
+
+
+def _norm_products_forward(low: bool, x: jax.Array, weights: tuple[jax.Array, ...]):
+    return _norm_products(low, x, weights), (x, weights)
+
+
+def _norm_products_backward(low: bool, saved, gradients):
+    x, weights = saved
+    r = inverse_rms(x)
+    parts = [
+        _dot("...b,ab->...a", g, w, low)
+        for g, w in zip(gradients, weights, strict=True)
+    ]
+    normed = x * r
+    on_weights = tuple(_weight_gradient(normed, g, low) for g in gradients)
+    return _norm_gradient(x, r, functools.reduce(jnp.add, parts)), on_weights
 
 
 def _norm_gradient(x: jax.Array, r: jax.Array, g: jax.Array) -> jax.Array:
     """From the gradient with respect to ``x * r`` that with respect to x."""
-    # Not as the sum of a product: see metanet.graphs.reductions.
-    along = jnp.einsum("...a,...a->...", x, g)[..., None] / x.shape[-1]
+    along = total(x * g, -1, keepdims=True) / x.shape[-1]
     return r * g - x * (r**3 * along)
 
 
-_norm_product.defvjp(_norm_product_forward, _norm_product_backward)
+_norm_products.defvjp(_norm_products_forward, _norm_products_backward)
 
 
 def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -185,15 +193,11 @@ class NormLinear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = self.gain[...][:, None] * self.kernel[...]
-        return norm_product(x, weight)
+        return norm_products(x, [weight])[0]
 
 
 class NormLinears(nnx.Module):
-    """RMS norm followed by several linear maps in one product, an array for each.
-
-    Their derivatives are joined again by one concatenation (those of slices would be
-    padded to full width and added up, pass after pass over the edges).
-    """
+    """RMS norm followed by several linear maps, an array for each."""
 
     def __init__(self, inputs: int, outputs: Sequence[int], *, rngs: nnx.Rngs):
         self.outputs = tuple(outputs)
@@ -201,10 +205,9 @@ class NormLinears(nnx.Module):
         self.kernel = nnx.Param(draw / math.sqrt(inputs))
         self.gain = nnx.Param(jnp.ones(inputs))
 
-    def __call__(self, x: jax.Array) -> Sequence[jax.Array]:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
         weight = self.gain[...][:, None] * self.kernel[...]
-        y = norm_product(x, weight)
-        return jax.lax.split(y, self.outputs, axis=y.ndim - 1)
+        return norm_products(x, jax.lax.split(weight, self.outputs, axis=1))
 
 
 def inverse_rms(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:

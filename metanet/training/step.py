@@ -22,8 +22,8 @@ from metanet.training.experiment import Experiment, Metanetwork
 from metanet.training.sharding import DataParallel
 
 # Bytes of one edge array that keep a pass in cache on CPU. The arrays that the backward
-# pass needs are some ten times as many: measured best between 0.15 and 0.3 MB.
-_CACHE_BYTES = 300_000
+# pass needs are some ten times as many: measured best between 0.1 and 0.3 MB.
+_CACHE_BYTES = 250_000
 
 
 class TrainState(NamedTuple):
