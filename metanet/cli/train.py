@@ -195,20 +195,19 @@ def _start_processes(args: argparse.Namespace) -> None:
     start_processes(ProcessConfig(*given))
 
 
-def _divide_cores(args: argparse.Namespace, train: Any) -> None:
-    """Makes CPU cores devices of their own; call before anything touches a device.
+def cpu_devices(wanted: int | None, train: Any, available: int) -> int:
+    """Number of CPU devices, each with networks of a batch and a cache of its own.
 
-    Each then works on its networks in its own cache. What the environment says goes
-    first.
+    Args:
+        wanted: What the user asks for; None for as many cores as divide a pass.
+        train: The config's ``batch_size`` and ``micro_batch``.
+        available: Number of cores.
+
+    Raises:
+        UsageError: when ``wanted`` does not divide the batch.
     """
-    import jax
-
-    wanted = args.cpu_devices
     if wanted is None:
-        said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-        if said or jax.config.jax_num_cpu_devices > 0 or args.coordinator is not None:
-            return
-        wanted = cores()
+        wanted = available
         while train.batch_size % wanted or train.micro_batch % wanted:
             wanted -= 1
     elif wanted < 1 or train.batch_size % wanted:
@@ -216,7 +215,19 @@ def _divide_cores(args: argparse.Namespace, train: Any) -> None:
             f"--cpu-devices {wanted}: must be at least 1 and divide "
             f"config.train.batch_size ({train.batch_size})"
         )
-    jax.config.update("jax_num_cpu_devices", wanted)
+    return wanted
+
+
+def _divide_cores(args: argparse.Namespace, train: Any) -> None:
+    """Call before anything touches a device; what the environment says goes first."""
+    import jax
+
+    if args.cpu_devices is None:
+        said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        if said or jax.config.jax_num_cpu_devices > 0 or args.coordinator is not None:
+            return
+    count = cpu_devices(args.cpu_devices, train, cores())
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def run_train(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
@@ -184,13 +185,38 @@ class StatNN(_Baseline):
         columns = []
         for i in self.sets:
             values = graphs.edges[i].reshape(graphs.edges[i].shape[0], -1)
-            quantiles = jnp.quantile(values, jnp.asarray(_QUANTILES), axis=-1)
-            columns += [values.mean(-1)[:, None], values.var(-1)[:, None], quantiles.T]
+            columns += [values.mean(-1)[:, None], values.var(-1)[:, None]]
+            columns.append(_quantiles(values))
         return jnp.concatenate(columns, axis=-1)
 
     def vector(self, graphs: ParameterGraph) -> jax.Array:
         raw = self._statistics(graphs)
         return (raw - self.mean[...][None]) / self.deviation[...][None]
+
+
+def _quantiles(x: jax.Array) -> jax.Array:
+    """Quantiles of each row, ``[B, n] -> [B, 5]``, between entries linearly."""
+    ordered = _sorted(x)
+    at = np.asarray(_QUANTILES) * (x.shape[-1] - 1)
+    low = np.floor(at).astype(int)
+    share = jnp.asarray((at - low)[None], x.dtype)
+    high = np.minimum(low + 1, x.shape[-1] - 1)
+    return ordered[:, low] * (1 - share) + ordered[:, high] * share
+
+
+@jax.custom_jvp
+def _sorted(x: jax.Array) -> jax.Array:
+    """Rows in ascending order, as integers of the same order: XLA sorts these several
+    times faster than floats on CPU."""
+    flip = lambda i: i ^ ((i >> 31) & 0x7FFFFFFF)
+    order = flip(jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32))
+    order = jax.lax.sort(order, is_stable=False)
+    return jax.lax.bitcast_convert_type(flip(order), jnp.float32).astype(x.dtype)
+
+
+@_sorted.defjvp
+def _sorted_jvp(primals, tangents):
+    return jax.jvp(jnp.sort, primals, tangents)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""The rewritten sums, norms and quantiles equal the plain ones, and so do gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from metanet.graphs.reductions import broadcast, extreme, total
+from metanet.models.baselines import _quantiles
+from metanet.models.layers import NormLinears, affine, norm_products, rms_norm
+
+
+def _norm(x):
+    return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+
+
+def _plain_products(x, *weights):
+    return [_norm(x) @ w for w in weights]
+
+
+CASES = {
+    "total": (lambda x: total(x * x, (0, 2)), lambda x: (x * x).sum((0, 2))),
+    "broadcast": (
+        lambda x: x * broadcast(x[:, :1] * x[..., :1, :1], x.shape),
+        lambda x: x * (x[:, :1] * x[..., :1, :1]),
+    ),
+    "extreme": (lambda x: extreme(x, (1,), "max"), lambda x: x.max(1)),
+    "rms_norm": (rms_norm, _norm),
+    "one output": (
+        lambda x: affine(x, jnp.arange(4.0)[:, None]),
+        lambda x: x @ jnp.arange(4.0)[:, None],
+    ),
+    "quantiles": (
+        lambda x: _quantiles(x.reshape(2, -1)),
+        lambda x: jnp.quantile(
+            x.reshape(2, -1), jnp.linspace(0, 1, 5), axis=-1
+        ).T,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [1, 6])
+def test_values_and_gradients(case, size):
+    ours, plain = map(jax.jit, CASES[case])
+    x = jax.random.normal(jax.random.key(size), (2, size, 4))
+    np.testing.assert_allclose(ours(x), plain(x), rtol=2e-5, atol=2e-5)
+    weight = jax.random.normal(jax.random.key(0), plain(x).shape)
+    gradients = [
+        jax.jit(jax.grad(lambda x, f=f: (f(x) * weight).sum()))(x)
+        for f in (ours, plain)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("rows", [3, 700])
+def test_products_of_normed_rows(rows):
+    x = jax.random.normal(jax.random.key(0), (rows, 6))
+    weights = [jax.random.normal(jax.random.key(i), (6, i)) for i in (1, 5)]
+    wanted = [jnp.cos(jnp.arange(w.shape[1] * rows)).reshape(rows, -1) for w in weights]
+
+    def loss(f, x, *weights):
+        return sum((a * b).sum() for a, b in zip(f(x, *weights), wanted, strict=True))
+
+    ours = lambda x, *weights: norm_products(x, weights)
+    for i, name in enumerate(("rows", "first", "second")):
+        got, expected = (
+            jax.grad(lambda *a, f=f: loss(f, *a), i)(x, *weights)
+            for f in (ours, _plain_products)
+        )
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4, err_msg=name)
+    layer = NormLinears(6, [2, 3], rngs=nnx.Rngs(0))
+    joined = jnp.concatenate(layer(x), -1)
+    np.testing.assert_allclose(joined, _norm(x) @ layer.kernel[...], atol=1e-5)
+
+
+def test_sums_keep_what_is_not_a_number():
+    x = jnp.asarray([[1.0, np.nan], [np.inf, 2.0], [1e38, 1e38]])
+    found = np.asarray(total(x, 1))
+    assert np.isnan(found[0]) and np.isinf(found[1]) and np.isfinite(found[2])
