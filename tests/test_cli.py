@@ -11,14 +11,12 @@ import pytest
 
 from metanet.cli import main
 from metanet.cli.console import UsageError
-from metanet.cli.train import cpu_devices, default_workdir, load_config
+from metanet.cli.train import default_workdir, load_config
 from metanet.errors import MetanetError
-from metanet.training import TrainConfig
 
 CONFIG = """
 from ml_collections import ConfigDict
 from metanet.errors import MetanetError
-from metanet.training import TrainConfig
 
 def get_config(arg=None):
     if arg not in (None, "", "smoke"):
@@ -147,21 +145,3 @@ def test_wrong_usage_exits_with_2(command, capsys):
         main(command)
     assert stop.value.code == 2
     assert "metanet" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("given", "cores", "batch", "micro", "chosen"),
-    [
-        (None, 4, 64, 0, 4),
-        (None, 6, 64, 0, 4),
-        (None, 4, 64, 2, 2),
-        (None, 3, 7, 0, 1),
-        (2, 4, 64, 0, 2),
-    ],
-)
-def test_cores_that_divide_a_batch(given, cores, batch, micro, chosen):
-    train = TrainConfig(batch_size=batch, micro_batch=micro)
-    assert cpu_devices(given, train, cores) == chosen
-    for wrong in (0, batch + 1):
-        with pytest.raises(UsageError, match=r"divide config\.train\.batch_size"):
-            cpu_devices(wrong, train, cores)

@@ -14,7 +14,6 @@ from typing import Any
 
 from metanet.cli.console import UsageError, add_command, print_table
 from metanet.errors import MetanetError, suggest
-from metanet.machine import cores
 
 
 def add_commands(commands: Any) -> None:
@@ -54,14 +53,6 @@ def add_commands(commands: Any) -> None:
         metavar="DIR",
         type=Path,
         help="directory of the run (default: runs/NAME-ARG after the config)",
-    )
-    parser.add_argument(
-        "--cpu-devices",
-        metavar="N",
-        type=int,
-        help="parts into which CPU cores divide a batch (default: the cores, where "
-        "they divide it; 1 with several processes). Numbers differ in the last bits "
-        "with N",
     )
     several = parser.add_argument_group("several processes")
     several.add_argument(
@@ -195,41 +186,6 @@ def _start_processes(args: argparse.Namespace) -> None:
     start_processes(ProcessConfig(*given))
 
 
-def cpu_devices(wanted: int | None, train: Any, available: int) -> int:
-    """Number of CPU devices, each with networks of a batch and a cache of its own.
-
-    Args:
-        wanted: What the user asks for; None for as many cores as divide a pass.
-        train: The config's ``batch_size`` and ``micro_batch``.
-        available: Number of cores.
-
-    Raises:
-        UsageError: when ``wanted`` does not divide the batch.
-    """
-    if wanted is None:
-        wanted = available
-        while train.batch_size % wanted or train.micro_batch % wanted:
-            wanted -= 1
-    elif wanted < 1 or train.batch_size % wanted:
-        raise UsageError(
-            f"--cpu-devices {wanted}: must be at least 1 and divide "
-            f"config.train.batch_size ({train.batch_size})"
-        )
-    return wanted
-
-
-def _divide_cores(args: argparse.Namespace, train: Any) -> None:
-    """Call before anything touches a device; what the environment says goes first."""
-    import jax
-
-    if args.cpu_devices is None:
-        said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-        if said or jax.config.jax_num_cpu_devices > 0 or args.coordinator is not None:
-            return
-    count = cpu_devices(args.cpu_devices, train, cores())
-    jax.config.update("jax_num_cpu_devices", count)
-
-
 def run_train(args: argparse.Namespace) -> int:
     """Trains, evaluates, reports."""
     config, overrides = load_config(args.config, args.overrides)
@@ -241,7 +197,6 @@ def run_train(args: argparse.Namespace) -> int:
     from metanet.training import ExperimentConfig, train
 
     experiment = ExperimentConfig.from_mapping(config.to_dict())
-    _divide_cores(args, experiment.train)
     result = train(experiment, workdir, overrides=overrides)
     if jax.process_index() > 0:
         return 0
