@@ -19,8 +19,6 @@ import json
 import os
 import sys
 
-from metanet.machine import cores
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -38,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=64, help="networks (default 64)")
     parser.add_argument(
-        "--devices", type=int, default=cores(),
+        "--devices", type=int, default=os.cpu_count() or 1,
         help="CPU devices over which a batch is divided (default: the cores)",
     )  # fmt: skip
     parser.add_argument(

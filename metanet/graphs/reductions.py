@@ -24,14 +24,18 @@ def total(x: jax.Array, axes: int | Sequence[int], keepdims: bool = False) -> ja
     return x.sum(axes, keepdims=keepdims)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """``x`` with its axes of size 1 repeated to ``shape``, which has as many axes."""
+    return jnp.asarray(_broadcast(x, shape))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(x, shape)
 
 
 def _broadcast_forward(x: jax.Array, shape: tuple[int, ...]):
-    return broadcast(x, shape), x.shape
+    return _broadcast(x, shape), x.shape
 
 
 def _broadcast_backward(shape: tuple[int, ...], small, g: jax.Array):
@@ -39,7 +43,7 @@ def _broadcast_backward(shape: tuple[int, ...], small, g: jax.Array):
     return (total(g, axes, keepdims=True) if axes else g,)
 
 
-broadcast.defvjp(_broadcast_forward, _broadcast_backward)
+_broadcast.defvjp(_broadcast_forward, _broadcast_backward)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

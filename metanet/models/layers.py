@@ -109,7 +109,7 @@ def norm_products(x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array
         return _norm_products(_LOW.get(), x, tuple(weights))
     # One wide product is faster, but for rows of packed edges: their gradients read
     # gathered nodes, which a concatenation of gradients gathers entry by entry.
-    (y,) = _norm_products(_LOW.get(), x, (jnp.concatenate(weights, axis=1),))
+    y = norm_products(x, [jnp.concatenate(weights, axis=1)])[0]
     widths = [w.shape[1] for w in weights]
     return tuple(jax.lax.split(y, widths, axis=y.ndim - 1))
 

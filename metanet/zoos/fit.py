@@ -9,6 +9,7 @@ view alone. The result is the same to the bit whatever is interrupted and resume
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError, require_at_least
-from metanet.machine import cores
 from metanet.networks import (
     Architecture,
     ParamSpec,
@@ -205,7 +205,13 @@ def fit_networks(
 
 
 def _workers() -> int:
-    return cores() if _on_cpu() else 1
+    if not _on_cpu():
+        return 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
 
 
 def _keys(seed: int, ids: np.ndarray, views: np.ndarray) -> jax.Array:
