@@ -8,6 +8,7 @@ sending and reducing are reshapes, broadcasts and sums.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
@@ -175,9 +176,8 @@ class Stacked:
             if view.shape[0] == 1:
                 found = found[:, None]
             elif found.shape[1] == 1:
-                found = jnp.broadcast_to(
-                    found, (found.shape[0], view.shape[0], *found.shape[2:])
-                )
+                shape = (found.shape[0], view.shape[0], *found.shape[2:])
+                found = broadcast(found, shape)
             part = batch.from_end(found, view)
             parts[at] = part if parts[at] is None else join(parts[at], part)
         width = edges[0].shape[-1]
@@ -246,7 +246,7 @@ class Stacked:
         keep = None if where is None else where[..., None] > 0
         if how in _START:
             x = nodes if keep is None else jnp.where(keep, nodes, _START[how])
-            return x.max(1) if how == "max" else x.min(1)
+            return extreme(x, (1,), how)
         found = total(nodes if keep is None else jnp.where(keep, nodes, 0.0), 1)
         if how == "sum":
             return found
@@ -256,11 +256,8 @@ class Stacked:
     def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
         if how in _START:
             join = jnp.maximum if how == "max" else jnp.minimum
-            parts = [getattr(e, how)((1, 2, 3, 4)) for e in edges]
-            found = parts[0]
-            for part in parts[1:]:
-                found = join(found, part)
-            return found
+            parts = [extreme(e, (1, 2, 3, 4), how) for e in edges]
+            return functools.reduce(join, parts)
         full = [_filled(e, g) for e, g in zip(edges, self.groups, strict=True)]
         found = jnp.asarray(sum(total(e, (1, 2, 3, 4)) for e in full))
         count = sum(int(np.prod(e.shape[1:5])) for e in full)
@@ -283,7 +280,7 @@ def _end(group: EdgeGroup, end: End) -> tuple[int, batch.EndView, int]:
 def _filled(e: jax.Array, group: EdgeGroup) -> jax.Array:
     """Edge values with the axes along which they broadcast written out."""
     shape = (*e.shape[:2], *group.shape, e.shape[-1])
-    return e if e.shape == shape else jnp.broadcast_to(e, shape)
+    return broadcast(e, shape)
 
 
 def _moments(blocks: list[tuple[int, jax.Array]], keys: int) -> jax.Array:

@@ -311,26 +311,20 @@ def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
         back = sorted(range(len(places)), key=places.__getitem__)
         y = y.transpose(0, *(1 + i for i in back), y.ndim - 1)
         return broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
-    full = [spec.axes[block[0]].size for block in half.blocks]
-    y = broadcast(y, (y.shape[0], *full, y.shape[-1]))
-    shape = [1] * len(spec.axes)
-    mask = jnp.ones((1,) * len(spec.axes), y.dtype)
-    for i, block in enumerate(half.blocks):
-        del i
-        for a, b in itertools.pairwise(block):
-            eye_shape = list(shape)
-            eye_shape[a] = eye_shape[b] = spec.axes[a].size
-            mask = mask * jnp.eye(spec.axes[a].size, dtype=y.dtype).reshape(eye_shape)
     # Each block along its first axis, on the diagonal of the others.
     places = [block[0] for block in half.blocks]
-    sizes_at = dict(zip(places, full, strict=True))
     ordered = sorted(range(len(places)), key=places.__getitem__)
     y = y.transpose(0, *(1 + i for i in ordered), y.ndim - 1)
-    y = y.reshape(
-        y.shape[0], *(sizes_at.get(i, 1) for i in range(len(spec.axes))), y.shape[-1]
-    )
+    at = dict(zip(places, wide, strict=True))
+    rank = len(spec.axes)
+    y = y.reshape(y.shape[0], *(at.get(i, 1) for i in range(rank)), y.shape[-1])
     y = broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
-    return y * mask[None, ..., None]
+    for block in half.blocks:
+        for a, b in itertools.pairwise(block):
+            shape = [1] * y.ndim
+            shape[1 + a] = shape[1 + b] = spec.axes[a].size
+            y = y * jnp.eye(spec.axes[a].size, dtype=y.dtype).reshape(shape)
+    return y
 
 
 def _letters(half: Half) -> str:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +64,7 @@ def product(x: jax.Array, weight: jax.Array) -> jax.Array:
     return _product(_LOW.get(), x, weight)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(low: bool, x: jax.Array, weight: jax.Array) -> jax.Array:
     return _dot("...a,ab->...b", x, weight, low)
 
@@ -114,7 +113,7 @@ def norm_products(x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array
     return tuple(jax.lax.split(y, widths, axis=y.ndim - 1))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _norm_products(
     low: bool, x: jax.Array, weights: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, ...]:

@@ -40,89 +40,32 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least, require_one_of
+from metanet.errors import require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import MLP, Linear, affine
-from metanet.models.readout import READOUTS, ReadoutName
-
-_TINY = 1e-30
+from metanet.models.base import Subject
+from metanet.models.factors import (
+    TINY,
+    Carried,
+    EquivariantUpdate,
+    FactorConfig,
+    FactorModel,
+)
+from metanet.models.layers import Linear, affine
 
 
 @dataclass(frozen=True)
-class ScaleGMNConfig:
-    """Options of ScaleGMN.
+class ScaleGMNConfig(FactorConfig):
+    """Options of ScaleGMN beyond those that `FactorConfig` holds.
 
     Attributes:
-        dim: Width of node and edge features.
-        depth: Number of blocks.
         directions: "forward" (ScaleGMN) or "both" (ScaleGMN-B).
-        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
-        dropout: Rate on the pooled features.
     """
 
-    dim: int = 128
-    depth: int = 4
     directions: Literal["forward", "both"] = "forward"
-    readout: ReadoutName = "roles"
-    dropout: float = 0.0
-
-    # Encodings are linear: waves of a weight do not carry its factor; neither do
-    # activations at given inputs, for which a unit's factor is its own.
-    frequencies = 0
-    max_frequency = 1.0
-    probes = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1)
-        require_one_of(
-            self,
-            directions=("forward", "both"),
-            readout=[r for r in READOUTS if "edges" not in r],
-        )
-
-
-class Carried:
-    """Which nodes of a batch carry factors, and their features without these."""
-
-    def __init__(self, layout: Layout, vocabulary: Vocabulary):
-        held = [carries for *_, carries in vocabulary.node_types]
-        mask = lambda kind: jnp.asarray([kind in c for c in held])[layout.node_type]
-        self.positive, self.sign = mask("positive")[..., None], mask("sign")[..., None]
-        self.any = self.positive | self.sign
-
-    def invariant(self, x: jax.Array) -> jax.Array:
-        """inv(x): features that no factor of their node changes."""
-        x = jnp.where(self.positive, x / self.norm(x), x)
-        return jnp.where(self.sign, jnp.abs(x), x)
-
-    def norm(self, x: jax.Array) -> jax.Array:
-        """``|x|`` over the last axis, without the mean of squares under- or
-        overflowing; 1 where x is 0."""
-        top = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
-        top = jnp.where(top > _TINY, top, 1.0)
-        scaled = x / top
-        square = jnp.mean(scaled * scaled, -1, keepdims=True)
-        return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
-
-
-class EquivariantUpdate(nnx.Module):
-    """``(a W) * MLP(inv(a))`` where nodes carry factors, ``MLP(a)`` elsewhere."""
-
-    def __init__(self, parts: int, dim: int, *, rngs: nnx.Rngs):
-        self.linear = Linear(parts * dim, dim, bias=False, scale=0.5, rngs=rngs)
-        # Mixed before a sign is dropped: how signs of features agree is kept.
-        self.mixed = Linear(parts * dim, dim, bias=False, rngs=rngs)
-        self.factor = MLP(dim, dim, dim, rngs=rngs)
-        self.plain = MLP(parts * dim, dim, dim, rngs=rngs)
-
-    def __call__(self, carried: Carried, parts: list[jax.Array]) -> jax.Array:
-        # All parts carry the same factor: they are made invariant together.
-        joined = jnp.concatenate(parts, axis=-1)
-        factor = self.factor(carried.invariant(self.mixed(joined)))
-        return jnp.where(
-            carried.any, self.linear(joined) * factor, 0.5 * self.plain(joined)
-        )
+        super().__post_init__()
+        require_one_of(self, directions=("forward", "both"))
 
 
 class ScaleBlock(nnx.Module):
@@ -178,7 +121,7 @@ class ScaleBlock(nnx.Module):
         at_source = layout.send(norm, "source")
         read = map_edges(lambda a, s: self.reading(a) * s, e, at_source)  # type: ignore[misc]
         top = layout.reduce(map_edges(jnp.abs, read), "target", "max")
-        top = jnp.where(top > _TINY, top, 1.0)
+        top = jnp.where(top > TINY, top, 1.0)
         positive = carried.positive
         # Only a positive factor needs its reciprocal; a sign is its own.
         scale = jnp.where(positive, top, 1.0)
@@ -198,10 +141,8 @@ def _summed(layout: Layout, messages: Edges, end) -> jax.Array:
     return layout.reduce(messages, end) * jax.lax.rsqrt(layout.degree(end))
 
 
-class ScaleGMN(GraphModel):
+class ScaleGMN(FactorModel):
     """ScaleGMN; see the module docstring."""
-
-    carries_factors = True
 
     def __init__(
         self,
@@ -217,14 +158,11 @@ class ScaleGMN(GraphModel):
             subject,
             edge_dim=config.dim,
             edge_floats=2 * config.dim,
-            edge_readout=False,
-            homogeneous=True,
             rngs=rngs,
         )
         self.blocks = nnx.List(
             [ScaleBlock(config, rngs=rngs) for _ in range(config.depth)]
         )
-        self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
 
     def update(
         self, layout: Layout, key: jax.Array | None, deterministic: bool
@@ -234,7 +172,3 @@ class ScaleGMN(GraphModel):
         for block in self.blocks:
             x, e = block(layout, carried, x, e)
         return x, e, None
-
-    def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
-        features = self.last(Carried(layout, self.vocabulary).invariant(nodes))
-        return self.readout(layout, features, None, None)

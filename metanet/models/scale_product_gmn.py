@@ -24,43 +24,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least, require_one_of
+from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.graphs.reductions import extreme
-from metanet.models.base import GraphModel, Subject
-from metanet.models.layers import MLP, Linear
-from metanet.models.readout import READOUTS, ReadoutName
-from metanet.models.scale_gmn import Carried, EquivariantUpdate
-
-_TINY = 1e-30
+from metanet.models.base import Subject
+from metanet.models.factors import (
+    TINY,
+    Carried,
+    EquivariantUpdate,
+    FactorConfig,
+    FactorModel,
+)
+from metanet.models.layers import Linear
 
 
 @dataclass(frozen=True)
-class ScaleProductGMNConfig:
+class ScaleProductGMNConfig(FactorConfig):
     """Options of the scale-equivariant graph metanetwork with products as messages.
 
     Attributes:
-        dim: Width of node features.
         heads: Features per edge; each acts on ``dim / heads`` features of a node.
-        depth: Number of blocks.
-        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
-        dropout: Rate on the pooled features.
     """
 
-    dim: int = 128
     heads: int = 16
-    depth: int = 4
-    readout: ReadoutName = "roles"
-    dropout: float = 0.0
-
-    # As for ScaleGMN: neither waves nor activations carry a unit's factor.
-    frequencies = 0
-    max_frequency = 1.0
-    probes = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, dim=1, heads=1, depth=1)
-        require_one_of(self, readout=[r for r in READOUTS if "edges" not in r])
+        super().__post_init__()
+        require_at_least(self, heads=1)
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 
@@ -105,7 +95,7 @@ class ScaleProductBlock(nnx.Module):
             lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
         )
         top = layout.reduce(largest, "target", "max")
-        top = jnp.where(positive & (top > _TINY), top, 1.0)
+        top = jnp.where(positive & (top > TINY), top, 1.0)
         bounded = map_edges(_bounded, read, layout.send(top, "target"))
         sums = layout.carry(layout.heads(bounded), back / top, "source")
         return sums * norm
@@ -116,10 +106,8 @@ def _bounded(read: jax.Array, top: jax.Array) -> jax.Array:
     return u / (u * u + 0.1)
 
 
-class ScaleProductGMN(GraphModel):
+class ScaleProductGMN(FactorModel):
     """The scale-equivariant graph metanetwork with products; see the docstring above."""
-
-    carries_factors = True
 
     def __init__(
         self,
@@ -134,8 +122,6 @@ class ScaleProductGMN(GraphModel):
             vocabulary,
             subject,
             edge_dim=config.heads,
-            edge_readout=False,
-            homogeneous=True,
             rngs=rngs,
         )
         count = config.depth
@@ -145,7 +131,6 @@ class ScaleProductGMN(GraphModel):
                 for i in range(count)
             ]
         )
-        self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
 
     def update(
         self, layout: Layout, key: jax.Array | None, deterministic: bool
@@ -155,7 +140,3 @@ class ScaleProductGMN(GraphModel):
         for block in self.blocks:
             x, e = block(layout, carried, x, e)
         return x, layout.features_last(e), None
-
-    def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
-        features = self.last(Carried(layout, self.vocabulary).invariant(nodes))
-        return self.readout(layout, features, None, None)
