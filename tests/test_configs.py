@@ -62,7 +62,7 @@ def _export(path: Path, row: int, file: Path) -> None:
     zoo = Zoo.open(path)
     weights, _ = zoo.row(row)
     arrays, start = {}, 0
-    for leaf in zoo.info["leaves"]:
+    for leaf in zoo.info["leaves"]["0"]:
         size = int(np.prod(leaf["shape"]))
         arrays[leaf["path"]] = weights[start : start + size].reshape(leaf["shape"])
         start += size

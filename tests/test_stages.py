@@ -24,7 +24,7 @@ STAGES = (
     "report",
     "cli",
 )
-LEFTMOST = ("errors", "registry", "progress")
+LEFTMOST = ("errors", "files", "registry", "progress")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

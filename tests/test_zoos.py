@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from metanet.errors import MetanetError
+from metanet.files import write_file
 from metanet.networks import Architecture
-from metanet.zoos import SPLITS, Zoo, ZooWriter, completed, write_file
+from metanet.zoos import SPLITS, Zoo, ZooWriter, completed
 
 ROWS, SIZE = 23, 10
 ARCH = Architecture.of("siren", hidden=(2,))
@@ -24,13 +27,16 @@ LEAVES = [
     {"path": "layers/1/kernel", "shape": [2, 1]},
 ]
 
+COLUMNS = {"label": "int32", "image": "int32", "view": "int32", "psnr": "float32"}
+
 
 def description(**config) -> dict:
     return {
         "kind": "inr",
         "config": {"seed": 0, "steps": 5, **config},
         "architectures": {"0": ARCH.to_json()},
-        "leaves": LEAVES,
+        "leaves": {"0": LEAVES},
+        "columns": COLUMNS,
         "convention": "dws",
         "image_shape": [4, 4, 1],
         "class_names": ["a", "b"],
@@ -49,15 +55,19 @@ def content() -> dict[str, np.ndarray]:
         "view": np.arange(ROWS) % 3,
         "split": np.array([SPLITS[i % 3] for i in range(ROWS)]),
         "psnr": rng.normal(30, 1, ROWS).astype(np.float32),
-        "seed": np.full(ROWS, 7),
+        "architecture": np.full(ROWS, "0"),
     }
 
 
 def write(path: Path, shards=None, **config) -> ZooWriter:
+    """Writes a zoo's shards, or as many of them as ``shards``."""
     writer, columns = ZooWriter(path, description(**config)), content()
-    for i in writer.missing() if shards is None else shards:
-        part = slice(i * SIZE, (i + 1) * SIZE)
-        writer.write(i, {k: v[part] for k, v in columns.items()})
+    weights = list(columns.pop("weights"))
+    for count, (i, rows) in enumerate(writer.shards()):
+        if count == shards:
+            break
+        part = {k: v[rows] for k, v in columns.items()}
+        writer.write(i, [weights[r] for r in rows], part)
     return writer
 
 
@@ -84,9 +94,8 @@ def respoil(zoo: Zoo, shard: int, change) -> None:
     """Replaces a shard's table and makes its checksum match."""
     path = zoo.path / f"shard-{shard:05d}.parquet"
     pq.write_table(change(pq.read_table(path)), path)
-    info = json.loads((zoo.path / "zoo.json").read_text())
-    info["shards"][shard]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (zoo.path / "zoo.json").write_text(json.dumps(info))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
 
 
 def with_weights(table: pa.Table, weights) -> pa.Table:
@@ -120,19 +129,49 @@ def test_splits_and_columns(zoo):
 
 def test_other_readers_open_the_shards(zoo):
     table = pq.read_table(zoo.path / "shard-00001.parquet")
-    assert pa.types.is_fixed_size_list(table.schema.field("weights").type)
+    assert pa.types.is_list(table.schema.field("weights").type)
     assert table.column("id").to_pylist() == list(range(10, 20))
     whole = pq.read_table(sorted(zoo.path.glob("*.parquet")))
     assert len(whole) == ROWS
 
 
 def test_writing_is_deterministic_and_resumes(tmp_path, zoo):
-    write(tmp_path / "part", shards=[0])
+    write(tmp_path / "part", shards=1)
     half = ZooWriter(tmp_path / "part", description())
-    assert half.missing() == [1, 2] and half.done == SIZE
+    assert half.done == SIZE
     (tmp_path / "part" / ".zoo.json.77.tmp").write_text("left by a killed writer")
-    write(tmp_path / "part")
+    write(tmp_path / "part").finish()
     assert files(tmp_path / "part") == files(zoo.path)
+    checked = subprocess.run(
+        ["sha256sum", "-c", *sorted(p.name for p in zoo.path.glob("*.sha256"))],
+        cwd=zoo.path,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0 and checked.stdout.count(": OK") == 3
+
+
+def test_two_processes_share_the_shards(tmp_path):
+    """Each writes what the other does not, and both see the whole zoo at the end."""
+    path, order = tmp_path / "zoo", []
+    weights = list(content()["weights"])
+
+    def work(name: str) -> None:
+        writer = ZooWriter(path, description())
+        for shard, rows in writer.shards():
+            order.append((shard, name))
+            time.sleep(0.05)
+            columns = {k: v[rows] for k, v in content().items() if k != "weights"}
+            writer.write(shard, [weights[r] for r in rows], columns)
+        assert len(writer.finish().read()) == ROWS
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(shard for shard, _ in order) == [0, 1, 2]
+    assert {name for _, name in order} == {"a", "b"}
 
 
 def test_a_damaged_shard_is_written_again(zoo):
@@ -140,9 +179,8 @@ def test_a_damaged_shard_is_written_again(zoo):
     path = zoo.path / "shard-00001.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     assert completed(zoo.path, description()["config"]) is None
-    writer = ZooWriter(zoo.path, description())
-    assert writer.missing() == [1]
-    write(zoo.path)
+    assert ZooWriter(zoo.path, description()).done == ROWS - SIZE
+    write(zoo.path).finish()
     assert files(zoo.path) == before
     assert completed(zoo.path, description()["config"]) is not None
 
@@ -161,10 +199,10 @@ def test_no_zoo(tmp_path):
     explained(lambda: Zoo.open(tmp_path), "zoo.json", "JSON")
     (tmp_path / "zoo.json").write_text('{"format": 99}')
     explained(lambda: Zoo.open(tmp_path), "zoo.json", "format")
-    (tmp_path / "zoo.json").write_text('{"format": 1}')
-    explained(lambda: Zoo.open(tmp_path), "zoo.json", "config: missing")
+    (tmp_path / "zoo.json").write_text('{"format": 2}')
+    explained(lambda: Zoo.open(tmp_path), "zoo.json", "kind: missing")
     explained(lambda: Zoo.open(tmp_path / "zoo.json"), "zoo.json")
-    write(tmp_path / "part", shards=[1])
+    write(tmp_path / "part", shards=1)
     explained(lambda: Zoo.open(tmp_path / "part"), "2 of 3 shards", "again")
 
 
@@ -220,12 +258,40 @@ def test_foreign_shards_are_explained(zoo):
     explained(lambda: Zoo.open(zoo.path).row(22), "shard-00002")
 
 
-def test_plain_lists_are_read_too(zoo):
-    plain = pa.list_(pa.float32())
-    respoil(zoo, 0, lambda t: with_weights(t, t["weights"].cast(plain)))
+def test_lists_of_one_size_are_read_too(zoo):
+    fixed = pa.list_(pa.float32(), 9)
+    respoil(zoo, 0, lambda t: with_weights(t, t["weights"].cast(fixed)))
     np.testing.assert_array_equal(
         Zoo.open(zoo.path).read().weights, content()["weights"]
     )
+
+
+def test_networks_of_several_architectures(tmp_path):
+    """Rows of different lengths come back as they were, in every split."""
+    wide = Architecture.of("siren", hidden=(3,))
+    more = [{"path": "a", "shape": [5]}, {"path": "b", "shape": [4, 2]}]
+    held = description() | {
+        "architectures": {"0": ARCH.to_json(), "1": wide.to_json()},
+        "leaves": {"0": LEAVES, "1": more},
+    }
+    writer, columns = ZooWriter(tmp_path, held), content()
+    kinds = np.arange(ROWS) % 2
+    columns["architecture"] = kinds.astype(str)
+    rng = np.random.default_rng(1)
+    weights = [rng.normal(size=13 if k else 9).astype(np.float32) for k in kinds]
+    del columns["weights"]
+    for shard, rows in writer.shards():
+        part = {k: v[rows] for k, v in columns.items()}
+        writer.write(shard, [weights[r] for r in rows], part)
+    zoo = writer.finish()
+    for split in (*SPLITS, None):
+        table = zoo.read(split)
+        chosen = [i for i in range(ROWS) if split in (None, columns["split"][i])]
+        assert len(table) == len(chosen)
+        for place, i in enumerate(chosen):
+            np.testing.assert_array_equal(table.network(place), weights[i])
+    explained(lambda: zoo.read().weights, "2 sizes")
+    np.testing.assert_array_equal(zoo.row(11)[0], weights[11])
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):

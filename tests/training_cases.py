@@ -82,10 +82,14 @@ def write_zoo(path: Path) -> Path:
             "kind": "inr",
             "config": fit.identity(),
             "architectures": {"0": ARCHITECTURE.to_json()},
-            "leaves": [
-                {"path": p, "shape": list(s)}
-                for p, s in zip(spec.paths, spec.shapes, strict=True)
-            ],
+            "leaves": {"0": spec.to_json()},
+            "columns": {
+                "label": "int32",
+                "image": "int32",
+                "view": "int32",
+                "psnr": "float32",
+                "seed": "int64",
+            },
             "convention": "dws",
             "image_shape": [8, 8, 1],
             "class_names": list(CLASSES),
@@ -95,7 +99,7 @@ def write_zoo(path: Path) -> Path:
     )
     columns = {
         "id": np.arange(count),
-        "weights": weights,
+        "architecture": np.full(count, "0"),
         "label": labels,
         "image": np.arange(count),
         "view": np.zeros(count, int),
@@ -103,9 +107,10 @@ def write_zoo(path: Path) -> Path:
         "psnr": np.full(count, 20.0),
         "seed": np.zeros(count, int),
     }
-    for shard in writer.missing():
-        part = slice(shard * SHARD, (shard + 1) * SHARD)
-        writer.write(shard, {k: v[part] for k, v in columns.items()})
+    for shard, rows in writer.shards():
+        part = {k: v[rows] for k, v in columns.items()}
+        writer.write(shard, list(weights[rows]), part)
+    writer.finish()
     return path
 
 

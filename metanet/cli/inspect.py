@@ -265,9 +265,9 @@ def _called(module: str, function: str) -> Network:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Prints symmetry and graph of every network named; draws the first."""
+    from metanet.files import write_file
     from metanet.graphs import build_topology, draw, to_graph
     from metanet.symmetry import discover
-    from metanet.zoos.store import write_file
 
     questions = [_question(text) for text in args.explain]
     for i, subject in enumerate(_subjects(args)):

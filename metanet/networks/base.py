@@ -67,6 +67,13 @@ class ParamSpec:
         )
         return cls(paths, tuple(tuple(x.shape) for _, x in flat), treedef)
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """Path and shape of every leaf."""
+        return [
+            {"path": p, "shape": list(s)}
+            for p, s in zip(self.paths, self.shapes, strict=True)
+        ]
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of values per leaf."""

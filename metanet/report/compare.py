@@ -90,6 +90,23 @@ def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
     return sorted(names, key=lambda n: (n[0] != "test", n[1] != "accuracy", n[1]))
 
 
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings that tell the groups apart, without those that follow from a name.
+
+    A model's options come with its name: they are shown where they vary beside it.
+    """
+    column = lambda key: [str(s.get(key, _MISSING)) for s in settings]
+    keys = sorted({k for s in settings for k in s})
+    varying = [k for k in keys if len(set(column(k))) > 1]
+    names = [k for k in varying if k.rpartition(".")[2] == "name"]
+    follows = lambda key, name: (
+        len(set(zip(column(name), column(key), strict=True))) == len(set(column(name)))
+    )
+    return [
+        k for k in varying if k in names or not any(follows(k, name) for name in names)
+    ]
+
+
 def compare(workdirs: Sequence[Path], out: Path | None = None) -> Comparison:
     """Compares finished runs.
 
@@ -116,10 +133,7 @@ def compare(workdirs: Sequence[Path], out: Path | None = None) -> Comparison:
             return mean if lowest else -mean
 
         groups.sort(key=rank)
-    keys = sorted({k for g in groups for k in g.settings})
-    differing = [
-        k for k in keys if len({str(g.settings.get(k, _MISSING)) for g in groups}) > 1
-    ]
+    differing = _differing([g.settings for g in groups])
     header = ("run", "seeds", *differing, *(f"{s} {m}" for s, m in metrics))
     header += ("parameters", "networks/s", "time")
     rows = []

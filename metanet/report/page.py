@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NewType
 
-from metanet.zoos import write_file
+from metanet.files import write_file
 
 Markup = NewType("Markup", str)
 

@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from metanet.errors import MetanetError
-from metanet.zoos import write_file
+from metanet.files import write_file
 
 S = TypeVar("S")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from metanet.errors import MetanetError
+from metanet.files import write_file
 from metanet.training.config import ExperimentConfig
-from metanet.zoos import write_file
 
 _PACKAGES = (
     "metanet-jax",

@@ -9,7 +9,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from metanet.errors import MetanetError
-from metanet.zoos import write_file
+from metanet.files import write_file
 
 
 class MetricWriter:

@@ -10,8 +10,9 @@ from metanet.zoos.fit import (
 from metanet.zoos.gradients import error_gradient
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.info import describe
+from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS, choose_images
-from metanet.zoos.store import Zoo, ZooTable, ZooWriter, completed, write_file
+from metanet.zoos.store import Zoo, ZooWriter, completed
 
 __all__ = [
     "SPLITS",
@@ -29,5 +30,4 @@ __all__ = [
     "load_images",
     "open_or_fit",
     "reconstruct",
-    "write_file",
 ]

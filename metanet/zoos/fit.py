@@ -243,29 +243,26 @@ def fit_inrs(config: FitConfig, out: str | Path, *, progress: bool = True) -> Zo
     chosen, split = choose_images(dataset, config.limit, config.seed)
     total = len(chosen) * config.views
     writer = ZooWriter(out, _description(config, dataset, spec, total))
-    rows = np.arange(total)
     with track(
         total, f"fitting INRs to {config.images}", unit="INRs", show=progress,
         done=writer.done,
     ) as bar:  # fmt: skip
-        for shard in writer.missing():
-            part = rows[shard * config.shard_size : (shard + 1) * config.shard_size]
-            image, view = chosen[part // config.views], part % config.views
+        for shard, rows in writer.shards():
+            place, view = np.divmod(rows, config.views)
+            image = chosen[place]
             pixels = dataset.images[image]
             weights, psnr = fit_networks(config, pixels, image, view, bar.advance)
-            writer.write(
-                shard,
-                {
-                    "id": part,
-                    "weights": weights,
-                    "label": dataset.labels[image],
-                    "image": image,
-                    "view": view,
-                    "split": split[part // config.views],
-                    "psnr": psnr,
-                    "seed": np.full(len(part), config.seed),
-                },
-            )
+            columns = {
+                "id": rows,
+                "architecture": ["0"] * len(rows),
+                "label": dataset.labels[image],
+                "image": image,
+                "view": view,
+                "split": split[place],
+                "psnr": psnr,
+                "seed": [config.seed] * len(rows),
+            }
+            writer.write(shard, list(weights), columns)
     return writer.finish()
 
 
@@ -276,10 +273,14 @@ def _description(
         "kind": "inr",
         "config": config.identity(),
         "architectures": {"0": config.architecture.to_json()},
-        "leaves": [
-            {"path": p, "shape": list(s)}
-            for p, s in zip(spec.paths, spec.shapes, strict=True)
-        ],
+        "leaves": {"0": spec.to_json()},
+        "columns": {
+            "label": "int32",
+            "image": "int32",
+            "view": "int32",
+            "psnr": "float32",
+            "seed": "int64",
+        },
         "convention": convention_of(config.architecture),
         "image_shape": list(dataset.images.shape[1:]),
         "class_names": list(dataset.class_names),

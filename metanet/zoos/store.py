@@ -11,79 +11,51 @@ are.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metanet import __version__
 from metanet.errors import MetanetError, suggest
+from metanet.files import lock, write_file
 from metanet.networks import Architecture
+from metanet.zoos.shards import (
+    ZooTable,
+    is_intact,
+    read_shard,
+    recorded,
+    write_shard,
+)
 from metanet.zoos.splits import SPLITS
 
-FORMAT = 1
+FORMAT = 2
 _FIELDS = (
-    "config", "architectures", "leaves", "class_names", "rows", "shard_size", "shards"
+    "kind", "config", "architectures", "leaves", "columns", "class_names", "rows",
+    "shard_size",
 )  # fmt: skip
-_TYPES = {
-    "id": pa.int64(),
-    "architecture": pa.string(),
-    "label": pa.int32(),
-    "image": pa.int32(),
-    "view": pa.int32(),
-    "split": pa.string(),
-    "psnr": pa.float32(),
-    "seed": pa.int64(),
-}
-
-
-class ZooTable(NamedTuple):
-    """Networks of a zoo.
-
-    Attributes:
-        weights: ``[N, P]`` float32.
-        columns: The other columns by name, each ``[N]``.
-    """
-
-    weights: np.ndarray
-    columns: dict[str, np.ndarray]
-
-    def __getitem__(self, column: str) -> np.ndarray:  # type: ignore[override]
-        return self.columns[column]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file by a temporary name and a rename: whole or not at all.
-
-    Raises:
-        MetanetError: when the place cannot be written (permissions, full disk).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise MetanetError(f"{path}: cannot be written: {error.strerror}") from error
+# Columns of every zoo; zoo.json names the others.
+_COMMON = {"id": "int64", "architecture": "string", "split": "string"}
 
 
 def _shard_name(index: int) -> str:
     return f"shard-{index:05d}.parquet"
+
+
+def _shard_sizes(info: Mapping[str, Any]) -> list[int]:
+    rows, size = info["rows"], info["shard_size"]
+    return [min(size, rows - start) for start in range(0, rows, size)]
+
+
+def _types(info: Mapping[str, Any]) -> dict[str, pa.DataType]:
+    names = {**_COMMON, **info["columns"]}
+    return {name: pa.type_for_alias(kind) for name, kind in names.items()}
 
 
 class ZooWriter:
@@ -91,72 +63,77 @@ class ZooWriter:
 
     Args:
         path: Directory of the zoo.
-        description: Content of zoo.json but format, versions and shards; its ``rows``
-            and ``shard_size`` fix the shards, its ``config`` must equal that of a zoo
+        description: Content of zoo.json but format and versions; its ``rows`` and
+            ``shard_size`` fix the shards, its ``config`` must equal that of a zoo
             already there.
+
+    Raises:
+        MetanetError: when the directory holds a zoo of another configuration.
     """
 
     def __init__(self, path: str | Path, description: Mapping[str, Any]):
-        self.path, self.description = Path(path), dict(description)
-        rows, size = self.description["rows"], self.description["shard_size"]
-        self._sizes = [min(size, rows - s) for s in range(0, rows, size)]
-        self._shards: list[dict[str, Any] | None] = [None] * len(self._sizes)
-        shards = _intact_shards(self.path, self.description["config"])
-        if shards is None:
-            self._save()
-        else:
-            self._shards = shards
-            for leftover in self.path.glob(".*.tmp"):  # of a writer that was killed
-                leftover.unlink()
+        self.path, self.info = Path(path), dict(description)
+        self._sizes = _shard_sizes(self.info)
+        if not _holds(self.path, self.info["config"]):
+            # One at a time, so that two commands do not both find it empty.
+            with lock(self.path / ".zoo.lock"):
+                if not _holds(self.path, self.info["config"]):
+                    self._begin()
+        self._whole = [is_intact(self._place(i)) for i in range(len(self._sizes))]
+
+    def _begin(self) -> None:
+        versions = {
+            "metanet": __version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+        }
+        content = {"format": FORMAT, **self.info, "versions": versions}
+        write_file(self.path / "zoo.json", json.dumps(content, indent=1).encode())
+
+    def _place(self, shard: int) -> Path:
+        return self.path / _shard_name(shard)
 
     @property
     def done(self) -> int:
         """Number of networks that are already stored."""
-        pairs = zip(self._sizes, self._shards, strict=True)
-        return sum(size for size, entry in pairs if entry)
+        return sum(
+            n for n, whole in zip(self._sizes, self._whole, strict=True) if whole
+        )
 
-    def missing(self) -> list[int]:
-        """Indices of the shards that are still to be written."""
-        return [i for i, entry in enumerate(self._shards) if entry is None]
+    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Shards that are still to be written, with the ids ``[n]`` of their rows.
 
-    def write(self, shard: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Stores one shard; ``columns`` holds ``weights [n, P]`` and the others [n]."""
-        weights = np.ascontiguousarray(columns["weights"], np.float32)
-        values = pa.array(weights.ravel())
-        arrays = {
-            "weights": pa.FixedSizeListArray.from_arrays(values, weights.shape[1])
-        }
-        for name, kind in _TYPES.items():
-            data = columns.get(name, np.full(len(weights), "0"))
-            arrays[name] = pa.array(data.tolist(), kind)
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(arrays), sink, compression="zstd", version="2.6")
-        data = sink.getvalue().to_pybytes()
-        file = _shard_name(shard)
-        write_file(self.path / file, data)
-        self._shards[shard] = {
-            "file": file,
-            "rows": len(weights),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-        self._save()
+        Each is given to one process alone, as long as the loop's body runs. After the
+        last, waits for those that other processes are writing.
+        """
+        while not all(self._whole):
+            taken = 0
+            for shard in [i for i, whole in enumerate(self._whole) if not whole]:
+                with lock(self.path / f".{_shard_name(shard)}.lock", wait=False) as own:
+                    if not own:
+                        continue
+                    taken += 1
+                    if not is_intact(self._place(shard)):
+                        for leftover in self.path.glob(f".{_shard_name(shard)}*.tmp"):
+                            leftover.unlink(missing_ok=True)
+                        start = shard * self.info["shard_size"]
+                        yield shard, np.arange(start, start + self._sizes[shard])
+                    self._whole[shard] = True
+            if not taken:
+                time.sleep(0.2)
+
+    def write(
+        self, shard: int, weights: Sequence[np.ndarray], columns: Mapping[str, Any]
+    ) -> None:
+        """Stores one shard: ``weights`` of ``[P]`` each, and columns ``[n]``."""
+        write_shard(self._place(shard), _types(self.info), weights, columns)
 
     def finish(self) -> Zoo:
         """Opens the completed zoo."""
+        for kind in (".*.lock", ".zoo.json.*.tmp"):  # of killed writers
+            for leftover in self.path.glob(kind):
+                leftover.unlink(missing_ok=True)
         return Zoo.open(self.path)
-
-    def _save(self) -> None:
-        content = {
-            "format": FORMAT,
-            **self.description,
-            "versions": {
-                "metanet": __version__,
-                "jax": jax.__version__,
-                "numpy": np.__version__,
-            },
-            "shards": self._shards,
-        }
-        write_file(self.path / "zoo.json", json.dumps(content, indent=1).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -180,32 +157,33 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _checksum(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
+def _holds(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a directory holds a zoo of a configuration; False for an empty one.
 
-
-def _intact_shards(
-    path: Path, config: Mapping[str, Any]
-) -> list[dict[str, Any] | None] | None:
-    """Entries of the shards that are whole, None for others; None without a zoo."""
+    Raises:
+        MetanetError: when it holds a zoo of another configuration.
+    """
     held = _read_json(path / "zoo.json")
     if held is None:
-        return None
-    old = held.get("config", {})
+        return False
+    old = held["config"]
     differing = [k for k in config if old.get(k) != config[k]]
-    if differing and not any(held["shards"]):
-        return None  # holds nothing yet, so it claims nothing
+    if differing and not any(path.glob("shard-*.sha256")):
+        return False  # holds nothing yet, so it claims nothing
     if differing:
-        found = "; ".join(f"{k} {old.get(k)!r}, not {config[k]!r}" for k in differing)
+        found = "; ".join(
+            f"{k} {_short(old.get(k))}, not {_short(config[k])}" for k in differing
+        )
         raise MetanetError(
             f"{path}: holds a zoo of another configuration ({found}); name another "
             "directory or delete this one"
         )
-    whole = lambda e: e and _checksum(path / e["file"]) == e["sha256"]
-    return [entry if whole(entry) else None for entry in held["shards"]]
+    return True
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def completed(path: str | Path, config: Mapping[str, Any]) -> Zoo | None:
@@ -214,8 +192,14 @@ def completed(path: str | Path, config: Mapping[str, Any]) -> Zoo | None:
     Raises:
         MetanetError: when the directory holds a zoo of another configuration.
     """
-    shards = _intact_shards(Path(path), config)
-    return Zoo.open(path) if shards and all(shards) else None
+    path = Path(path)
+    if not _holds(path, config):
+        return None
+    info = _read_json(path / "zoo.json")
+    assert info is not None
+    shards = range(len(_shard_sizes(info)))
+    whole = all(is_intact(path / _shard_name(i)) for i in shards)
+    return Zoo(path, info) if whole else None
 
 
 class Zoo:
@@ -228,6 +212,11 @@ class Zoo:
 
     def __init__(self, path: Path, info: dict[str, Any]):
         self.path, self.info = path, info
+        self._shards = [path / _shard_name(i) for i in range(len(_shard_sizes(info)))]
+        self._lengths = {
+            key: sum(math.prod(leaf["shape"]) for leaf in leaves)
+            for key, leaves in info["leaves"].items()
+        }
 
     @classmethod
     def open(cls, path: str | Path) -> Zoo:
@@ -240,13 +229,14 @@ class Zoo:
         info = _read_json(path / "zoo.json")
         if info is None:
             raise MetanetError(f"{path}: not a zoo (no zoo.json in it)")
-        if not all(info["shards"]):
-            missing = sum(1 for s in info["shards"] if not s)
+        zoo = cls(path, info)
+        missing = sum(recorded(shard) is None for shard in zoo._shards)
+        if missing:
             raise MetanetError(
-                f"{path}: unfinished: {missing} of {len(info['shards'])} shards are "
+                f"{path}: unfinished: {missing} of {len(zoo._shards)} shards are "
                 "missing; run the command that made it again"
             )
-        return cls(path, info)
+        return zoo
 
     @property
     def architectures(self) -> dict[str, Architecture]:
@@ -271,6 +261,11 @@ class Zoo:
         """Names of the classes that labels index."""
         return tuple(self.info["class_names"])
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns beside the weights."""
+        return tuple(_types(self.info))
+
     def __len__(self) -> int:
         return self.info["rows"]
 
@@ -294,30 +289,39 @@ class Zoo:
         """
         if split is not None and split not in SPLITS:
             raise MetanetError(f"unknown split {split!r}.{suggest(split, SPLITS)}")
-        wanted = list(_TYPES) if columns is None else list(columns)
+        known = self.column_names
+        wanted = list(known) if columns is None else list(columns)
         for name in wanted:
-            if name not in _TYPES:
+            if name not in known:
                 raise MetanetError(
-                    f"{self.path}: no column {name!r}.{suggest(name, _TYPES)}"
+                    f"{self.path}: no column {name!r}.{suggest(name, known)}"
                 )
-        weights, tables = zip(*map(self._shard, self.info["shards"]), strict=True)
-        weights, table = np.concatenate(weights), pa.concat_tables(tables)
-        finite = np.asarray(np.isfinite(weights).all(axis=1))
-        if not skip_broken:
-            self._require_finite(finite)
-        keep = finite if split is None else finite & (_column(table, "split") == split)
-        if not keep.all():
-            weights, table = weights[keep], table.filter(pa.array(keep))
-        return ZooTable(weights, {n: _column(table, n) for n in wanted})
+        parts = [self._shard(i) for i in range(len(self._shards))]
+        kept = [self._select(i, p, split, skip_broken) for i, p in enumerate(parts)]
+        starts = np.cumsum([0, *(k.offsets[-1] for k in kept)])
+        offsets = [k.offsets[:-1] + s for k, s in zip(kept, starts, strict=False)]
+        return ZooTable(
+            np.concatenate([k.values for k in kept]),
+            np.concatenate([*offsets, starts[-1:]]),
+            {n: np.concatenate([k[n] for k in kept]) for n in wanted},
+        )
 
-    def _require_finite(self, finite: np.ndarray) -> None:
-        if not finite.all():
-            row = int(np.argmin(finite))
-            entry = self.info["shards"][row // self.info["shard_size"]]
+    def _select(
+        self, shard: int, table: ZooTable, split: str | None, skip_broken: bool
+    ) -> ZooTable:
+        """The rows of a shard that are read."""
+        broken = np.flatnonzero(~np.isfinite(table.values))
+        rows = np.searchsorted(table.offsets, broken, side="right") - 1
+        if len(rows) and not skip_broken:
             raise MetanetError(
-                f"{self.path / entry['file']}: weights: row {row} holds NaN or "
-                "infinite values; remove the network from the zoo"
+                f"{self._shards[shard]}: weights: row {table['id'][rows[0]]} holds NaN "
+                "or infinite values; remove the network from the zoo"
             )
+        keep = np.ones(len(table), bool)
+        keep[rows] = False
+        if split is not None:
+            keep &= table["split"] == split
+        return table if keep.all() else table.take(keep)
 
     def row(self, row_id: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Weights ``[P]`` and the other columns of one network.
@@ -330,49 +334,12 @@ class Zoo:
             raise MetanetError(
                 f"{self.path}: id {row_id}: the zoo has ids 0..{rows - 1}"
             )
-        weights, table = self._shard(self.info["shards"][row_id // size])
-        place = row_id % size
-        finite = np.ones(rows, bool)
-        finite[row_id] = bool(np.isfinite(weights[place]).all())
-        self._require_finite(finite)
-        return weights[place], {n: table.column(n)[place].as_py() for n in _TYPES}
+        shard, place = divmod(row_id, size)
+        one = self._shard(shard).take(np.asarray([place]))
+        self._select(shard, one, None, skip_broken=False)
+        return one.values, {n: v.tolist()[0] for n, v in one.columns.items()}
 
-    def _shard(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, pa.Table]:
-        path = self.path / entry["file"]
-        if not path.is_file():
-            raise MetanetError(
-                f"{path}: missing shard; make the zoo again to restore it"
-            )
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise MetanetError(
-                f"{path}: checksum differs from zoo.json; the shard is truncated or "
-                "altered: delete it and run the command that made the zoo again"
-            )
-        expected = sum(math.prod(leaf["shape"]) for leaf in self.info["leaves"])
-        try:
-            stored = pq.read_table(pa.BufferReader(data))
-            table = stored.select(list(_TYPES)).cast(pa.schema(_TYPES))
-            column = stored.column("weights").combine_chunks()
-            lengths = pc.call_function("list_value_length", [column]).to_numpy(
-                zero_copy_only=False
-            )
-            values = column.flatten().cast(pa.float32()).to_numpy()
-        except (pa.ArrowException, KeyError, OSError) as error:
-            raise MetanetError(f"{path}: not readable as a shard: {error}") from error
-        if len(table) != entry["rows"]:
-            raise MetanetError(
-                f"{path}: {len(table)} rows, not the {entry['rows']} of zoo.json"
-            )
-        if not (lengths == expected).all():
-            place = int(np.argmin(lengths == expected))
-            row = table.column("id")[place].as_py()
-            raise MetanetError(
-                f"{path}: weights: row {row} has {lengths[place]} values, not the "
-                f"{expected} of the architecture in zoo.json"
-            )
-        return values.reshape(-1, expected), table
-
-
-def _column(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).to_numpy()
+    def _shard(self, index: int) -> ZooTable:
+        rows = _shard_sizes(self.info)[index]
+        types = _types(self.info)
+        return read_shard(self._shards[index], types, rows, self._lengths)

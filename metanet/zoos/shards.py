@@ -1,0 +1,178 @@
+"""One file of a zoo: a Parquet table with a row per network, and its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from metanet.errors import MetanetError
+from metanet.files import write_file
+
+
+class ZooTable(NamedTuple):
+    """Networks of a zoo.
+
+    Attributes:
+        values: Their weights behind one another, float32.
+        offsets: ``[N + 1]``; network i has ``values[offsets[i]:offsets[i + 1]]``.
+        columns: The other columns by name, each ``[N]``.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, column: str) -> np.ndarray:  # type: ignore[override]
+        return self.columns[column]
+
+    def network(self, place: int) -> np.ndarray:
+        """Weights ``[P]`` of one network."""
+        return self.values[self.offsets[place] : self.offsets[place + 1]]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """All weights, ``[N, P]``.
+
+        Raises:
+            MetanetError: when the networks differ in size.
+        """
+        sizes = np.unique(np.diff(self.offsets))
+        if len(sizes) > 1:
+            raise MetanetError(
+                f"weights: networks of {len(sizes)} sizes do not form one matrix"
+            )
+        return self.values.reshape(len(self), -1)
+
+    def take(self, keep: np.ndarray) -> ZooTable:
+        """The networks at places, or where a mask is true."""
+        places = np.flatnonzero(keep) if keep.dtype == bool else keep
+        sizes = np.diff(self.offsets)[places]
+        parts = [self.network(i) for i in places]
+        values = np.concatenate(parts) if parts else self.values[:0]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        return ZooTable(
+            values, offsets, {k: v[places] for k, v in self.columns.items()}
+        )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def recorded(path: Path) -> str | None:
+    """The checksum beside a shard; None where there is none."""
+    try:
+        words = path.with_name(f"{path.name}.sha256").read_text().split()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetanetError(f"{path}.sha256: not readable: {error}") from error
+    return words[0] if words else ""
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a shard is there and as its checksum says."""
+    expected = recorded(path)
+    try:
+        return expected is not None and _sha256(path.read_bytes()) == expected
+    except FileNotFoundError:
+        return False
+
+
+def write_shard(
+    path: Path,
+    types: Mapping[str, pa.DataType],
+    weights: Sequence[np.ndarray],
+    columns: Mapping[str, Any],
+) -> None:
+    """Writes a shard, then its checksum.
+
+    Args:
+        path: The file.
+        types: Of the columns, by name.
+        weights: ``[P]`` of each network.
+        columns: Values ``[n]`` by name.
+
+    Raises:
+        MetanetError: when the place cannot be written.
+    """
+    lengths = [len(w) for w in weights]
+    values = pa.array(np.concatenate(weights).astype(np.float32, copy=False))
+    bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    arrays: dict[str, Any] = {}
+    for name, kind in types.items():
+        arrays[name] = pa.array(np.asarray(columns[name]).tolist(), kind)
+    arrays["weights"] = pa.ListArray.from_arrays(bounds, values)
+    sink = pa.BufferOutputStream()
+    # Weights are noise to a dictionary or a compressor.
+    pq.write_table(
+        pa.table(arrays),
+        sink,
+        compression={n: "zstd" if n != "weights" else "none" for n in arrays},
+        use_dictionary=[n for n in arrays if n != "weights"],
+        version="2.6",
+    )
+    data = sink.getvalue().to_pybytes()
+    write_file(path, data)
+    line = f"{_sha256(data)}  {path.name}\n"
+    write_file(path.with_name(f"{path.name}.sha256"), line.encode())
+
+
+def read_shard(
+    path: Path, types: Mapping[str, pa.DataType], rows: int, sizes: Mapping[str, int]
+) -> ZooTable:
+    """Reads a shard and checks it.
+
+    Args:
+        path: The file.
+        types: Of the columns, by name.
+        rows: Number of networks that it must have.
+        sizes: Number of weights by architecture.
+
+    Raises:
+        MetanetError: when it is missing, altered, or not what it should be.
+    """
+    if not path.is_file():
+        raise MetanetError(f"{path}: missing shard; make the zoo again to restore it")
+    data = path.read_bytes()
+    if _sha256(data) != recorded(path):
+        raise MetanetError(
+            f"{path}: its checksum differs from the recorded one; the shard is "
+            "truncated or altered: delete it and run the command that made the zoo"
+        )
+    try:
+        stored = pq.read_table(pa.BufferReader(data))
+        table = stored.select(list(types)).cast(pa.schema(types))
+        column = stored.column("weights").combine_chunks()
+        lengths = pc.call_function("list_value_length", [column]).to_numpy(
+            zero_copy_only=False
+        )
+        values = column.flatten().cast(pa.float32()).to_numpy()
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise MetanetError(f"{path}: not readable as a shard: {error}") from error
+    if len(table) != rows:
+        raise MetanetError(f"{path}: {len(table)} rows, not the {rows} of zoo.json")
+    columns = {n: table.column(n).to_numpy() for n in types}
+    kinds, which = np.unique(columns["architecture"], return_inverse=True)
+    for kind in kinds:
+        if kind not in sizes:
+            raise MetanetError(f"{path}: architecture: no {kind!r} in zoo.json")
+    right = np.asarray([sizes[k] for k in kinds])[which] == lengths
+    if not right.all():
+        place = int(np.argmin(right))
+        raise MetanetError(
+            f"{path}: weights: row {columns['id'][place]} has {lengths[place]} "
+            f"values, not the {sizes[columns['architecture'][place]]} of "
+            "its architecture in zoo.json"
+        )
+    return ZooTable(values, np.concatenate([[0], np.cumsum(lengths)]), columns)
