@@ -171,4 +171,5 @@ def get_config(argument: str = "") -> ConfigDict:
     train.keep = 2
     train.patience = 0
     train.eval_batch = 32
+    train.bf16 = False
     return config

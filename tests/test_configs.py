@@ -9,6 +9,8 @@ import pytest
 from metanet.cli import main
 from metanet.cli.train import load_config
 from metanet.models import MODELS, model_config
+from metanet.report.files import flatten
+from metanet.training import ExperimentConfig
 
 CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.py"))
 
@@ -89,3 +91,10 @@ def test_every_model_trains_from_its_config(model, tmp_path):
     assert main([*train, "--workdir", str(run)]) == 0
     result = json.loads((run / "result.json").read_text())
     assert 0 <= result["test"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+def test_every_field_can_be_set_on_the_command_line(config):
+    given, _ = load_config(str(config))
+    whole = ExperimentConfig.from_mapping(given.to_dict()).to_json()
+    assert flatten(given.to_dict()).keys() == flatten(whole).keys()
