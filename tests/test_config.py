@@ -9,9 +9,9 @@ import pytest
 from metanet.augment import AugmentConfig
 from metanet.errors import MetanetError
 from metanet.networks import Architecture
-from metanet.training import ExperimentConfig, parse_argument
+from metanet.training import ExperimentConfig, from_mapping, parse_argument
 from metanet.training.files import read_config, write_config
-from metanet.zoos import FitConfig
+from metanet.zoos import FitConfig, PopulationConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -125,10 +125,17 @@ def test_config_files(path):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert "smoke" in module.VARIANTS and "metanet train" in (module.__doc__ or "")
+    zoo = path.stem.startswith("zoo_")
+    command = "metanet zoo train" if zoo else "metanet train"
+    assert "smoke" in module.VARIANTS and command in (module.__doc__ or "")
     for variant in module.VARIANTS:
-        config = ExperimentConfig.from_mapping(module.get_config(variant).to_dict())
-        assert (config.train.steps < 100) == (variant == "smoke")
+        given = module.get_config(variant).to_dict()
+        if zoo:
+            population = from_mapping(PopulationConfig, given, "config")
+            assert (population.runs < 50) == (variant == "smoke")
+        else:
+            config = ExperimentConfig.from_mapping(given)
+            assert (config.train.steps < 100) == (variant == "smoke")
     with pytest.raises(MetanetError, match='smoek.*"smoke"'):
         module.get_config("smoek")
 

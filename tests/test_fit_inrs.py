@@ -29,7 +29,7 @@ from metanet.zoos import (
     fit_inrs,
     fit_networks,
     load_images,
-    open_or_fit,
+    open_or_make,
     readers,
     reconstruct,
 )
@@ -149,21 +149,21 @@ def test_same_files_whatever_is_lost(fitted, tmp_path):
     assert files(path) == files(fitted.path)
     (path / "shard-00001.parquet").unlink()
     (path / "shard-00002.parquet").write_bytes(b"half of it")
-    open_or_fit(path, CONFIG, progress=False)
+    open_or_make(path, CONFIG, progress=False)
     assert files(path) == files(fitted.path)
 
 
-def test_open_or_fit_reuses_a_complete_zoo(fitted, monkeypatch):
+def test_open_or_make_reuses_a_complete_zoo(fitted, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the image files are not needed")
 
     monkeypatch.setattr("metanet.zoos.fit.load_images", refuse)
-    assert len(open_or_fit(fitted.path, CONFIG, progress=False)) == 24
+    assert len(open_or_make(fitted.path, CONFIG, progress=False)) == 24
     moved = replace(CONFIG, data_root="elsewhere", download=True)
-    assert len(open_or_fit(fitted.path, moved, progress=False)) == 24
+    assert len(open_or_make(fitted.path, moved, progress=False)) == 24
     other = replace(CONFIG, steps=16, views=3)
     with pytest.raises(MetanetError, match=r"steps 15, not 16.*directory") as caught:
-        open_or_fit(fitted.path, other, progress=False)
+        open_or_make(fitted.path, other, progress=False)
     assert "views 2, not 3" in str(caught.value) and "seed" not in str(caught.value)
 
 

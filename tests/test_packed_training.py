@@ -16,6 +16,7 @@ from metanet.graphs import Budget, PackedGraphs, build_topology, plan, to_graph
 from metanet.models import build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
+from metanet.training import ExperimentConfig
 from metanet.training.experiment import Metanetwork
 from metanet.training.packed import (
     ahead,
@@ -65,7 +66,7 @@ def test_one_trace_serves_all_architectures_and_gives_the_stacked_gradient(zoo):
     optimizer = optax.sgd(1.0)
     graphdef, state = initial_state(net, optimizer)
     start = jax.tree.map(jnp.copy, state.params)
-    step = make_packed_step(graphdef, task, optimizer)
+    step = make_packed_step(graphdef, task, optimizer, ExperimentConfig())
     order = list(batches)
     assert sorted(i for bins in order for held in bins for i in held) == list(range(9))
     first = pack_batch(order[0], plans, weights, labels, budget)

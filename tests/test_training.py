@@ -18,6 +18,7 @@ from training_cases import (
     TRAIN,
     config,
     experiment,
+    measured,
     run_steps,
     shared_zoo,
     without_discovery,
@@ -32,9 +33,10 @@ from metanet.training import (
     read_metrics,
     train,
 )
-from metanet.training import loop as loop_module
+from metanet.training import feed as feed_module
 from metanet.training.config import OptimizerConfig
 from metanet.training.data import DataOrder, SplitData
+from metanet.training.experiment import Metanetwork
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
 from metanet.training.sharding import DataParallel
 from metanet.training.step import micro_batch
@@ -73,9 +75,9 @@ def test_micro_batches_and_devices_do_not_change_the_numbers(model, cases):
         for a, b in zip(metrics, expected, strict=True):
             assert a == pytest.approx(b, rel=1e-5)
     # Statistics are state, but not trained.
-    start = built.build(Zoo.open(shared_zoo()).read("train", ()).weights)
-    measured = jax.tree.leaves(nnx.split(start, nnx.Param, ...)[2])
-    assert measured and distance(whole.rest, measured) == 0
+    start = measured(built, Zoo.open(shared_zoo()).read("train", ()).weights)
+    kept = jax.tree.leaves(nnx.split(start, nnx.Param, ...)[2])
+    assert kept and distance(whole.rest, kept) == 0
 
 
 def test_averaged_parameters():
@@ -84,8 +86,7 @@ def test_averaged_parameters():
     rows = np.arange(6 * 16).reshape(6, 1, 16)
     keep = lambda s: seen.append(jax.device_get((s.params, s.ema)))
     run_steps(built, rows, each=keep)
-    net = built.build(Zoo.open(shared_zoo()).read("train", ()).weights)
-    average = jax.tree.leaves(nnx.state(net, nnx.Param))
+    average = jax.tree.leaves(nnx.state(built.build(), nnx.Param))
     for step, (params, ema) in enumerate(seen):
         decay = min(0.5, (1 + step) / (10 + step))
         pairs = zip(average, jax.tree.leaves(params), strict=True)
@@ -175,7 +176,7 @@ def test_micro_batch_sizes():
 def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
     results = [train(config(), tmp_path / "device", progress=False)]
     monkeypatch.setattr(
-        loop_module, "SplitData", lambda *args: SplitData(*args, limit=0)
+        feed_module, "SplitData", lambda *args: SplitData(*args, limit=0)
     )
     assert not SplitData(np.ones((4, 2)), np.ones(4), DataParallel(), 0).on_device
     results.append(train(config(), tmp_path / "host", progress=False))
@@ -196,7 +197,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
-    """A run of 120 steps, with every trace of the loss and of the metrics counted."""
+    """A run of 120 steps, with every trace of the loss and of the model counted."""
     workdir = tmp_path_factory.mktemp("finished")
     chosen = config(
         train={"steps": 120, "eval_every": 20, "log_every": 10, "checkpoint_every": 60},
@@ -205,21 +206,21 @@ def finished(tmp_path_factory) -> Finished:
     traces: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         without_discovery(patch)
-        for name in ("loss", "sums"):
-            run = getattr(Classification, name)
+        for owner, name in ((Classification, "loss"), (Metanetwork, "__call__")):
+            run = getattr(owner, name)
 
-            def counted(self, *args, _run=run, _name=name):
+            def counted(self, *args, _run=run, _name=name, **options):
                 traces.append(_name)
-                return _run(self, *args)
+                return _run(self, *args, **options)
 
-            patch.setattr(Classification, name, counted)
+            patch.setattr(owner, name, counted)
         result = train(chosen, workdir, overrides={"seed": 3}, progress=False)
     return Finished(workdir, chosen, result, traces)
 
 
 def test_one_trace_for_all_steps(finished):
-    # Validation and test are of one size here and share a program.
-    assert sorted(finished.traces) == ["loss", "sums"]
+    # One for training; validation and test are of one size and share another.
+    assert sorted(finished.traces) == ["__call__", "__call__", "loss"]
 
 
 def test_what_a_run_leaves(finished):
@@ -286,20 +287,20 @@ def test_window_of_steps(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     window = StepWindow()
     clock[0] += 30  # compiles
-    window.add({"loss": jnp.asarray(1.0)})
+    window.add({"loss": jnp.asarray(1.0)}, 16)
     for value in (2.0, 3.0):
         clock[0] += 4
-        window.add({"loss": jnp.asarray(value)})
+        window.add({"loss": jnp.asarray(value)}, 16)
         with window.pause():
             clock[0] += 50
     assert len(window) == 3 and window.first_bad() is None
-    assert window.close(16) == {"loss": 2.0, "networks_per_second": 2 * 16 / 8}
+    assert window.close() == {"loss": 2.0, "networks_per_second": 2 * 16 / 8}
     for value in (1.0, np.nan, np.inf):
-        window.add({"loss": jnp.asarray(value)})
+        window.add({"loss": jnp.asarray(value)}, 16)
     assert len(window) == 3 and window.first_bad() == 2
     fresh = StepWindow()
-    fresh.add({"loss": jnp.asarray(1.0)})
-    assert fresh.close(16) == {"loss": 1.0}  # nothing but the compiling step
+    fresh.add({"loss": jnp.asarray(1.0)}, 16)
+    assert fresh.close() == {"loss": 1.0}  # nothing but the compiling step
 
 
 def test_early_stopping(tmp_path):

@@ -19,6 +19,8 @@ from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import TASKS
 from metanet.training import Experiment, ExperimentConfig
 from metanet.training.config import from_mapping
+from metanet.training.experiment import Metanetwork
+from metanet.training.files import InputNetworks
 from metanet.training.optimizer import build_optimizer
 from metanet.training.sharding import DataParallel
 from metanet.training.step import Dataset, initial_state, make_train_step
@@ -127,7 +129,9 @@ _HELD: list[tempfile.TemporaryDirectory[str]] = []
 
 @functools.cache
 def _discovered() -> Experiment:
-    return Experiment.of(config(), Zoo.open(shared_zoo()).class_names)
+    zoo = Zoo.open(shared_zoo())
+    inputs = InputNetworks(zoo.architectures, zoo.class_names)
+    return Experiment.of(config(), inputs)
 
 
 def experiment(chosen: ExperimentConfig) -> Experiment:
@@ -144,8 +148,15 @@ def without_discovery(monkeypatch) -> None:
     monkeypatch.setattr(
         Experiment,
         "of",
-        classmethod(lambda cls, chosen, class_names: experiment(chosen)),
+        classmethod(lambda cls, chosen, inputs, progress=False: experiment(chosen)),
     )
+
+
+def measured(built: Experiment, weights: np.ndarray) -> Metanetwork:
+    """The untrained metanetwork with statistics of flat weights ``[N, P]``."""
+    net = built.build()
+    net.model.set_statistics(jax.jit(built.single.graphs)(jnp.asarray(weights)))
+    return net
 
 
 def run_steps(
@@ -156,7 +167,7 @@ def run_steps(
     table = Zoo.open(shared_zoo()).read("train", ("label",))
     data = parallel.replicate(Dataset(jnp.asarray(table.weights), table["label"]))
     optimizer = build_optimizer(built.config.optimizer, built.config.train.steps)
-    graphdef, state = initial_state(built.build(table.weights), optimizer)
+    graphdef, state = initial_state(measured(built, table.weights), optimizer)
     state = parallel.replicate(state)
     step = make_train_step(built, graphdef, optimizer, parallel)
     metrics = []

@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
-    if extra and args.command != "train":
+    configured = "config" in args  # its fields are set by further arguments
+    if extra and not configured:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     quiet_libraries()
     try:
-        if args.command == "train":
+        if configured:
             args.overrides = extra
         status = args.run(args)
         sys.stdout.flush()

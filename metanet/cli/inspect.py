@@ -186,16 +186,21 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
         architecture, weights = read_row(network)
         return [_of_architecture(network, architecture, weights)]
     if path.is_dir():
-        from metanet.training import read_config
+        from metanet.training import read_inputs
 
-        return [_of_architecture(network, read_config(path).zoo.fit.architecture)]
+        held = read_inputs(path).architectures.values()
+        return [_of_architecture(network, a) for a in held]
     if path.suffix == ".py" or (colon and directory.endswith(".py")):
         from metanet.cli.train import load_config
         from metanet.training import ExperimentConfig
 
         config, _ = load_config(network)
-        experiment = ExperimentConfig.from_mapping(config.to_dict())
-        return [_of_architecture(network, experiment.zoo.fit.architecture)]
+        fit = ExperimentConfig.from_mapping(config.to_dict()).zoo.fit
+        if fit is None:
+            raise MetanetError(
+                f"{network}: draws its networks from a zoo; make that and inspect it"
+            )
+        return [_of_architecture(network, fit.architecture)]
     name = network.partition(":")[0]
     if name in ARCHITECTURES:
         return [_of_architecture(network, parse_architecture(network))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metanet.cli.console import UsageError, add_command, print_table
-from metanet.errors import MetanetError, suggest
+from metanet.errors import suggest
 
 
 def add_commands(commands: Any) -> None:
@@ -93,36 +92,6 @@ def _unknown_key(config: Any, option: str) -> str | None:
     return None
 
 
-def _get_config(config: str) -> Any:
-    """Runs ``get_config`` of ``FILE[:ARG]``."""
-    name, colon, argument = config.partition(":")
-    file = Path(name)
-    if not file.is_file():
-        near = [str(p) for p in file.parent.glob("*.py")]
-        raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
-    if file.name == "config.json":
-        return _recorded_config(file)
-    spec = importlib.util.spec_from_file_location("metanet_config", file)
-    if spec is None or spec.loader is None:
-        raise MetanetError(
-            f"{file}: a config is a Python file (.py) or a run's config.json"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise MetanetError(f"{file}: defines no function get_config")
-    return module.get_config(*([argument] if colon else []))
-
-
-def _recorded_config(file: Path) -> Any:
-    """The config of an earlier run, from its config.json."""
-    from ml_collections import ConfigDict
-
-    from metanet.training import read_config
-
-    return ConfigDict(read_config(file.parent).to_json())
-
-
 def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     """Loads a config file and applies ``--config.x.y=z`` overrides.
 
@@ -142,7 +111,9 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     from absl import flags
     from ml_collections import config_flags
 
-    base = _get_config(config)
+    from metanet.training import read_config_file
+
+    base = read_config_file(config)
     for option in overrides:
         if re.match(r"--?(no)?config\.", option):
             if problem := _unknown_key(base, option):

@@ -32,6 +32,28 @@ def add_commands(commands: Any) -> None:
     )
     info.add_argument("zoo", metavar="DIR", type=Path)
     _add_fit(inner)
+    train = add_command(
+        inner,
+        "train",
+        run_train,
+        "train a population of classifiers",
+        """
+        Trains thousands of networks on images, with settings drawn from ranges, and
+        stores their weights with accuracies as a zoo. Repeating an interrupted command
+        continues it; several processes may work on one directory; the same config gives
+        the same files. Every field of the config can be set by --config.NAME=VALUE.
+        """,
+        """
+        metanet zoo train --config configs/zoo_small_cnn.py --out zoos/small_cnn
+        metanet zoo train --config configs/zoo_diverse.py:mnist,data_root=/data --out zoos/d
+        """,
+    )
+    train.add_argument(
+        "--config", metavar="FILE[:ARG]", required=True, help="config file of a zoo"
+    )
+    train.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="directory of the zoo"
+    )
 
 
 def _add_fit(inner: Any) -> None:
@@ -158,5 +180,18 @@ def run_fit(args: argparse.Namespace) -> int:
     from metanet.zoos import fit_inrs
 
     _describe(fit_inrs(fit_config(args), args.out))
+    print(f"zoo: {args.out}")
+    return 0
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Trains a population and describes the zoo."""
+    from metanet.cli.train import load_config
+    from metanet.training import from_mapping
+    from metanet.zoos import PopulationConfig, train_population
+
+    mapping, _ = load_config(args.config, args.overrides)
+    config = from_mapping(PopulationConfig, mapping.to_dict(), "config")
+    _describe(train_population(config, args.out))
     print(f"zoo: {args.out}")
     return 0

@@ -178,8 +178,11 @@ class StatNN(_Baseline):
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures mean and deviation of each statistic on a sample of graphs."""
         raw = self._statistics(stacked_only(graphs))
-        self.mean[...] = raw.mean(0)
-        self.deviation[...] = jnp.maximum(raw.std(0), 1e-8)
+        self.mean[...], deviation = raw.mean(0), raw.std(0)
+        # What varies by less than 1e-3 of itself has four digits left in float32, which
+        # the order of summation changes: rounding must not become a feature.
+        varies = deviation > 1e-3 * jnp.abs(raw.mean(0)) + 1e-8
+        self.deviation[...] = jnp.where(varies, deviation, 1.0)
 
     def _statistics(self, graphs: ParameterGraph) -> jax.Array:
         columns = []

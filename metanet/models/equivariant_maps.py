@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
-from metanet.graphs.reductions import broadcast, total
+from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.symmetry import Symmetry
 
 # More partitions than this of one array's axes come from arrays of a rank for which
@@ -293,7 +293,7 @@ def gather(x: jax.Array, half: Half, how: Literal["mean", "max"] = "mean") -> ja
     dropped = tuple(1 + i for i, c in enumerate(diagonal) if c not in kept)
     if dropped:
         count = math.prod(x.shape[i] for i in dropped)
-        x = total(x, dropped) / count if how == "mean" else x.max(dropped)
+        x = total(x, dropped) / count if how == "mean" else extreme(x, dropped, how)
     left = [c for c in diagonal if c in kept]
     return x.transpose(0, *(1 + left.index(c) for c in kept), x.ndim - 1)
 

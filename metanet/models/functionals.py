@@ -43,6 +43,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import GraphBatch, ParameterGraph, Vocabulary, to_params
+from metanet.graphs.reductions import broadcast, total
 from metanet.models.base import Features, Subject
 from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (
@@ -174,15 +175,36 @@ class RowAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = jnp.split(self.read(x), 3, axis=-1)
-        total: jax.Array | float = 0.0
+        found: jax.Array | float = 0.0
         for place, axis in enumerate(self.spec.axes):
-            own = [self._slices(y, place, axis.parents) for y in (q, k, v)]
+            own = [
+                self._slices(self._below(y, place), place, axis.parents)
+                for y in (q, k, v)
+            ]
             size = own[0][0].shape[-1]
             scores = jnp.einsum("zhik,zhjk->zhij", own[0][0], own[1][0])
             weights = jax.nn.softmax(scores * np.float32(size**-0.5), axis=-1)
             mixed = jnp.einsum("zhij,zhjk->zhik", weights, own[2][0])
-            total = total + own[2][1](mixed)
-        return self.write(jnp.asarray(total))
+            found = found + broadcast(own[2][1](mixed), v.shape)
+        return self.write(jnp.asarray(found))
+
+    def _below(self, x: jax.Array, place: int) -> jax.Array:
+        """Means over the axes whose order depends on the index at ``place``.
+
+        They differ from slice to slice, so that slices can neither be compared nor
+        mixed entry by entry.
+        """
+        axes = self.spec.axes
+        found = {place}
+        while more := {
+            i for i, a in enumerate(axes) if found & set(a.parents) and i not in found
+        }:
+            found |= more
+        below = [1 + i for i in sorted(found - {place})]
+        if not below:
+            return x
+        count = math.prod(x.shape[i] for i in below)
+        return total(x, below, keepdims=True) / count
 
     def _slices(self, x: jax.Array, place: int, parents: tuple[int, ...]):
         """``[B * parents, heads, n, rest * d / heads]``, and the way back.

@@ -17,7 +17,10 @@ from metanet.networks.inr import (
     to_unit,
 )
 from metanet.networks.mlp import MLP
+from metanet.networks.regime import Regime, training
 from metanet.networks.resnet import ResNet
+from metanet.networks.sequence import RowCNN, RowRNN
+from metanet.networks.sets import PixelSet
 from metanet.networks.sine import fast_sin, sine, sine_cosine_pi
 from metanet.networks.vit import ViT
 
@@ -29,6 +32,10 @@ __all__ = [
     "Network",
     "ParamSpec",
     "Params",
+    "PixelSet",
+    "Regime",
+    "RowCNN",
+    "RowRNN",
     "Siren",
     "ResNet",
     "SmallCNN",
@@ -44,4 +51,5 @@ __all__ = [
     "sine_cosine_pi",
     "to_targets",
     "to_unit",
+    "training",
 ]

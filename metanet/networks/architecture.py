@@ -17,6 +17,8 @@ from metanet.networks.cnn import SmallCNN, VaryingCNN
 from metanet.networks.inr import FourierMLP, Siren, TanhINR
 from metanet.networks.mlp import MLP
 from metanet.networks.resnet import ResNet
+from metanet.networks.sequence import RowCNN, RowRNN
+from metanet.networks.sets import PixelSet
 from metanet.networks.vit import ViT
 from metanet.registry import Registry
 
@@ -61,6 +63,10 @@ class Architecture:
         defaults = {name: p.default for name, p in _options(module).items()}
         return Architecture.of(self.name, **(defaults | dict(self.options)))
 
+    def with_option(self, key: str, value: Any) -> Architecture:
+        """The same architecture with one option set."""
+        return Architecture.of(self.name, **{**dict(self.options), key: value})
+
     def option(self, key: str) -> Any:
         """The value of an option, or the module's default."""
         module, _ = ARCHITECTURES[self.name]
@@ -79,7 +85,8 @@ def _coordinates(arch: Architecture) -> tuple[jax.Array, ...]:
 
 
 def _images(arch: Architecture) -> tuple[jax.Array, ...]:
-    side = arch.option("side") if arch.name == "vit" else 28
+    module, _ = ARCHITECTURES[arch.name]
+    side = arch.option("side") if "side" in _options(module) else 28
     return (jnp.zeros((2, side, side, arch.option("channels"))),)
 
 
@@ -96,6 +103,9 @@ for _name, _module, _inputs in (
     ("varying_cnn", VaryingCNN, _images),
     ("resnet", ResNet, _images),
     ("vit", ViT, _images),
+    ("row_cnn", RowCNN, _images),
+    ("row_rnn", RowRNN, _images),
+    ("pixel_set", PixelSet, _images),
 ):
     ARCHITECTURES.register(_name)((_module, _inputs))
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
 
-from metanet.errors import MetanetError
-from metanet.networks.mlp import ACTIVATIONS
+from metanet.errors import MetanetError, suggest
+from metanet.networks.regime import activation as activation_of
+from metanet.networks.regime import convolve, dropout
+
+NORMS = ("none", "batch", "layer")
+
+
+def normalization(name: str, width: int, rngs: nnx.Rngs) -> Callable[..., jax.Array]:
+    """A normalisation layer by name: "batch", "layer", or "none" for the identity.
+
+    Raises:
+        MetanetError: for another name.
+    """
+    if name == "none":
+        return _identity
+    if name == "layer":
+        return nnx.LayerNorm(width, rngs=rngs)
+    if name == "batch":
+        # Running averages over some ten batches: zoos train for few steps.
+        return nnx.BatchNorm(width, use_running_average=True, momentum=0.9, rngs=rngs)
+    raise MetanetError(f"norm: no {name!r}.{suggest(name, NORMS)}")
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
 
 
 class SmallCNN(nnx.Module):
@@ -21,6 +44,7 @@ class SmallCNN(nnx.Module):
         widths: Channels of the convolutions.
         classes: Number of classes.
         activation: A name in `ACTIVATIONS` (the zoo has relu and tanh).
+        padding: "VALID" as in the zoo, or "SAME" for images below 15 pixels.
     """
 
     def __init__(
@@ -29,22 +53,31 @@ class SmallCNN(nnx.Module):
         widths: Sequence[int] = (16, 16, 16),
         classes: int = 10,
         activation: str = "relu",
+        padding: str = "VALID",
         *,
         rngs: nnx.Rngs,
     ):
         sizes = [channels, *widths]
         self.layers = nnx.List(
             [
-                nnx.Conv(a, b, (3, 3), strides=2, padding="VALID", rngs=rngs)
+                nnx.Conv(
+                    a,
+                    b,
+                    (3, 3),
+                    2,
+                    padding=padding,
+                    conv_general_dilated=convolve,
+                    rngs=rngs,
+                )
                 for a, b in zip(sizes[:-1], sizes[1:], strict=True)
             ]
         )
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation_of(activation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:
-            x = self.activation(layer(x))
+            x = dropout(self.activation(layer(x)))
         return self.head(x.mean(axis=(1, 2)))
 
 
@@ -61,6 +94,7 @@ class VaryingCNN(nnx.Module):
             own (of as many channels), 0 for none.
         classes: Number of classes.
         activation: A name in `ACTIVATIONS`.
+        norm: "none", "batch" or "layer", before each activation.
     """
 
     def __init__(
@@ -71,6 +105,7 @@ class VaryingCNN(nnx.Module):
         residual: Sequence[int] = (0,),
         classes: int = 10,
         activation: str = "relu",
+        norm: str = "none",
         *,
         rngs: nnx.Rngs,
     ):
@@ -89,19 +124,28 @@ class VaryingCNN(nnx.Module):
         sizes = [channels, *widths]
         self.layers = nnx.List(
             [
-                nnx.Conv(a, b, (k, k), strides=2 if i == 0 else 1, rngs=rngs)
+                nnx.Conv(
+                    a,
+                    b,
+                    (k, k),
+                    2 if i == 0 else 1,
+                    conv_general_dilated=convolve,
+                    rngs=rngs,
+                )
                 for i, (a, b, k) in enumerate(
                     zip(sizes[:-1], sizes[1:], kernels, strict=True)
                 )
             ]
         )
+        self.norms = nnx.List([normalization(norm, width, rngs) for width in widths])
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation_of(activation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         outputs = []
-        for layer, source in zip(self.layers, self.residual, strict=True):
-            x = self.activation(layer(x))
+        layers = zip(self.layers, self.norms, self.residual, strict=True)
+        for layer, norm, source in layers:
+            x = dropout(self.activation(norm(layer(x))))
             if source:
                 x = x + outputs[source - 1]
             outputs.append(x)

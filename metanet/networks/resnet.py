@@ -8,30 +8,41 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metanet.networks.cnn import normalization
+from metanet.networks.regime import activation, convolve
+
 
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
         conv = lambda a, b, k, s: nnx.Conv(
-            a, b, (k, k), strides=s, use_bias=False, rngs=rngs
+            a,
+            b,
+            (k, k),
+            s,
+            use_bias=False,
+            conv_general_dilated=convolve,
+            rngs=rngs,
         )
-        self.conv1, self.norm1 = conv(inputs, outputs, 3, stride), _norm(outputs, rngs)
-        self.conv2, self.norm2 = conv(outputs, outputs, 3, 1), _norm(outputs, rngs)
+        self.conv1, self.norm1 = (
+            conv(inputs, outputs, 3, stride),
+            normalization("batch", outputs, rngs),
+        )
+        self.conv2, self.norm2 = (
+            conv(outputs, outputs, 3, 1),
+            normalization("batch", outputs, rngs),
+        )
         plain = inputs == outputs and stride == 1
         self.shortcut = None if plain else conv(inputs, outputs, 1, stride)
-        self.norm3 = None if plain else _norm(outputs, rngs)
+        self.norm3 = None if plain else normalization("batch", outputs, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = activation("relu")(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         if self.shortcut is not None and self.norm3 is not None:
             x = self.norm3(self.shortcut(x))
-        return jax.nn.relu(x + y)
-
-
-def _norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(width, use_running_average=True, rngs=rngs)
+        return activation("relu")(x + y)
 
 
 class ResNet(nnx.Module):
@@ -53,8 +64,15 @@ class ResNet(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.stem = nnx.Conv(channels, widths[0], (3, 3), use_bias=False, rngs=rngs)
-        self.norm = _norm(widths[0], rngs)
+        self.stem = nnx.Conv(
+            channels,
+            widths[0],
+            (3, 3),
+            use_bias=False,
+            conv_general_dilated=convolve,
+            rngs=rngs,
+        )
+        self.norm = normalization("batch", widths[0], rngs)
         made, inputs = [], widths[0]
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for i in range(count):
@@ -65,7 +83,7 @@ class ResNet(nnx.Module):
         self.head = nnx.Linear(inputs, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = jax.nn.relu(self.norm(self.stem(x)))
+        x = activation("relu")(self.norm(self.stem(x)))
         for block in self.blocks:
             x = block(x)
         return self.head(jnp.mean(x, axis=(1, 2)))

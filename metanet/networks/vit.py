@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
+from metanet.networks.regime import activation, convolve, dropout
+
 
 class ViTBlock(nnx.Module):
     """Pre-norm self-attention and MLP."""
@@ -22,7 +24,7 @@ class ViTBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.attention(self.norm1(x))
-        return x + self.narrow(jax.nn.gelu(self.widen(self.norm2(x))))
+        return x + self.narrow(activation("gelu")(self.widen(self.norm2(x))))
 
 
 class ViT(nnx.Module):
@@ -51,7 +53,13 @@ class ViT(nnx.Module):
     ):
         count = (side // patch) ** 2
         self.patches = nnx.Conv(
-            channels, dim, (patch, patch), strides=patch, padding="VALID", rngs=rngs
+            channels,
+            dim,
+            (patch, patch),
+            patch,
+            padding="VALID",
+            conv_general_dilated=convolve,
+            rngs=rngs,
         )
         draw = jax.random.normal(rngs.params(), (count, dim))
         self.positions = nnx.Param(0.02 * draw)
@@ -66,4 +74,4 @@ class ViT(nnx.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1]) + self.positions[...][None]
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x).mean(axis=1))
+        return self.head(dropout(self.norm(x).mean(axis=1)))

@@ -103,13 +103,16 @@ def samples_section(samples: Sequence[Sample]) -> Markup:
 
 def graph_sections(run: Run) -> list[Markup]:
     """Drawing and tables of the input networks' parameter graph and symmetry."""
-    experiment = run.experiment
-    symmetry, topology = experiment.symmetry, experiment.topology
     weights, columns = run.zoo.row(0)
+    one = run.experiment.inputs.get(columns["architecture"])
+    if one is None:
+        return []
+    symmetry, topology = one.symmetry, one.topology
+    architecture = run.zoo.architectures[columns["architecture"]]
     drawing = io.BytesIO()
     figure = draw(
         topology,
-        graph=to_graph(topology, experiment.spec.unflatten(jnp.asarray(weights))),
+        graph=to_graph(topology, one.spec.unflatten(jnp.asarray(weights))),
     )
     figure.savefig(drawing, format="png", dpi=130)
     nodes, edges = describe.node_rows(topology), describe.edge_rows(topology)
@@ -124,7 +127,7 @@ def graph_sections(run: Run) -> list[Markup]:
             page.image(drawing.getvalue(), "parameter graph", css="drawing"),
             page.table(nodes[0], nodes[1:]),
             page.table(edges[0], edges[1:]),
-            note=f"{run.zoo.architecture.name}: {topology.num_nodes} nodes, "
+            note=f"{architecture.name}: {topology.num_nodes} nodes, "
             f"{topology.num_parameters:,} parameters. Drawn with the weights of "
             f"network {columns['id']}.",
         ),
@@ -149,6 +152,7 @@ def _samples(run: Run) -> list[Sample]:
     right = np.flatnonzero(predicted == labels)[: _SHOWN - len(wrong)]
     shown = np.concatenate([wrong, right])
     fit = run.config.zoo.fit
+    assert fit is not None
     try:
         images = load_images(fit.images, fit.data_root or None).images
     except MetanetError:

@@ -1,6 +1,14 @@
 """Tasks: head, loss and metrics of each kind of experiment."""
 
+from metanet.tasks.accuracy import AccuracyConfig, AccuracyPrediction
 from metanet.tasks.base import TASKS, Task
 from metanet.tasks.classification import Classification, ClassificationConfig
 
-__all__ = ["TASKS", "Classification", "ClassificationConfig", "Task"]
+__all__ = [
+    "TASKS",
+    "AccuracyConfig",
+    "AccuracyPrediction",
+    "Classification",
+    "ClassificationConfig",
+    "Task",
+]

@@ -1,15 +1,14 @@
-"""What a task is: a head on pooled features, a loss, and metrics that add up."""
+"""What a task is: a head on pooled features, a loss, and metrics."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import nnx
 
 from metanet.registry import Registry
-
-Sums = dict[str, jax.Array]
 
 
 class Task(Protocol):
@@ -18,7 +17,7 @@ class Task(Protocol):
     Attributes:
         column: The zoo column with the targets.
         select_by: The metric that chooses checkpoints, larger is better.
-        class_names: Names of the classes between which it decides.
+        class_names: Names of the classes between which it decides; () where none.
     """
 
     column: str
@@ -35,16 +34,32 @@ class Task(Protocol):
         """Sum of the losses of the networks with ``mask`` 1; divide by their count."""
         ...
 
-    def sums(self, outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> Sums:
-        """Sums from which metrics are made; those of batches and processes add up."""
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """What outputs ``[N, k]`` of validation networks teach, as JSON values."""
         ...
 
-    def metrics(self, sums: Any) -> dict[str, Any]:
-        """Metrics from added sums, as JSON values."""
+    def metrics(
+        self,
+        outputs: np.ndarray,
+        targets: np.ndarray,
+        calibration: dict[str, Any] | None = None,
+        groups: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """Metrics of outputs ``[N, k]``, as JSON values.
+
+        Args:
+            outputs: Of the networks.
+            targets: ``[N]``.
+            calibration: What `calibrate` returned; adds what needs it.
+            groups: ``[N]`` numbers of independent units (training runs), over which
+                intervals of the metrics are found; None leaves these out.
+        """
         ...
 
-    def predictions(self, outputs: jax.Array) -> jax.Array:
-        """What `predict` reports: probabilities, or predicted values."""
+    def predictions(
+        self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        """What `predict` reports, ``[N, p]``: probabilities, or value and interval."""
         ...
 
 

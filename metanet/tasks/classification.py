@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from scipy.special import log_softmax, softmax
 
 from metanet.errors import MetanetError, require_at_least
 from metanet.models.layers import MLP
-from metanet.tasks.base import TASKS, Sums
+from metanet.tasks.base import TASKS
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,29 @@ class Classification:
         wanted = wanted + smooth / self.num_classes
         return jnp.sum(optax.softmax_cross_entropy(outputs, wanted) * mask)
 
-    def sums(self, outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> Sums:
-        exact = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-        true = jax.nn.one_hot(targets, self.num_classes)
-        guess = jax.nn.one_hot(outputs.argmax(-1), self.num_classes)
-        return {
-            "count": mask.sum(),
-            "loss": jnp.sum(exact * mask),
-            "confusion": jnp.einsum("bt,bp,b->tp", true, guess, mask),
-        }
+    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        return {}
 
-    def metrics(self, sums: Any) -> dict[str, Any]:
-        count = float(sums["count"])
-        confusion = np.rint(np.asarray(sums["confusion"])).astype(int)
+    def metrics(
+        self,
+        outputs: np.ndarray,
+        targets: np.ndarray,
+        calibration: dict[str, Any] | None = None,
+        groups: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        exact = -log_softmax(outputs.astype(np.float64), axis=-1)
+        confusion = np.zeros((self.num_classes, self.num_classes), int)
+        np.add.at(confusion, (targets, outputs.argmax(-1)), 1)
         return {
-            "accuracy": float(np.trace(confusion)) / count,
-            "loss": float(sums["loss"]) / count,
+            "accuracy": float(np.trace(confusion) / len(targets)),
+            "loss": float(exact[np.arange(len(targets)), targets].mean()),
             "confusion": confusion.tolist(),
         }
 
-    def predictions(self, outputs: jax.Array) -> jax.Array:
-        return jax.nn.softmax(outputs, axis=-1)
+    def predictions(
+        self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        return softmax(outputs.astype(np.float64), axis=-1)
 
 
 TASKS.register("classification")((ClassificationConfig, Classification))

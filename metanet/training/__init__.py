@@ -1,23 +1,27 @@
 """Training: config, data order, compiled steps, checkpoints, the loop."""
 
-from metanet.training.arguments import parse_argument
+from metanet.training.arguments import parse_argument, read_config_file
 from metanet.training.config import (
+    DataConfig,
     ExperimentConfig,
     NamedConfig,
     OptimizerConfig,
     TrainConfig,
     ZooConfig,
+    from_mapping,
 )
 from metanet.training.experiment import Experiment, Metanetwork
-from metanet.training.files import read_config, read_result
+from metanet.training.files import InputNetworks, read_config, read_inputs, read_result
 from metanet.training.loop import Interrupted, train
 from metanet.training.run import Run, load_run
 from metanet.training.sharding import ProcessConfig, start_processes
 from metanet.training.writers import read_metrics
 
 __all__ = [
+    "DataConfig",
     "Experiment",
     "ExperimentConfig",
+    "InputNetworks",
     "Interrupted",
     "Metanetwork",
     "NamedConfig",
@@ -26,9 +30,12 @@ __all__ = [
     "Run",
     "TrainConfig",
     "ZooConfig",
+    "from_mapping",
     "load_run",
     "parse_argument",
     "read_config",
+    "read_config_file",
+    "read_inputs",
     "read_metrics",
     "read_result",
     "start_processes",

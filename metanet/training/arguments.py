@@ -1,10 +1,40 @@
-"""The part of ``--config=FILE:ARGUMENT`` after the colon, typed."""
+"""Config files: ``FILE:ARGUMENT`` into a ConfigDict, and the argument's parts."""
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from metanet.errors import MetanetError, suggest
+from metanet.training.files import read_config
+
+
+def read_config_file(config: str) -> ConfigDict:
+    """Runs ``get_config`` of ``FILE[:ARGUMENT]``; a run's config.json is read as it is.
+
+    Raises:
+        MetanetError: for a file that does not exist or is no config.
+    """
+    name, colon, argument = config.partition(":")
+    file = Path(name)
+    if not file.is_file():
+        near = [str(p) for p in file.parent.glob("*.py")]
+        raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
+    if file.name == "config.json":
+        return ConfigDict(read_config(file.parent).to_json())
+    spec = importlib.util.spec_from_file_location("metanet_config", file)
+    if spec is None or spec.loader is None:
+        raise MetanetError(
+            f"{file}: a config is a Python file (.py) or a run's config.json"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise MetanetError(f"{file}: defines no function get_config")
+    return module.get_config(*([argument] if colon else []))
 
 
 def parse_argument(

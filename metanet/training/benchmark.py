@@ -19,11 +19,7 @@ from metanet.models import MODELS, GMNConfig, ProductGMNConfig, build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
 from metanet.training.config import ExperimentConfig, NamedConfig
-from metanet.training.experiment import (
-    Experiment,
-    Metanetwork,
-    left_to_canonicalize,
-)
+from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed import (
     arrange,
@@ -45,6 +41,7 @@ from metanet.training.step import (
     make_train_step,
     micro_batch,
 )
+from metanet.zoos import FAMILIES, ImageShape
 
 _POOL = 1024
 INR = Architecture.of("siren", hidden=(32, 32))
@@ -113,23 +110,11 @@ def synthetic_experiment(
     architecture: Architecture, config: ExperimentConfig
 ) -> tuple[Experiment, np.ndarray]:
     """An experiment on new random networks, and their weights ``[1024, P]``."""
-    network = create(architecture, jax.random.key(0))
-    spec = ParamSpec.of(network.params)
+    one = InputNetwork.of(architecture, config)
     keys = jax.random.split(jax.random.key(1), _POOL)
-    weights = jax.jit(jax.vmap(lambda k: spec.flatten(create(architecture, k).params)))(
-        keys
-    )
-    symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
-    topology = build_topology(symmetry)
-    experiment = Experiment(
-        config=config,
-        network=network,
-        spec=spec,
-        symmetry=symmetry,
-        topology=topology,
-        canonical=left_to_canonicalize(config, symmetry, topology),
-        task=_task(),
-    )
+    draw = lambda key: one.spec.flatten(create(architecture, key).params)
+    weights = jax.jit(jax.vmap(draw))(keys)
+    experiment = Experiment(config, {"0": one}, _task())
     return experiment, np.asarray(weights)
 
 
@@ -180,7 +165,9 @@ def measure_stacked(
     config = replace(config, train=train)
     experiment, weights = synthetic_experiment(architecture, config)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    net = experiment.build(weights)
+    net = experiment.build()
+    sample = jax.jit(experiment.single.graphs)(jnp.asarray(weights))
+    net.model.set_statistics(sample)
     graphdef, state = initial_state(net, optimizer)
     parallel = DataParallel()
     state = parallel.replicate(state)
@@ -202,12 +189,14 @@ def measure_stacked(
     params, rest = jax.tree.map(jnp.copy, (state.params, state.rest))
 
     def forward(index: jax.Array) -> jax.Array:
-        graphs = experiment.graphs(data.weights[index])
+        graphs = experiment.single.graphs(data.weights[index])
         return nnx.merge(graphdef, params, rest)(graphs)
 
     forward_all = jax.jit(lambda i: jax.lax.map(forward, i))
     build = jax.jit(
-        lambda i: jax.lax.map(lambda r: experiment.graphs(data.weights[r]).edges, i)
+        lambda i: jax.lax.map(
+            lambda r: experiment.single.graphs(data.weights[r]).edges, i
+        )
     )
     held = [state]
 
@@ -243,29 +232,14 @@ def _speed(count: float, seconds: float, flops: int, compiled: Any) -> dict[str,
     }
 
 
-def random_cnn(rng: np.random.Generator) -> Architecture:
-    """A CNN as in the Wild Park: 2 to 5 layers, 4 to 32 channels, kernels 3 to 7."""
-    depth = int(rng.integers(2, 6))
-    widths = [int(w) for w in rng.choice([4, 8, 16, 32], depth)]
-    residual = []
-    for layer in range(depth):
-        equal = [i for i in range(layer) if widths[i] == widths[layer]]
-        chosen = equal and rng.random() < 0.5
-        residual.append(1 + int(rng.choice(equal)) if chosen else 0)
-    return Architecture.of(
-        "varying_cnn",
-        widths=widths,
-        kernels=[int(k) for k in rng.choice([3, 5, 7], depth)],
-        residual=residual,
-    )
-
-
 def packed_cases(
     wanted: Callable[[str], bool], repeats: int, count: int = 256
 ) -> Iterator[dict[str, Any]]:
     """Measures graph models on packed batches of different CNNs, about 64 a batch."""
     rng = np.random.default_rng(0)
-    networks = [create(random_cnn(rng), jax.random.key(i)) for i in range(count)]
+    images = ImageShape(side=28, channels=1, classes=10)
+    drawn = [FAMILIES["wild_park"](rng, images) for _ in range(count)]
+    networks = [create(a, jax.random.key(i)) for i, a in enumerate(drawn)]
     topologies = [
         build_topology(sym.discover(n.apply_fn, n.params, *n.inputs, check=False))
         for n in networks
@@ -298,9 +272,10 @@ def _measure_packed(
     sample = PackedGraphs(*(x[0] for x in first.graphs))
     model.set_statistics(sample)
     net = Metanetwork(model, task.head(model.dim, rngs=rngs))
-    optimizer = build_optimizer(ExperimentConfig().optimizer, 1000)
+    config = ExperimentConfig()
+    optimizer = build_optimizer(config.optimizer, 1000)
     graphdef, state = initial_state(net, optimizer)
-    step = make_packed_step(graphdef, task, optimizer)
+    step = make_packed_step(graphdef, task, optimizer, config)
     flops = product_flops(step, state, first)
     parameters = parameter_count(state.params)
     compiled = step.lower(state, first).compile()

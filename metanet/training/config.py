@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from metanet.augment import AugmentConfig
 from metanet.errors import MetanetError, suggest
@@ -17,17 +17,63 @@ from metanet.models import MODELS
 from metanet.networks import Architecture
 from metanet.registry import Registry
 from metanet.tasks import TASKS
-from metanet.zoos import FitConfig
+from metanet.zoos import FitConfig, PopulationConfig, Recipe
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """Where the zoo lies, and how it is made when it is missing."""
+    """Where the zoo lies, and how it is made when it is missing.
+
+    Attributes:
+        path: Its directory.
+        fit: A zoo of INRs, or
+        population: a zoo of classifiers; one of both.
+    """
 
     path: str = "zoos/digits"
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig | None = None
+    population: PopulationConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fit is None) == (self.population is None):
+            raise MetanetError("zoo: needs one of the sections fit and population")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What makes the zoo."""
+        recipe = self.fit or self.population
+        assert recipe is not None
+        return recipe
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which networks of the zoo an experiment takes.
+
+    Attributes:
+        where: Conditions "column=value" that all of them meet.
+        checkpoints: "all" of a training run, or the "last" alone.
+        fraction: Share of the training runs that is used.
+        wider: Column by whose median the zoo is cut for a test out of distribution:
+            training and validation take what lies at or below, test what lies above;
+            "" for no cut.
+    """
+
+    where: tuple[str, ...] = ()
+    checkpoints: Literal["all", "last"] = "all"
+    fraction: float = 1.0
+    wider: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise MetanetError(f"fraction: must lie in (0, 1], got {self.fraction}")
+        for condition in self.where:
+            if condition.count("=") != 1:
+                raise MetanetError(
+                    f"where: expected conditions like activation=relu, got {condition!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -108,12 +154,13 @@ class ExperimentConfig:
         seed: Seed of initialisation, data order and augmentation.
         canonicalize: Bring every input network to the canonical representative of its
             scale, sign and phase orbit before anything else reads it.
-        zoo, model, task, augment, optimizer, train: The parts.
+        zoo, data, model, task, augment, optimizer, train: The parts.
     """
 
     seed: int = 0
     canonicalize: bool = True
-    zoo: ZooConfig = field(default_factory=ZooConfig)
+    zoo: ZooConfig = field(default_factory=lambda: ZooConfig(fit=FitConfig()))
+    data: DataConfig = field(default_factory=DataConfig)
     model: NamedConfig = field(default_factory=lambda: NamedConfig("product_gmn"))
     task: NamedConfig = field(default_factory=lambda: NamedConfig("classification"))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -144,6 +191,8 @@ def _to_json(value: Any) -> Any:
         value = value.to_json()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        # Of sections that exclude one another, those that are not there.
+        value = {k: v for k, v in value.items() if v is not None}
     if isinstance(value, Mapping):
         return {k: _to_json(v) for k, v in value.items()}
     return [_to_json(v) for v in value] if isinstance(value, tuple | list) else value
@@ -189,8 +238,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return architecture
         except MetanetError as error:
             raise MetanetError(f"{where}: {error}") from error
-    if dataclasses.is_dataclass(kind):
-        return from_mapping(typing.cast(type, kind), _mapping(value, where), where)
+    section = _section(kind)
+    if section is not None and value is not None:
+        return from_mapping(section, _mapping(value, where), where)
     allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if typing.get_origin(kind) is typing.Literal:
         if value in typing.get_args(kind):
@@ -207,6 +257,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return value
     expected = getattr(kind, "__name__", str(kind))
     raise MetanetError(f"{where}: expected {expected}, got {value!r}")
+
+
+def _section(kind: Any) -> type | None:
+    """The dataclass that a field holds, if it holds one."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    found = [k for k in options if dataclasses.is_dataclass(k)]
+    return typing.cast(type, found[0]) if found else None
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

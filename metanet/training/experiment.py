@@ -7,21 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.augment import build_augmentation
-from metanet.graphs import ParameterGraph, Topology, build_topology, to_graph
+from metanet.augment import AugmentConfig, build_augmentation
+from metanet.errors import MetanetError
+from metanet.graphs import (
+    GraphBatch,
+    ParameterGraph,
+    Topology,
+    build_topology,
+    to_graph,
+)
 from metanet.graphs.scales import rest_of
 from metanet.models import MODELS, Model, Probe, build_model
-from metanet.networks import Network, Params, ParamSpec, create
+from metanet.networks import Architecture, Network, Params, ParamSpec, create
+from metanet.progress import track
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
-
-# Networks whose weights set the standardisation.
-_STATISTICS_SAMPLE = 1024
+from metanet.training.files import InputNetworks
 
 
 class Metanetwork(nnx.Module):
@@ -32,7 +36,7 @@ class Metanetwork(nnx.Module):
 
     def __call__(
         self,
-        graphs: ParameterGraph,
+        graphs: GraphBatch,
         *,
         key: jax.Array | None = None,
         deterministic: bool = True,
@@ -42,63 +46,43 @@ class Metanetwork(nnx.Module):
         return self.head(features.pooled)  # type: ignore[operator]
 
 
-def left_to_canonicalize(
-    config: ExperimentConfig, symmetry: sym.Symmetry, topology: Topology
-) -> sym.Symmetry | None:
-    """The scales, signs and phases that the config's model does not handle itself."""
-    if not config.canonicalize:
-        return None
-    carries = MODELS[config.model.name].carries_factors
-    return rest_of(symmetry, topology) if carries else symmetry
+def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> Task:
+    """The task of a config."""
+    kind, task = TASKS[config.task.name]
+    options = from_mapping(kind, dict(config.task.options), "config.task")
+    return task(options, class_names)
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The static parts of an experiment.
+class InputNetwork:
+    """One architecture of input networks.
 
     Attributes:
-        config: Its config.
-        network: The input networks' architecture as a function.
+        network: The architecture as a function.
         spec: Layout of its parameters as a vector.
         symmetry, topology: What discovery found, and the parameter graph.
         canonical: The part of the symmetry that is canonicalised; None: nothing is.
-        task: Head, loss and metrics.
     """
 
-    config: ExperimentConfig
     network: Network
     spec: ParamSpec
     symmetry: sym.Symmetry
     topology: Topology
     canonical: sym.Symmetry | None
-    task: Task
 
     @classmethod
-    def of(cls, config: ExperimentConfig, class_names: tuple[str, ...]) -> Experiment:
-        """Discovers the structure of a config's input networks.
-
-        Args:
-            config: The config.
-            class_names: Of the zoo's labels.
-
-        Raises:
-            MetanetError: for anything in the config that cannot be had.
-        """
-        network = create(config.zoo.fit.architecture, jax.random.key(0))
-        spec = ParamSpec.of(network.params)
+    def of(cls, architecture: Architecture, config: ExperimentConfig) -> InputNetwork:
+        """Discovers the structure of an architecture."""
+        network = create(architecture, jax.random.key(0))
         symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
         topology = build_topology(symmetry)
-        kind, task = TASKS[config.task.name]
-        options = from_mapping(kind, dict(config.task.options), "config.task")
-        return cls(
-            config=config,
-            network=network,
-            spec=spec,
-            symmetry=symmetry,
-            topology=topology,
-            canonical=left_to_canonicalize(config, symmetry, topology),
-            task=task(options, class_names),
-        )
+        canonical = None
+        if config.canonicalize:
+            # What the model handles itself is left to it.
+            carries = MODELS[config.model.name].carries_factors
+            canonical = rest_of(symmetry, topology) if carries else symmetry
+        spec = ParamSpec.of(network.params)
+        return cls(network, spec, symmetry, topology, canonical)
 
     def prepare(self, weights: jax.Array) -> Params:
         """Flat weights ``[B, P]`` to parameters, canonical if the config says so."""
@@ -112,19 +96,8 @@ class Experiment:
         """Flat weights ``[B, P]`` to the parameter graphs that models read."""
         return to_graph(self.topology, self.prepare(weights))
 
-    def augmented(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-        """``(keys [B], weights [B, P]) -> weights``, or None without augmentation."""
-        augment = build_augmentation(self.config.augment, self.symmetry)
-        if augment is None:
-            return None
-
-        def apply(key: jax.Array, vector: jax.Array) -> jax.Array:
-            return self.spec.flatten(augment(key, self.spec.unflatten(vector)))
-
-        return jax.vmap(apply)
-
     def probe(self) -> Probe:
-        """How models run the input network."""
+        """How models run the network."""
         apply_fn, example = self.network.apply_fn, self.network.inputs[0]
 
         def activations(params: Any, inputs: jax.Array) -> tuple[Any, ...]:
@@ -132,17 +105,93 @@ class Experiment:
 
         return Probe(activations, self.spec, example.shape[1:])
 
-    def build(self, sample: np.ndarray) -> Metanetwork:
-        """The untrained metanetwork, with statistics of a sample of flat weights."""
+
+@dataclass(frozen=True)
+class Experiment:
+    """The static parts of an experiment.
+
+    Attributes:
+        config: Its config.
+        inputs: Its input networks by the id of their architecture.
+        task: Head, loss and metrics.
+    """
+
+    config: ExperimentConfig
+    inputs: dict[str, InputNetwork]
+    task: Task
+
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, inputs: InputNetworks, *, progress: bool = False
+    ) -> Experiment:
+        """Discovers the structure of a config's input networks.
+
+        Args:
+            config: The config.
+            inputs: Architectures and class names.
+            progress: Show progress where there are many.
+
+        Raises:
+            MetanetError: for anything in the config that cannot be had.
+        """
+        held, found = inputs.architectures, {}
+        show = progress and len(held) > 8
+        with track(len(held), "symmetries", unit="architectures", show=show) as bar:
+            for key, architecture in held.items():
+                found[key] = InputNetwork.of(architecture, config)
+                bar.advance(1)
+        return cls(config, found, build_task(config, inputs.class_names))
+
+    @property
+    def single(self) -> InputNetwork:
+        """The only architecture.
+
+        Raises:
+            MetanetError: when there are several.
+        """
+        if len(self.inputs) != 1:
+            raise MetanetError(
+                f"the run reads {len(self.inputs)} architectures; this needs one"
+            )
+        return next(iter(self.inputs.values()))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the networks are of several architectures."""
+        return len(self.inputs) > 1
+
+    def augmented(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """``(keys [B], weights [B, P]) -> weights``, or None without augmentation.
+
+        Raises:
+            MetanetError: for networks of several architectures.
+        """
+        if self.mixed:
+            if self.config.augment != AugmentConfig():
+                raise MetanetError(
+                    "config.augment: takes networks of one architecture; switch it off"
+                )
+            return None
+        one = self.single
+        augment = build_augmentation(self.config.augment, one.symmetry)
+        if augment is None:
+            return None
+
+        def apply(key: jax.Array, vector: jax.Array) -> jax.Array:
+            return one.spec.flatten(augment(key, one.spec.unflatten(vector)))
+
+        return jax.vmap(apply)
+
+    def build(self) -> Metanetwork:
+        """The untrained metanetwork, its statistics not yet measured."""
         rngs = nnx.Rngs(self.config.seed)
+        one = None if self.mixed else self.single
         model = build_model(
             self.config.model.name,
             dict(self.config.model.options),
-            topology=self.topology,
-            symmetry=self.symmetry,
-            probe=self.probe(),
+            topology=[held.topology for held in self.inputs.values()],
+            symmetry=one and one.symmetry,
+            probe=one and one.probe(),
             rngs=rngs,
         )
-        graphs = jax.jit(self.graphs)(jnp.asarray(sample[:_STATISTICS_SAMPLE]))
-        model.set_statistics(graphs)
         return Metanetwork(model, self.task.head(model.dim, rngs=rngs))

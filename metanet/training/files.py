@@ -8,10 +8,11 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metanet.errors import MetanetError
 from metanet.files import write_file
+from metanet.networks import Architecture
 from metanet.training.config import ExperimentConfig
 
 _PACKAGES = (
@@ -73,26 +74,42 @@ def read_config(workdir: Path) -> ExperimentConfig:
     return ExperimentConfig.from_mapping(_read(path)["config"])
 
 
-def write_class_names(workdir: Path, names: tuple[str, ...]) -> None:
-    """Records the names of the classes, so that a run predicts without its zoo."""
-    write_file(
-        workdir / "classes.json", json.dumps({"class_names": names}, indent=1).encode()
-    )
+class InputNetworks(NamedTuple):
+    """What a run reads; recorded, so that it predicts without its zoo.
+
+    Attributes:
+        architectures: By id.
+        class_names: Of the zoo's labels.
+    """
+
+    architectures: dict[str, Architecture]
+    class_names: tuple[str, ...]
 
 
-def read_class_names(workdir: Path) -> tuple[str, ...]:
-    """The names of the classes that a run tells apart.
+def write_inputs(workdir: Path, inputs: InputNetworks) -> None:
+    """Writes inputs.json."""
+    content = {
+        "class_names": inputs.class_names,
+        "architectures": {k: a.to_json() for k, a in inputs.architectures.items()},
+    }
+    write_file(workdir / "inputs.json", json.dumps(content, indent=1).encode())
+
+
+def read_inputs(workdir: Path) -> InputNetworks:
+    """Reads inputs.json.
 
     Raises:
         MetanetError: when the run never started to train.
     """
-    path = workdir / "classes.json"
+    path = workdir / "inputs.json"
     if not path.is_file():
         raise MetanetError(f"{workdir}: no checkpoint yet; train the run first")
-    names = _read(path).get("class_names")
-    if not isinstance(names, list):
-        raise MetanetError(f"{path}: class_names: expected a list of names")
-    return tuple(map(str, names))
+    content = _read(path)
+    names, held = content.get("class_names"), content.get("architectures")
+    if not isinstance(names, list) or not isinstance(held, dict):
+        raise MetanetError(f"{path}: expected class_names and architectures")
+    architectures = {k: Architecture.from_json(v) for k, v in held.items()}
+    return InputNetworks(architectures, tuple(map(str, names)))
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:

@@ -6,8 +6,9 @@ import signal
 import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,22 @@ from metanet.errors import MetanetError
 from metanet.progress import track
 from metanet.training.checkpoint import Checkpoints
 from metanet.training.config import ExperimentConfig
-from metanet.training.data import DataOrder, SplitData
-from metanet.training.experiment import Experiment
+from metanet.training.experiment import Experiment, build_task
 from metanet.training.files import (
+    InputNetworks,
     read_result,
-    write_class_names,
     write_config,
+    write_inputs,
     write_result,
 )
 from metanet.training.optimizer import build_optimizer
+from metanet.training.packed_feed import make_feed
 from metanet.training.profile import parameter_count
-from metanet.training.sharding import DataParallel
-from metanet.training.step import (
-    TrainState,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-    micro_batch,
-)
+from metanet.training.selection import groups_of, select
+from metanet.training.step import TrainState, initial_state
 from metanet.training.window import StepWindow
 from metanet.training.writers import MetricWriter
-from metanet.zoos import Zoo, open_or_fit
+from metanet.zoos import Zoo, ZooTable, open_or_make
 
 
 class Interrupted(MetanetError):
@@ -86,17 +82,19 @@ def train(
     if finished is not None:
         return finished
     try:
-        fit = lambda: open_or_fit(config.zoo.path, config.zoo.fit, progress=progress)
-        zoo = _in_turn(fit)
-        experiment = Experiment.of(config, zoo.class_names)
-        run = _Run(experiment, zoo, optimizer, workdir, progress and first)
+        recipe = config.zoo.recipe
+        zoo = _in_turn(lambda: open_or_make(config.zoo.path, recipe, progress=progress))
+        tables = select(zoo, config.data, build_task(config).column)
+        inputs = input_networks(zoo, tables)
+        experiment = Experiment.of(config, inputs, progress=progress and first)
+        run = _Run(experiment, tables, optimizer, workdir, progress and first)
     except Exception:
         # A config that cannot run must not claim the directory.
         if fresh:
             (workdir / "config.json").unlink()
         raise
     if first:
-        write_class_names(workdir, zoo.class_names)
+        write_inputs(workdir, inputs)
     return run.run()
 
 
@@ -109,57 +107,38 @@ def _in_turn(fit: Callable[[], Zoo]) -> Zoo:
     return zoo or fit()
 
 
+def input_networks(zoo: Zoo, tables: Mapping[str, ZooTable]) -> InputNetworks:
+    """The architectures of the networks that were selected."""
+    kinds = [np.unique(t["architecture"]) for t in tables.values()]
+    known = zoo.architectures
+    used = np.unique(np.concatenate(kinds)).tolist()
+    return InputNetworks({k: known[k] for k in used}, zoo.class_names)
+
+
 class _Run:
     """One run of the loop; holds what does not change during it."""
 
     def __init__(
         self,
         experiment: Experiment,
-        zoo: Zoo,
+        tables: dict[str, ZooTable],
         optimizer: optax.GradientTransformation,
         workdir: Path,
         progress: bool,
     ):
         self.experiment, self.workdir, self.progress = experiment, workdir, progress
-        config = experiment.config
-        self.config, self.task = config, experiment.task
-        self.parallel = DataParallel()
-        tables = {
-            split: zoo.read(split, (self.task.column, "id"))
-            for split in ("train", "validation", "test")
-        }
-        for split, table in tables.items():
-            if not len(table.weights):
-                raise MetanetError(f"{zoo.path}: the {split} split is empty")
-        self.ids = tables["train"]["id"]
-        self.data = {
-            split: SplitData(t.weights, t[self.task.column], self.parallel)
-            for split, t in tables.items()
-        }
-        net = experiment.build(tables["train"].weights)
-        self.micro = micro_batch(
-            config.train.batch_size,
-            net.model.cost,
-            self.parallel.size,
-            jax.default_backend(),
-            config.train.micro_batch,
-            parameter_count(nnx.state(net, nnx.Param)),
-        )
-        if self.micro % self.parallel.size:
-            raise MetanetError(
-                f"config.train: {self.micro} networks per pass do not divide over "
-                f"{self.parallel.size} devices"
-            )
+        self.config, self.task = experiment.config, experiment.task
+        column = self.task.column
+        self.targets = {split: t[column] for split, t in tables.items()}
+        self.groups = {split: groups_of(t) for split, t in tables.items()}
+        self.feed = make_feed(experiment, tables, optimizer)
+        net = experiment.build()
+        self.feed.measure(net)
         self.graphdef, state = initial_state(net, optimizer)
-        self.state: TrainState = self.parallel.replicate(state)
-        self.train_step = make_train_step(
-            experiment, self.graphdef, optimizer, self.parallel
-        )
-        self.eval_step = make_eval_step(
-            experiment, self.graphdef, self.parallel.replicated
-        )
-        self.order = DataOrder(len(self.ids), config.train.batch_size, config.seed)
-        self.latest = Checkpoints(workdir / "checkpoints" / "latest", config.train.keep)
+        self.state: TrainState = self.feed.place(state)
+        self.feed.compile(self.graphdef, self.state.params)
+        train = self.config.train
+        self.latest = Checkpoints(workdir / "checkpoints" / "latest", train.keep)
         self.best = Checkpoints(workdir / "checkpoints" / "best", 1)
         self.record: dict[str, Any] = {
             "best": None,
@@ -167,6 +146,7 @@ class _Run:
             "stale": 0,
             "seconds": 0.0,
             "rates": [],
+            "position": [0, 0],
         }
 
     def run(self) -> dict[str, Any]:
@@ -190,22 +170,27 @@ class _Run:
         train = self.config.train
         begun, before = time.monotonic(), self.record["seconds"]
         window = StepWindow()
-        with track(train.steps, "training", done=step, show=self.progress) as bar:
+        recent: deque[np.ndarray] = deque(maxlen=train.log_every)
+        batches = self.feed.batches(self.record["position"])
+        with (
+            closing(batches),
+            track(train.steps, "training", done=step, show=self.progress) as bar,
+        ):
             while step < train.steps and not self._out_of_patience():
-                rows = self.order.batch(step).reshape(-1, self.micro)
-                self.state, metrics = self.train_step(
-                    self.state, *self.data["train"].take(rows)
-                )
-                window.add(metrics)
+                batch = next(batches)
+                self.state, metrics = self.feed.step(self.state, *batch.inputs)
+                window.add(metrics, len(batch.ids))
+                recent.append(batch.ids)
+                self.record["position"] = batch.position
                 step += 1
                 done, stop = step == train.steps, self._must_stop(stopping, step)
                 log = step % train.log_every == 0 or done or stop
                 select = step % train.eval_every == 0 or done
                 save = step % train.checkpoint_every == 0 or done or stop
                 if log or select or save:
-                    self._require_finite(window, step)
+                    self._require_finite(window, step, recent)
                 if log:
-                    count, values = len(window), window.close(train.batch_size)
+                    count, values = len(window), window.close()
                     if "networks_per_second" in values:
                         self.record["rates"].append(values["networks_per_second"])
                     writer.write(step, **values)
@@ -237,38 +222,23 @@ class _Run:
         )
         return bool(np.any(told))
 
-    def _require_finite(self, window: StepWindow, step: int) -> None:
+    def _require_finite(
+        self, window: StepWindow, step: int, recent: deque[np.ndarray]
+    ) -> None:
         """Stops before a state with NaN is evaluated or saved."""
         ago = window.first_bad()
         if ago is None:
             return
-        bad = step - ago
-        rows = self.ids[self.order.batch(bad)]
         raise MetanetError(
-            f"{self.workdir}: loss or gradient is not finite at step {bad + 1}; zoo "
-            f"ids of its batch: {', '.join(map(str, rows))}; lower "
+            f"{self.workdir}: loss or gradient is not finite at step {step - ago + 1}; "
+            f"zoo ids of its batch: {', '.join(map(str, recent[-ago]))}; lower "
             "config.optimizer.learning_rate or look at these networks"
         )
 
-    def _evaluate(self, split: str, params: Any, rest: Any) -> dict[str, Any]:
-        data, size = self.data[split], self.config.train.eval_batch
-        size = -(-size // self.parallel.size) * self.parallel.size
-        chunks = -(-len(data) // size)
-        places = np.arange(chunks * size).reshape(chunks, size)
-        mask = (places < len(data)).astype(np.float32)
-        rows = np.minimum(places, len(data) - 1).astype(np.int32)
-        # All in one call, or chunk by chunk where the device cannot hold them.
-        calls = [slice(None)] if data.on_device else [[i] for i in range(chunks)]
-        parts = []
-        for call in calls:
-            keep = self.parallel.split(mask[call], axis=1)
-            parts.append(self.eval_step(params, rest, *data.take(rows[call]), keep))
-        sums = jax.tree.map(lambda *s: np.sum(s, axis=0), *jax.device_get(parts))
-        return self.task.metrics(sums)
-
     def _select(self, step: int, writer: MetricWriter) -> None:
         """Evaluates on validation; keeps the checkpoint if it is the best so far."""
-        metrics = self._evaluate("validation", self.state.ema, self.state.rest)
+        outputs = self.feed.outputs(self.state.ema, self.state.rest, "validation")
+        metrics = self.task.metrics(outputs, self.targets["validation"])
         score = metrics[self.task.select_by]
         numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
         writer.write(step, **{f"validation_{k}": v for k, v in numbers.items()})
@@ -292,15 +262,25 @@ class _Run:
             )
         chosen = held[0]
         rates = self.record["rates"]
+        outputs = {
+            split: self.feed.outputs(chosen["params"], chosen["rest"], split)
+            for split in ("validation", "test")
+        }
+        targets = self.targets
+        learned = self.task.calibrate(outputs["validation"], targets["validation"])
+        measured = {
+            s: self.task.metrics(outputs[s], targets[s], learned, self.groups[s])
+            for s in ("test", "validation")
+        }
         result = {
-            "test": self._evaluate("test", **chosen),
-            "validation": self._evaluate("validation", **chosen),
+            **measured,
             "best_step": self.record["best_step"],
             "steps": int(self.state.step),
             "parameters": parameter_count(self.state.params),
             "networks_per_second": statistics.median(rates) if rates else None,
             "wall_seconds": self.record["seconds"],
             "seed": self.config.seed,
+            "calibration": learned,
         }
         if jax.process_index() == 0:
             write_result(self.workdir, result)
@@ -315,8 +295,7 @@ def load_best(
     Raises:
         MetanetError: when the run has none yet.
     """
-    # What the sample would set is part of the checkpoint.
-    net = experiment.build(np.zeros((1, experiment.spec.size), np.float32))
+    net = experiment.build()  # its statistics are part of the checkpoint
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1, writing=False)
     held = checkpoints.restore({"params": params, "rest": rest})

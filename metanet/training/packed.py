@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,10 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import Budget, PackedGraphs, Plan, pack
+from metanet.models.layers import bf16_products
 from metanet.tasks import Task
-from metanet.training.step import TrainState
+from metanet.training.config import ExperimentConfig
+from metanet.training.step import TrainState, advance
 
 # Edges per chunk: long enough for products, short enough for the cache on CPU.
 _CHUNK_EDGES = 8192
@@ -131,7 +133,7 @@ def pack_batch(
     return PackedBatch(graphs, labels, count)
 
 
-def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
+def ahead(batches: Iterator[Any], depth: int = 2) -> Generator[Any]:
     """Draws from an iterator in a thread, ``depth`` items ahead of its reader."""
     line: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stop = threading.Event()
@@ -170,12 +172,18 @@ def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
 
 
 def make_packed_step(
-    graphdef: nnx.GraphDef, task: Task, optimizer: optax.GradientTransformation
+    graphdef: nnx.GraphDef,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    config: ExperimentConfig,
 ) -> jax.stages.Wrapped:
     """Compiles ``step(state, batch) -> state, metrics``; the state is donated."""
+    root = jax.random.key(config.seed)
 
-    def loss(params, rest, graphs: PackedGraphs, targets: jax.Array):
-        outputs = nnx.merge(graphdef, params, rest)(graphs)
+    def loss(params, rest, graphs: PackedGraphs, targets: jax.Array, key: jax.Array):
+        net = nnx.merge(graphdef, params, rest)
+        with bf16_products(config.train.bf16):
+            outputs = net(graphs, key=key, deterministic=False)
         return task.loss(outputs, targets, jnp.asarray(graphs.graph_mask))
 
     def step(state: TrainState, batch: PackedBatch):
@@ -184,13 +192,12 @@ def make_packed_step(
             return jax.tree.map(jnp.add, total, found), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        chunks = (batch.graphs, batch.targets)
-        (value, gradient), _ = jax.lax.scan(chunk, zero, chunks)
-        count = jnp.maximum(batch.networks, 1)
-        gradient = jax.tree.map(lambda g: g / count, gradient)
-        update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, update)
-        state = TrainState(state.step + 1, params, params, opt_state, state.rest)
-        return state, {"loss": value / count}
+        count = batch.targets.shape[0]
+        keys = jax.random.split(jax.random.fold_in(root, state.step), count)
+        chunks = (batch.graphs, batch.targets, keys)
+        total, _ = jax.lax.scan(chunk, zero, chunks)
+        networks = jnp.maximum(batch.networks, 1)
+        value, gradient = jax.tree.map(lambda g: g / networks, total)
+        return advance(state, optimizer, value, gradient, config.optimizer.ema_decay)
 
     return jax.jit(step, donate_argnums=0)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.training.config import ExperimentConfig
 from metanet.training.experiment import Experiment
-from metanet.training.files import read_class_names, read_config
+from metanet.training.files import read_config, read_inputs, read_result
 from metanet.training.loop import load_best
-from metanet.training.step import make_outputs
-from metanet.zoos import Zoo, completed
+from metanet.training.optimizer import build_optimizer
+from metanet.training.packed_feed import make_feed
+from metanet.training.selection import groups_of, select
+from metanet.zoos import Zoo, ZooTable, completed
 
 
 class Run:
@@ -25,13 +29,16 @@ class Run:
     Attributes:
         workdir: The run's directory.
         experiment: Its parts.
+        calibration: What the task learned from validation networks; None while the run
+            is not finished.
     """
 
     def __init__(self, workdir: Path, experiment: Experiment):
         self.workdir, self.experiment = workdir, experiment
-        graphdef, chosen = load_best(experiment, workdir)
-        outputs = make_outputs(experiment, graphdef)
-        self._outputs = jax.jit(lambda w: outputs(chosen["params"], chosen["rest"], w))
+        self._graphdef, self._chosen = load_best(experiment, workdir)
+        result = read_result(workdir)
+        self.calibration = result and result.get("calibration")
+        self._compiled = lru_cache(maxsize=16)(self._compile)
 
     @property
     def config(self) -> ExperimentConfig:
@@ -46,21 +53,42 @@ class Run:
             MetanetError: when they are not there any more.
         """
         source = self.config.zoo
-        zoo = completed(source.path, source.fit.identity())
+        zoo = completed(source.path, source.recipe.identity())
         if zoo is None:
             raise MetanetError(
                 f"{source.path}: the zoo of {self.workdir} is gone or damaged; "
-                f"`metanet train --config {self.workdir}/config.json` fits it again"
+                f"`metanet train --config {self.workdir}/config.json` makes it again"
             )
         return zoo
 
-    def outputs(self, weights: np.ndarray) -> np.ndarray:
+    @cached_property
+    def tables(self) -> dict[str, ZooTable]:
+        """The networks of the zoo that the run took, by split."""
+        return select(self.zoo, self.config.data, self.experiment.task.column)
+
+    def _compile(self, key: str) -> Callable[[jax.Array], jax.Array]:
+        one, chosen = self.experiment.inputs[key], self._chosen
+
+        def outputs(weights: jax.Array) -> jax.Array:
+            net = nnx.merge(self._graphdef, chosen["params"], chosen["rest"])
+            return net(one.graphs(weights))
+
+        return jax.jit(outputs)
+
+    def outputs(self, weights: np.ndarray, key: str | None = None) -> np.ndarray:
         """Raw outputs ``[N, k]`` (logits) of networks given as flat weights ``[N, P]``.
+
+        Args:
+            weights: Of networks of one architecture.
+            key: Its id; may be left out where the run has one.
 
         Raises:
             MetanetError: when the weights are of another length.
         """
-        size = self.experiment.spec.size
+        inputs = self.experiment.inputs
+        one = self.experiment.single if key is None else inputs[key]
+        key = key or next(iter(inputs))
+        size = one.spec.size
         if weights.ndim != 2 or weights.shape[1] != size:
             raise MetanetError(
                 f"weights: shape {weights.shape}, this run takes [N, {size}]"
@@ -71,25 +99,35 @@ class Run:
             part = weights[start : start + batch]
             # One shape for all calls: a short last batch repeats its first network.
             index = np.arange(batch) % len(part)
-            parts.append(
-                np.asarray(self._outputs(jnp.asarray(part[index])))[: len(part)]
-            )
+            found = self._compiled(key)(jnp.asarray(part[index]))
+            parts.append(np.asarray(found)[: len(part)])
         return np.concatenate(parts)
 
-    def predict(self, weights: np.ndarray) -> np.ndarray:
-        """What the task predicts (class probabilities) for flat weights ``[N, P]``."""
-        return np.asarray(
-            self.experiment.task.predictions(jnp.asarray(self.outputs(weights)))
+    def predict(self, weights: np.ndarray, key: str | None = None) -> np.ndarray:
+        """What the task predicts for flat weights ``[N, P]``: class probabilities, or
+        a value with its interval."""
+        outputs = self.outputs(weights, key)
+        return self.experiment.task.predictions(outputs, self.calibration)
+
+    def split_outputs(self, split: str) -> np.ndarray:
+        """Raw outputs ``[N, k]`` on the networks of a split."""
+        feed = make_feed(
+            self.experiment,
+            self.tables,
+            build_optimizer(self.config.optimizer, self.config.train.steps),
         )
+        net = self.experiment.build()
+        feed.measure(net)
+        feed.compile(self._graphdef, nnx.state(net, nnx.Param))
+        chosen = feed.place(self._chosen)
+        return feed.outputs(chosen["params"], chosen["rest"], split)
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Metrics on a split of the run's zoo."""
-        task = self.experiment.task
-        table = self.zoo.read(split, (task.column,))
-        outputs = jnp.asarray(self.outputs(table.weights))
-        targets = jnp.asarray(table[task.column])
-        sums = task.sums(outputs, targets, jnp.ones(len(table.weights)))
-        return task.metrics(jax.device_get(sums))
+        task, table = self.experiment.task, self.tables[split]
+        outputs = self.split_outputs(split)
+        groups = groups_of(table)
+        return task.metrics(outputs, table[task.column], self.calibration, groups)
 
 
 def load_run(workdir: str | Path) -> Run:
@@ -100,4 +138,4 @@ def load_run(workdir: str | Path) -> Run:
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    return Run(workdir, Experiment.of(config, read_class_names(workdir)))
+    return Run(workdir, Experiment.of(config, read_inputs(workdir)))

@@ -97,6 +97,25 @@ def initial_state(
     return graphdef, state
 
 
+def advance(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    loss: jax.Array,
+    gradient: Any,
+    decay: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after one step, and its metrics, from the mean loss and gradient."""
+    update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, update)
+    ema = params
+    if decay:
+        # A short memory at first: the average must not carry the initial values.
+        keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda e, p: keep * e + (1 - keep) * p, state.ema, params)
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    return TrainState(state.step + 1, params, ema, opt_state, state.rest), metrics
+
+
 def make_train_step(
     experiment: Experiment,
     graphdef: nnx.GraphDef,
@@ -108,15 +127,14 @@ def make_train_step(
     The state is donated. Metrics (loss, gradient norm) stay on the device. Each device
     of ``parallel`` takes its part of the M networks of every pass.
     """
-    config, task = experiment.config, experiment.task
+    config, task, one = experiment.config, experiment.task, experiment.single
     augmented = experiment.augmented()
-    decay = config.optimizer.ema_decay
     root = jax.random.key(config.seed)
 
     def read(data: Dataset, indices: jax.Array, keys: jax.Array):
         """Parameter graphs ``[M, ...]`` of one micro-batch."""
         weights = data.weights[indices]
-        return experiment.graphs(augmented(keys, weights) if augmented else weights)
+        return one.graphs(augmented(keys, weights) if augmented else weights)
 
     def loss(params, rest, graphs, targets, key):
         net = nnx.merge(graphdef, params, rest)
@@ -160,22 +178,9 @@ def make_train_step(
         key = jax.random.fold_in(root, state.step)
         slots = jnp.arange(indices.size).reshape(indices.shape)
         keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(slots)
-        value, gradient = gradients(state.params, state.rest, data, indices, keys)
-        gradient = jax.tree.map(lambda g: g / indices.size, gradient)
-        update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, update)
-        ema = params
-        if decay:
-            # A short memory at first: the average must not carry the initial values.
-            keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(
-                lambda e, p: keep * e + (1 - keep) * p, state.ema, params
-            )
-        metrics = {
-            "loss": value / indices.size,
-            "gradient_norm": optax.tree.norm(gradient),
-        }
-        return TrainState(state.step + 1, params, ema, opt_state, state.rest), metrics
+        found = gradients(state.params, state.rest, data, indices, keys)
+        value, gradient = jax.tree.map(lambda g: g / indices.size, found)
+        return advance(state, optimizer, value, gradient, config.optimizer.ema_decay)
 
     placement = None if parallel is None else parallel.replicated
     return jax.jit(train_step, donate_argnums=0, out_shardings=placement)
@@ -185,9 +190,10 @@ def make_outputs(
     experiment: Experiment, graphdef: nnx.GraphDef
 ) -> Callable[[Any, Any, jax.Array], jax.Array]:
     """``outputs(params, rest, weights [B, P]) -> [B, k]``, deterministic."""
+    one = experiment.single
 
     def outputs(params: Any, rest: Any, weights: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params, rest)(experiment.graphs(weights))
+        return nnx.merge(graphdef, params, rest)(one.graphs(weights))
 
     return outputs
 
@@ -196,17 +202,11 @@ def make_eval_step(
     experiment: Experiment,
     graphdef: nnx.GraphDef,
     placement: jax.sharding.Sharding | None = None,
-) -> Callable[..., dict[str, jax.Array]]:
-    """Compiles ``(params, rest, data, indices [C, M], mask [C, M]) -> sums``."""
-    outputs, task = make_outputs(experiment, graphdef), experiment.task
+) -> Callable[..., jax.Array]:
+    """Compiles ``(params, rest, data, indices [C, M]) -> outputs [C, M, k]``."""
+    outputs = make_outputs(experiment, graphdef)
 
-    def evaluate(params, rest, data: Dataset, indices: jax.Array, mask: jax.Array):
-        def chunk(item):
-            index, keep = item
-            found = outputs(params, rest, data.weights[index])
-            return task.sums(found, data.targets[index], keep)
-
-        sums = jax.lax.map(chunk, (indices, mask))
-        return jax.tree.map(lambda s: s.sum(0), sums)
+    def evaluate(params, rest, data: Dataset, indices: jax.Array):
+        return jax.lax.map(lambda i: outputs(params, rest, data.weights[i]), indices)
 
     return jax.jit(evaluate, out_shardings=placement)

@@ -24,11 +24,11 @@ class StepWindow:
     def __len__(self) -> int:
         return len(self._metrics)
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
+    def add(self, metrics: dict[str, jax.Array], networks: int) -> None:
         """Takes the metrics of one more step, which may still be running."""
         self._metrics.append(metrics)
         if self._compiled:
-            self._timed += 1
+            self._timed += networks
             return
         jax.block_until_ready(metrics)
         self._compiled, self._start = True, time.monotonic()
@@ -47,12 +47,12 @@ class StepWindow:
         finite = [all(np.isfinite(v).all() for v in m.values()) for m in held]
         return len(held) - finite.index(False) if False in finite else None
 
-    def close(self, batch_size: int) -> dict[str, float]:
+    def close(self) -> dict[str, float]:
         """Waits; means of the metrics and networks per second. Begins a new window."""
         held = jax.device_get(self._metrics)
         seconds = time.monotonic() - self._start
         values = {n: float(np.mean([m[n] for m in held])) for n in held[0]}
         if self._timed:
-            values["networks_per_second"] = self._timed * batch_size / seconds
+            values["networks_per_second"] = self._timed / seconds
         self._metrics, self._timed, self._start = [], 0, time.monotonic()
         return values

@@ -1,23 +1,35 @@
 """Stored collections of trained networks."""
 
+from metanet.zoos.families import FAMILIES, ImageShape
 from metanet.zoos.fit import (
     FitConfig,
     fit_inrs,
     fit_networks,
-    open_or_fit,
     reconstruct,
 )
 from metanet.zoos.gradients import error_gradient
+from metanet.zoos.hyperparameters import Hyperparameters
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.info import describe
+from metanet.zoos.population import (
+    PopulationConfig,
+    population_dict,
+    train_population,
+)
+from metanet.zoos.recipes import Recipe, make_zoo, open_or_make
 from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS, choose_images
 from metanet.zoos.store import Zoo, ZooWriter, completed
 
 __all__ = [
+    "FAMILIES",
     "SPLITS",
     "FitConfig",
+    "Hyperparameters",
+    "PopulationConfig",
+    "Recipe",
     "ImageSet",
+    "ImageShape",
     "Zoo",
     "ZooTable",
     "ZooWriter",
@@ -28,6 +40,9 @@ __all__ = [
     "fit_inrs",
     "fit_networks",
     "load_images",
-    "open_or_fit",
+    "make_zoo",
+    "open_or_make",
+    "population_dict",
     "reconstruct",
+    "train_population",
 ]

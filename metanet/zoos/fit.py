@@ -34,7 +34,7 @@ from metanet.progress import track
 from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.splits import choose_images
-from metanet.zoos.store import Zoo, ZooWriter, completed
+from metanet.zoos.store import Zoo, ZooWriter
 
 # Networks per call: on CPU the arrays of a chunk should stay in a core's cache.
 _CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
@@ -141,10 +141,10 @@ def _program(
 
     # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
     wide = {"xla_cpu_prefer_vector_width": 512}
-    return jax.jit(fit, compiler_options=wide if _on_cpu() else None)
+    return jax.jit(fit, compiler_options=wide if on_cpu() else None)
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
@@ -172,7 +172,7 @@ def fit_networks(
     """
     convention = convention_of(config.architecture)
     shape, count = images.shape[1:], len(images)
-    batch = config.batch or (_CPU_BATCH if _on_cpu() else _ACCELERATOR_BATCH)
+    batch = config.batch or (_CPU_BATCH if on_cpu() else _ACCELERATOR_BATCH)
     fit = _program(config.architecture, config.steps, config.learning_rate, shape)
     keys = _keys(config.seed, ids, views)
 
@@ -186,7 +186,7 @@ def fit_networks(
 
     done = []
     # XLA runs a loop of small operations on one core, and releases the GIL meanwhile.
-    with ThreadPoolExecutor(_workers()) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         try:
             for part in pool.map(chunk, range(0, count, batch)):
                 done.append(part)
@@ -204,8 +204,8 @@ def fit_networks(
     return weights, psnr
 
 
-def _workers() -> int:
-    if not _on_cpu():
+def workers() -> int:
+    if not on_cpu():
         return 1
     return (
         len(os.sched_getaffinity(0))
@@ -287,18 +287,6 @@ def _description(
         "rows": total,
         "shard_size": config.shard_size,
     }
-
-
-def open_or_fit(path: str | Path, config: FitConfig, *, progress: bool = True) -> Zoo:
-    """Opens a zoo; fits it first where it is missing, unfinished or damaged.
-
-    A complete zoo needs no image files.
-
-    Raises:
-        MetanetError: when the directory holds a zoo of another configuration.
-    """
-    held = completed(path, config.identity())
-    return held or fit_inrs(config, path, progress=progress)
 
 
 def reconstruct(zoo: Zoo, weights: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class ZooTable(NamedTuple):
         """The networks at places, or where a mask is true."""
         places = np.flatnonzero(keep) if keep.dtype == bool else keep
         sizes = np.diff(self.offsets)[places]
-        parts = [self.network(i) for i in places]
+        parts = [self.network(int(i)) for i in places]
         values = np.concatenate(parts) if parts else self.values[:0]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         return ZooTable(
@@ -115,13 +115,11 @@ def write_shard(
     arrays["weights"] = pa.ListArray.from_arrays(bounds, values)
     sink = pa.BufferOutputStream()
     # Weights are noise to a dictionary or a compressor.
-    pq.write_table(
-        pa.table(arrays),
-        sink,
-        compression={n: "zstd" if n != "weights" else "none" for n in arrays},
-        use_dictionary=[n for n in arrays if n != "weights"],
-        version="2.6",
-    )
+    options: dict[str, Any] = {
+        "compression": {n: "none" if n == "weights" else "zstd" for n in arrays},
+        "use_dictionary": [n for n in arrays if n != "weights"],
+    }
+    pq.write_table(pa.table(arrays), sink, version="2.6", **options)
     data = sink.getvalue().to_pybytes()
     write_file(path, data)
     line = f"{_sha256(data)}  {path.name}\n"

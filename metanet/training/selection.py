@@ -1,0 +1,101 @@
+"""Which networks of a zoo an experiment trains, selects and tests on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metanet.errors import MetanetError, suggest
+from metanet.training.config import DataConfig
+from metanet.zoos import SPLITS, Zoo, ZooTable
+
+
+def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
+    """The networks of each split.
+
+    Args:
+        zoo: The zoo.
+        data: Conditions.
+        column: With the targets.
+
+    Returns:
+        Tables by split, with all columns of the zoo. Runs that diverged are left out.
+
+    Raises:
+        MetanetError: for a column or value that does not exist, and an empty split.
+    """
+    if column not in zoo.column_names:
+        raise MetanetError(
+            f"{zoo.path}: config.task: the zoo has no column {column!r}."
+            f"{suggest(column, zoo.column_names)}"
+        )
+    marked = "diverged" in zoo.column_names
+    table = zoo.read(skip_broken=marked)
+    keep = np.ones(len(table), bool)
+    if marked:
+        keep &= ~table["diverged"].astype(bool)
+    for condition in data.where:
+        name, value = condition.split("=")
+        keep &= _equal(zoo, table, name, value)
+    if data.checkpoints == "last" and "epoch" in table.columns:
+        keep &= table["epoch"] == table["epoch"].max()
+    parts = {split: keep & (table["split"] == split) for split in SPLITS}
+    if data.wider:
+        sizes = _column(zoo, table, data.wider)
+        cut = np.median(sizes[keep])
+        parts = {
+            split: rows & ((sizes > cut) if split == "test" else (sizes <= cut))
+            for split, rows in parts.items()
+        }
+    if data.fraction < 1:
+        parts["train"] &= _share(table, parts["train"], data.fraction)
+    for split, rows in parts.items():
+        if not rows.any():
+            raise MetanetError(
+                f"{zoo.path}: the {split} split is empty under config.data; take a "
+                "larger zoo or fewer conditions"
+            )
+    return {split: table.take(rows) for split, rows in parts.items()}
+
+
+def groups_of(table: ZooTable) -> np.ndarray:
+    """Numbers ``[N]`` of the independent units: training runs, or images of INRs."""
+    for name in ("run", "image", "id"):
+        if name in table.columns:
+            return table[name]
+    return np.arange(len(table))
+
+
+def _column(zoo: Zoo, table: ZooTable, name: str) -> np.ndarray:
+    if name not in table.columns:
+        raise MetanetError(
+            f"{zoo.path}: config.data: no column {name!r}."
+            f"{suggest(name, table.columns)}"
+        )
+    return table[name]
+
+
+def _equal(zoo: Zoo, table: ZooTable, name: str, value: str) -> np.ndarray:
+    held = _column(zoo, table, name)
+    try:
+        wanted: Any = held.dtype.type(value) if held.dtype.kind in "iuf" else value
+    except ValueError:
+        wanted = None
+    found = held == wanted if wanted is not None else np.zeros(len(held), bool)
+    if not found.any():
+        some = [str(v) for v in np.unique(held)[:20]]
+        raise MetanetError(
+            f"{zoo.path}: config.data.where: no network has {name}={value}."
+            f"{suggest(value, some)}"
+        )
+    return np.asarray(found)
+
+
+def _share(table: ZooTable, rows: np.ndarray, fraction: float) -> np.ndarray:
+    """Whole training runs, the share of them that is asked for."""
+    units = groups_of(table)
+    names = np.unique(units[rows])
+    count = max(1, round(len(names) * fraction))
+    chosen = np.random.default_rng(0xF2AC).permutation(names)[:count]
+    return np.isin(units, chosen)

@@ -1,0 +1,34 @@
+"""Zoos by what makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metanet.zoos.fit import FitConfig, fit_inrs
+from metanet.zoos.population import PopulationConfig, train_population
+from metanet.zoos.store import Zoo, completed
+
+Recipe = FitConfig | PopulationConfig
+
+
+def make_zoo(recipe: Recipe, out: str | Path, *, progress: bool = True) -> Zoo:
+    """Makes a zoo, or finishes one that was interrupted.
+
+    Raises:
+        MetanetError: for bad input, or a directory that holds another zoo.
+    """
+    if isinstance(recipe, FitConfig):
+        return fit_inrs(recipe, out, progress=progress)
+    return train_population(recipe, out, progress=progress)
+
+
+def open_or_make(path: str | Path, recipe: Recipe, *, progress: bool = True) -> Zoo:
+    """Opens a zoo; makes it first where it is missing, unfinished or damaged.
+
+    A complete zoo needs no image files.
+
+    Raises:
+        MetanetError: when the directory holds a zoo of another configuration.
+    """
+    held = completed(path, recipe.identity())
+    return held or make_zoo(recipe, path, progress=progress)
