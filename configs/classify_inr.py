@@ -136,6 +136,12 @@ def get_config(argument: str = "") -> ConfigDict:
     fit.batch = 0  # chosen for the image size
     fit.shard_size = 1024
 
+    config.data = data = ConfigDict()
+    data.where = ()
+    data.checkpoints = "all"
+    data.fraction = 1.0
+    data.wider = ""
+
     name = given["model"]
     config.model = ConfigDict({"name": name, **model_options(name, variant)})
     if "probes" in MODELS[name].options and name != "probegen":

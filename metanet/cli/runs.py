@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from metanet.cli.console import add_command, print_table
-from metanet.cli.inspect import read_row
-from metanet.errors import MetanetError
+from metanet.cli.predict import run_predict
 
 
 def add_commands(commands: Any) -> None:
@@ -50,18 +47,21 @@ def add_commands(commands: Any) -> None:
         commands,
         "predict",
         run_predict,
-        "classify networks stored in files",
+        "predict what networks in files represent, or how accurate they are",
         """
-        Classifies networks given as files or as rows of a zoo. Their architecture must
-        be the one that the run was trained on; PyTorch names and layouts (".weight",
-        outputs first) are understood. Nothing that a file contains is executed.
+        Applies a run to networks given as files or as rows of a zoo. A file of weights
+        must be of an architecture that the run was trained on; PyTorch names and layouts
+        (".weight", outputs first) are understood. An ONNX file is read as a program: its
+        graph may be new, as long as its parts are not. Nothing that a file contains is
+        executed.
 
-        FILE is .npz, .safetensors, .pth, .pt (a PyTorch state dict), or ZOO:ID.
-        The exit status is 1 if any of the files could not be read.
+        FILE is .onnx, .npz, .safetensors, .pth, .pt (a PyTorch state dict), or ZOO:ID.
+        The exit status is 1 if any of the files could not be read. A network that lies
+        outside what the run was trained on is predicted with a warning.
         """,
         """
         metanet predict runs/classify_inr model.pth other.safetensors
-        metanet predict runs/classify_inr zoos/digits:17 --json
+        metanet predict runs/predict_accuracy model.onnx zoos/mnist:17 --json
         """,
     )
     predict.add_argument("workdir", metavar="WORKDIR", type=Path)
@@ -91,98 +91,3 @@ def run_report(args: argparse.Namespace) -> int:
     print_table("", table.header, table.rows, right=range(1, len(table.header)))
     print(f"comparison: {table.path}")
     return 0
-
-
-class Prediction(NamedTuple):
-    """Outcome for one file: a class with its probability, or an error."""
-
-    file: str
-    label: int | None = None
-    name: str = ""
-    probability: float = 0.0
-    error: str = ""
-
-
-def run_predict(args: argparse.Namespace) -> int:
-    """Classifies every file that can be read; fails if one cannot."""
-    import numpy as np
-
-    from metanet.training import load_run
-
-    run = load_run(args.workdir)
-    vectors: list[Any] = []
-    outcomes: list[Prediction] = []
-    readable: list[int] = []
-    for file in args.files:
-        try:
-            vectors.append(read_network(file, run))
-            readable.append(len(outcomes))
-            outcomes.append(Prediction(file))
-        except MetanetError as error:
-            outcomes.append(Prediction(file, error=str(error)))
-    if vectors:
-        probabilities = np.asarray(run.predict(np.stack(vectors)))
-        names = run.experiment.task.class_names
-        for i, row in zip(readable, probabilities, strict=True):
-            label = int(row.argmax())
-            outcomes[i] = outcomes[i]._replace(
-                label=label, name=names[label], probability=float(row[label])
-            )
-    _show(outcomes, args.json)
-    return 1 if len(readable) < len(outcomes) else 0
-
-
-def read_network(file: str, run: Any) -> Any:
-    """Weights ``[P]`` of a file or zoo row, of the architecture that ``run`` takes.
-
-    Raises:
-        MetanetError: unreadable, or of another architecture.
-    """
-    from metanet.importers import bind, read_arrays
-
-    directory, colon, _ = file.rpartition(":")
-    if colon and Path(directory).is_dir():
-        architecture, weights = read_row(file)
-        expected = run.config.zoo.fit.architecture
-        if not same_architecture(architecture, expected):
-            raise MetanetError(
-                f"{file}: architecture {architecture.to_json()}, this run takes "
-                f"{expected.to_json()}"
-            )
-        return weights
-    bound = bind(read_arrays(file), run.experiment.spec, file)
-    if bound.ignored:
-        print(f"{file}: left out {', '.join(bound.ignored)}", file=sys.stderr)
-    return bound.vector
-
-
-def same_architecture(a: Any, b: Any) -> bool:
-    """Whether two architectures agree, options that keep their default included."""
-    keys = {**dict(a.options), **dict(b.options)}
-    return a.name == b.name and all(a.option(k) == b.option(k) for k in keys)
-
-
-def _show(outcomes: list[Prediction], as_json: bool) -> None:
-    if as_json:
-        rows = [
-            {"file": o.file, "error": o.error}
-            if o.error
-            else {
-                "file": o.file,
-                "label": o.label,
-                "class": o.name,
-                "probability": o.probability,
-            }
-            for o in outcomes
-        ]
-        print(json.dumps(rows, indent=2))
-    elif any(not o.error for o in outcomes):
-        rows = [
-            (o.file, o.name, f"{100 * o.probability:.1f} %")
-            for o in outcomes
-            if not o.error
-        ]
-        print_table("", ("file", "class", "probability"), rows, right=[2])
-    for outcome in outcomes:
-        if outcome.error:
-            print(f"metanet: error: {outcome.error}", file=sys.stderr)

@@ -158,7 +158,8 @@ def _one_channel(
     """Of one channel a sum of shifted images: a product would have nine columns."""
     flat = kernel.reshape(-1, kernel.shape[-1])
     shifts = _shifts(x, kernel.shape[:-2], strides)
-    parts = (part * row for part, row in zip(shifts, flat, strict=True))
+    rows = flat.reshape(-1, *(1,) * (x.ndim - 1), flat.shape[-1])
+    parts = (part * row for part, row in zip(shifts, rows, strict=True))
     return functools.reduce(jnp.add, parts)
 
 

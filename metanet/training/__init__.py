@@ -10,7 +10,7 @@ from metanet.training.config import (
     ZooConfig,
     from_mapping,
 )
-from metanet.training.experiment import Experiment, Metanetwork
+from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
 from metanet.training.files import InputNetworks, read_config, read_inputs, read_result
 from metanet.training.loop import Interrupted, train
 from metanet.training.run import Run, load_run
@@ -21,6 +21,7 @@ __all__ = [
     "DataConfig",
     "Experiment",
     "ExperimentConfig",
+    "InputNetwork",
     "InputNetworks",
     "Interrupted",
     "Metanetwork",

@@ -73,7 +73,11 @@ class InputNetwork:
     @classmethod
     def of(cls, architecture: Architecture, config: ExperimentConfig) -> InputNetwork:
         """Discovers the structure of an architecture."""
-        network = create(architecture, jax.random.key(0))
+        return cls.of_network(create(architecture, jax.random.key(0)), config)
+
+    @classmethod
+    def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
+        """Discovers the structure of any network."""
         symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
         topology = build_topology(symmetry)
         canonical = None

@@ -33,6 +33,7 @@ from metanet.training.files import (
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed_feed import make_feed
 from metanet.training.profile import parameter_count
+from metanet.training.ranges import ranges_of
 from metanet.training.selection import groups_of, select
 from metanet.training.step import TrainState, initial_state
 from metanet.training.window import StepWindow
@@ -130,6 +131,7 @@ class _Run:
         self.config, self.task = experiment.config, experiment.task
         column = self.task.column
         self.targets = {split: t[column] for split, t in tables.items()}
+        self.ranges = ranges_of(tables["train"], experiment.inputs)
         self.groups = {split: groups_of(t) for split, t in tables.items()}
         self.feed = make_feed(experiment, tables, optimizer)
         net = experiment.build()
@@ -281,6 +283,7 @@ class _Run:
             "wall_seconds": self.record["seconds"],
             "seed": self.config.seed,
             "calibration": learned,
+            "ranges": self.ranges,
         }
         if jax.process_index() == 0:
             write_result(self.workdir, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.training.config import ExperimentConfig
-from metanet.training.experiment import Experiment
+from metanet.training.experiment import Experiment, InputNetwork
 from metanet.training.files import read_config, read_inputs, read_result
 from metanet.training.loop import load_best
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed_feed import make_feed
+from metanet.training.ranges import outside
 from metanet.training.selection import groups_of, select
 from metanet.zoos import Zoo, ZooTable, completed
 
@@ -29,16 +30,18 @@ class Run:
     Attributes:
         workdir: The run's directory.
         experiment: Its parts.
+        architectures: Of its input networks, by id.
         calibration: What the task learned from validation networks; None while the run
             is not finished.
     """
 
     def __init__(self, workdir: Path, experiment: Experiment):
         self.workdir, self.experiment = workdir, experiment
+        self.architectures = read_inputs(workdir).architectures
         self._graphdef, self._chosen = load_best(experiment, workdir)
-        result = read_result(workdir)
-        self.calibration = result and result.get("calibration")
-        self._compiled = lru_cache(maxsize=16)(self._compile)
+        self._result = read_result(workdir) or {}
+        self.calibration: dict[str, Any] | None = self._result.get("calibration")
+        self._programs: dict[int, tuple[InputNetwork, Callable[..., jax.Array]]] = {}
 
     @property
     def config(self) -> ExperimentConfig:
@@ -66,48 +69,65 @@ class Run:
         """The networks of the zoo that the run took, by split."""
         return select(self.zoo, self.config.data, self.experiment.task.column)
 
-    def _compile(self, key: str) -> Callable[[jax.Array], jax.Array]:
-        one, chosen = self.experiment.inputs[key], self._chosen
+    def _program(self, one: InputNetwork) -> Callable[[jax.Array], jax.Array]:
+        if id(one) not in self._programs:
+            known = one in self.experiment.inputs.values()
+            net = nnx.merge(
+                self._graphdef, self._chosen["params"], self._chosen["rest"]
+            )
+            vocabulary = getattr(net.model, "vocabulary", None)
+            if not known and vocabulary is None:
+                raise MetanetError(
+                    f"{self.config.model.name} reads networks of the architecture that "
+                    "it was trained on; a graph metanetwork reads others"
+                )
+            if not known and vocabulary is not None:
+                vocabulary.require(one.topology)
+            program = jax.jit(lambda weights: net(one.graphs(weights)))
+            self._programs[id(one)] = one, program
+        return self._programs[id(one)][1]
 
-        def outputs(weights: jax.Array) -> jax.Array:
-            net = nnx.merge(self._graphdef, chosen["params"], chosen["rest"])
-            return net(one.graphs(weights))
-
-        return jax.jit(outputs)
-
-    def outputs(self, weights: np.ndarray, key: str | None = None) -> np.ndarray:
+    def outputs(
+        self, weights: np.ndarray, one: InputNetwork | None = None
+    ) -> np.ndarray:
         """Raw outputs ``[N, k]`` (logits) of networks given as flat weights ``[N, P]``.
 
         Args:
             weights: Of networks of one architecture.
-            key: Its id; may be left out where the run has one.
+            one: The architecture; may be left out where the run has a single one. It
+                may be one that the run was not trained on.
 
         Raises:
-            MetanetError: when the weights are of another length.
+            MetanetError: when the weights are of another length, or the architecture
+                has parts that no training network had.
         """
-        inputs = self.experiment.inputs
-        one = self.experiment.single if key is None else inputs[key]
-        key = key or next(iter(inputs))
+        one = one or self.experiment.single
         size = one.spec.size
         if weights.ndim != 2 or weights.shape[1] != size:
             raise MetanetError(
                 f"weights: shape {weights.shape}, this run takes [N, {size}]"
             )
-        batch = self.config.train.eval_batch
+        batch = min(self.config.train.eval_batch, max(len(weights), 1))
         parts = []
         for start in range(0, len(weights), batch):
             part = weights[start : start + batch]
             # One shape for all calls: a short last batch repeats its first network.
             index = np.arange(batch) % len(part)
-            found = self._compiled(key)(jnp.asarray(part[index]))
+            found = self._program(one)(jnp.asarray(part[index]))
             parts.append(np.asarray(found)[: len(part)])
         return np.concatenate(parts)
 
-    def predict(self, weights: np.ndarray, key: str | None = None) -> np.ndarray:
+    def predict(
+        self, weights: np.ndarray, one: InputNetwork | None = None
+    ) -> np.ndarray:
         """What the task predicts for flat weights ``[N, P]``: class probabilities, or
-        a value with its interval."""
-        outputs = self.outputs(weights, key)
+        a value with its interval; see `outputs`."""
+        outputs = self.outputs(weights, one)
         return self.experiment.task.predictions(outputs, self.calibration)
+
+    def outside(self, weights: np.ndarray, one: InputNetwork) -> list[str]:
+        """How a network ``[P]`` differs from all that the run was trained on."""
+        return outside(self._result.get("ranges", {}), weights, one.spec)
 
     def split_outputs(self, split: str) -> np.ndarray:
         """Raw outputs ``[N, k]`` on the networks of a split."""

@@ -1,0 +1,83 @@
+"""What the weights of training networks look like, to notice networks that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metanet.networks import ParamSpec
+from metanet.training.experiment import InputNetwork
+from metanet.zoos import ZooTable
+
+# Share of a range by which a network may leave it.
+_SLACK = 0.1
+_NAMES = {
+    "parameters": "the number of its parameters",
+    "matrix_size_low": "the root mean square of its smallest matrix",
+    "matrix_size_high": "the root mean square of its largest matrix",
+    "matrix_spread": "the deviation within its most even matrix",
+    "vector_size": "the root mean square of its largest bias or gain",
+}
+
+
+def summarize(weights: np.ndarray, spec: ParamSpec) -> dict[str, np.ndarray]:
+    """Sizes of networks' arrays, decimal logarithms ``[N]``, by name.
+
+    Args:
+        weights: Flat weights ``[N, P]``.
+        spec: Their layout.
+    """
+    sizes: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    spreads, start = [], 0
+    exact = weights.astype(np.float64)
+    for shape, size in zip(spec.shapes, spec.sizes, strict=True):
+        part = exact[:, start : start + size]
+        start += size
+        matrix = len(shape) > 1
+        sizes[matrix].append(np.sqrt(np.square(part).mean(1)))
+        if matrix:
+            spreads.append(part.std(1))
+    log = lambda x: np.log10(np.maximum(x, 1e-12))
+    out = {"parameters": np.full(len(weights), np.log10(spec.size))}
+    if sizes[True]:
+        out["matrix_size_low"] = log(np.min(sizes[True], axis=0))
+        out["matrix_size_high"] = log(np.max(sizes[True], axis=0))
+        out["matrix_spread"] = log(np.min(spreads, axis=0))
+    if sizes[False]:
+        out["vector_size"] = log(np.max(sizes[False], axis=0))
+    return out
+
+
+def ranges_of(
+    table: ZooTable, inputs: Mapping[str, InputNetwork]
+) -> dict[str, list[float]]:
+    """Lowest and highest value of each summary over the networks of a table."""
+    found: dict[str, list[float]] = {}
+    for key in np.unique(table["architecture"]):
+        rows = table.take(table["architecture"] == key)
+        for name, values in summarize(rows.weights, inputs[str(key)].spec).items():
+            low, high = found.get(name, [np.inf, -np.inf])
+            found[name] = [min(low, values.min()), max(high, values.max())]
+    return {name: [float(low), float(high)] for name, (low, high) in found.items()}
+
+
+def outside(
+    ranges: Mapping[str, list[float]], weights: np.ndarray, spec: ParamSpec
+) -> list[str]:
+    """How one network ``[P]`` differs from the training networks; [] where it does not.
+
+    One sentence for each summary that lies outside what training has seen.
+    """
+    reasons = []
+    for name, values in summarize(weights[None], spec).items():
+        if name not in ranges:
+            continue
+        (low, high), value = ranges[name], float(values[0])
+        slack = _SLACK * (high - low) + 0.01
+        if not low - slack <= value <= high + slack:
+            reasons.append(
+                f"{_NAMES[name]} is {10**value:.3g}, training had {10**low:.3g} to "
+                f"{10**high:.3g}"
+            )
+    return reasons
