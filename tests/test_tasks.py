@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.special import expit
+from scipy.stats import kendalltau
+from sklearn.metrics import r2_score
 
 from metanet.errors import MetanetError
-from metanet.tasks import TASKS, Classification, ClassificationConfig
+from metanet.tasks import (
+    TASKS,
+    AccuracyConfig,
+    AccuracyPrediction,
+    Classification,
+    ClassificationConfig,
+)
 
 NAMES = ("a", "b", "c", "d")
 
@@ -71,3 +80,84 @@ def test_tasks_by_name():
     assert TASKS["classification"] == (ClassificationConfig, Classification)
     with pytest.raises(MetanetError, match="'clasification'.*\"classification\""):
         TASKS["clasification"]
+
+
+@pytest.fixture
+def accuracies():
+    """Outputs for 400 networks whose values scatter around their logits."""
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 1.5, 400)
+    values = np.clip(expit(logit) + rng.normal(0, 0.08, 400), 0, 1)
+    outputs = np.stack([logit, np.full(400, 0.2), np.full(400, 0.2)], -1)
+    return outputs.astype(np.float32), values.astype(np.float32)
+
+
+def accuracy(**options) -> AccuracyPrediction:
+    return AccuracyPrediction(AccuracyConfig(**options))
+
+
+def test_metrics_of_accuracy(accuracies):
+    outputs, values = accuracies
+    found = accuracy().metrics(outputs, values)
+    guess = expit(outputs[:, 0].astype(np.float64))
+    assert found["r2"] == pytest.approx(r2_score(values, guess), rel=1e-5)
+    assert found["mae"] == pytest.approx(np.abs(guess - values).mean(), rel=1e-5)
+    assert found["kendall_tau"] == pytest.approx(kendalltau(guess, values)[0])
+    entropy = -(values * np.log(guess) + (1 - values) * np.log(1 - guess))
+    assert found["loss"] == pytest.approx(entropy.mean(), rel=1e-5)
+    # An order-preserving error changes R2 alone.
+    worse = outputs * np.asarray([0.3, 1, 1], np.float32)
+    again = accuracy().metrics(worse, values)
+    assert again["kendall_tau"] == pytest.approx(found["kendall_tau"], abs=1e-3)
+    assert again["r2"] < found["r2"] - 0.1
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+def test_intervals_hold_their_share(accuracies, coverage):
+    """However wrong the quantiles were; on networks that did not calibrate."""
+    outputs, values = accuracies
+    task = accuracy(coverage=coverage)
+    for apart in (0.01, 0.2, 3.0):
+        wide = outputs * np.asarray([1, 0, 0]) + np.asarray([0, apart, apart])
+        learned = task.calibrate(wide[:200], values[:200])
+        found = task.metrics(wide[200:], values[200:], learned)
+        assert found["coverage"] > coverage - 0.08
+        if apart < 1:  # an interval always holds the predicted value
+            assert found["coverage"] < coverage + 0.08
+        low, high = task.predictions(wide, learned)[:, 1:].T
+        assert (0 <= low).all() and (low <= high).all() and (high <= 1).all()
+
+
+def test_bootstrap_draws_whole_runs(accuracies):
+    """Checkpoints that repeat one another are no further evidence."""
+    outputs, values = accuracies
+    alone = accuracy().metrics(outputs, values, groups=np.arange(400))["intervals"]
+    five = (np.repeat(outputs, 5, 0), np.repeat(values, 5))
+    together = np.repeat(np.arange(400), 5)
+    again = accuracy().metrics(*five, groups=together)["intervals"]
+    exact = accuracy().metrics(outputs, values)
+    for name, (low, high) in alone.items():
+        assert low < exact[name] < high
+        ratio = (again[name][1] - again[name][0]) / (high - low)
+        assert 0.7 < ratio < 1.4
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_losses_of_accuracy_are_least_at_the_truth(loss):
+    task, wanted = accuracy(loss=loss), jnp.asarray([0.2, 0.7])
+    outputs = jnp.stack([jnp.log(wanted / (1 - wanted)), *jnp.full((2, 2), 0.5)], -1)
+    gradient = jax.grad(lambda o: task.loss(o, wanted, jnp.ones(2)))(outputs)
+    assert np.abs(gradient[:, 0]).max() < 1e-6
+    # Quantiles that are too far out move in, and none moves the logit.
+    assert (np.asarray(gradient[:, 1:]) > 0).all()
+    masked = task.loss(outputs, wanted, jnp.asarray([1.0, 0.0]))
+    first = task.loss(outputs[:1], wanted[:1], jnp.ones(1))
+    assert float(masked) == pytest.approx(float(first))
+
+
+def test_quantiles_do_not_train_the_features():
+    head = accuracy(hidden=8).head(4, rngs=nnx.Rngs(0))
+    pooled = jax.random.normal(jax.random.key(0), (3, 4))
+    on_value = jax.grad(lambda x: head(x)[:, 0].sum())(pooled)
+    on_quantiles = jax.grad(lambda x: head(x)[:, 1:].sum())(pooled)
+    assert np.abs(on_value).max() > 0 and np.abs(on_quantiles).max() == 0

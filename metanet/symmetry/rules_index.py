@@ -31,7 +31,8 @@ def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         before, behind = ([] if n == 0 else run.fresh(n, uniform=True) for n in sizes)
         axes[i] = [*before, *run.atoms.normal(axes[i]), *behind]
     value = replace(x, axes=axes, shift={}, scalar=None, index_of=None, distinct=False)
-    return [run.chain(value, "pad") if touched else value]
+    # Zeros around an image are no nonlinearity: a convolution may add them itself.
+    return [run.chain(value, "pad") if touched and not filler.zero else value]
 
 
 def _free(run: Interpreter, axis: Axis) -> bool:

@@ -43,7 +43,13 @@ def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
     parts = {split: keep & (table["split"] == split) for split in SPLITS}
     if data.wider:
         sizes = _column(zoo, table, data.wider)
-        cut = np.median(sizes[keep])
+        levels = np.unique(sizes[keep])
+        if len(levels) < 2:
+            raise MetanetError(
+                f"{zoo.path}: config.data.wider: all networks have {data.wider} "
+                f"{levels[0]}; take a zoo in which it varies"
+            )
+        cut = min(np.median(sizes[keep]), levels[-2])
         parts = {
             split: rows & ((sizes > cut) if split == "test" else (sizes <= cut))
             for split, rows in parts.items()

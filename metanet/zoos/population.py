@@ -203,7 +203,7 @@ def train_population(
         MetanetError: for unusable images, or a directory that holds another zoo.
     """
     dataset = load_images(config.images, config.data_root or None, config.download)
-    images = _prepare(config, dataset)
+    images = prepare(config, dataset)
     side, channels = images.train.shape[2:]
     shape = families.ImageShape(side, channels, len(dataset.class_names))
     drawn = families.draw_architectures(
@@ -226,7 +226,7 @@ def train_population(
     return writer.finish()
 
 
-def _prepare(config: PopulationConfig, dataset: ImageSet) -> Images:
+def prepare(config: PopulationConfig, dataset: ImageSet) -> Images:
     """Standardised images of both parts."""
     pixels = dataset.images
     if pixels.shape[1] != pixels.shape[2]:

@@ -1,0 +1,179 @@
+"""Runs on zoos of several architectures: selection, training, resuming, predicting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from metanet.errors import MetanetError
+from metanet.networks import Architecture
+from metanet.training import (
+    DataConfig,
+    ExperimentConfig,
+    InputNetwork,
+    load_run,
+    train,
+)
+from metanet.training import loop as loop_module
+from metanet.training.ranges import outside, ranges_of
+from metanet.training.selection import select
+from metanet.zoos import Hyperparameters, PopulationConfig, Zoo, train_population
+
+POPULATION = PopulationConfig(
+    families=("cnn", "pixel_set"),
+    architectures=3,
+    runs=30,
+    train_images=64,
+    test_images=64,
+    epochs=(0, 2),
+    hyperparameters=Hyperparameters(activation=(), batch_size=(16,)),
+)
+
+
+def config(zoo: Path, **changes) -> ExperimentConfig:
+    mapping = {
+        "zoo": {
+            "path": str(zoo),
+            "population": json.loads(json.dumps(POPULATION.identity())),
+        },
+        "model": {"name": "product_gmn", "dim": 8, "heads": 2, "depth": 1},
+        "task": {"name": "accuracy", "hidden": 8},
+        "train": {"steps": 12, "batch_size": 8, "log_every": 2, "eval_every": 4,
+                  "checkpoint_every": 4},
+        "optimizer": {"ema_decay": 0.5, "warmup_steps": 2},
+    }  # fmt: skip
+    for section, values in changes.items():
+        old = {} if section == "model" else mapping.get(section, {})
+        mapping[section] = {**old, **values}
+    return ExperimentConfig.from_mapping(mapping)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> Zoo:
+    path = tmp_path_factory.mktemp("mixed") / "zoo"
+    return train_population(POPULATION, path, progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(zoo, tmp_path_factory) -> Path:
+    """The directory of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("mixed") / "run"
+    train(config(zoo.path), workdir, progress=False)
+    return workdir
+
+
+def test_a_resumed_run_ends_with_the_same_bits(zoo, finished, tmp_path, monkeypatch):
+    """Stopped within an epoch, whose order continues where it was."""
+
+    class Stops(loop_module._Stop):
+        asked = 0
+
+        @property
+        def number(self):
+            Stops.asked += 1
+            return 15 if Stops.asked > 5 else None
+
+    monkeypatch.setattr(loop_module, "_Stop", Stops)
+    with pytest.raises(loop_module.Interrupted, match="goes on from here"):
+        train(config(zoo.path), tmp_path, progress=False)
+    monkeypatch.undo()
+    result = train(config(zoo.path), tmp_path, progress=False)
+    whole = json.loads((finished / "result.json").read_text())
+    changing = {"wall_seconds", "networks_per_second"}
+    for name in whole.keys() - changing:
+        assert result[name] == whole[name], name
+    a, b = (load_run(path) for path in (finished, tmp_path))
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), a._chosen, b._chosen)
+    assert all(jax.tree.leaves(same))
+
+
+def test_packed_outputs_are_those_of_single_networks(zoo, finished):
+    run = load_run(finished)
+    outputs, table = run.split_outputs("test"), run.tables["test"]
+    assert len(run.experiment.inputs) == 3 and len(outputs) == len(table)
+    for place in range(0, len(table), 3):
+        one = run.experiment.inputs[table["architecture"][place]]
+        alone = run.outputs(table.network(place)[None], one)[0]
+        np.testing.assert_allclose(outputs[place], alone, atol=1e-5)
+    again = run.evaluate("test")
+    recorded = json.loads((finished / "result.json").read_text())["test"]
+    assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+    assert again["coverage"] == recorded["coverage"]
+
+
+def test_new_architectures_are_predicted_or_refused(finished):
+    run = load_run(finished)
+    known = [a for a in run.architectures.values() if a.name == "varying_cnn"][0]
+    wider = known.with_option("widths", tuple(w + 1 for w in known.option("widths")))
+    other = InputNetwork.of(wider, run.config)
+    weights = np.asarray(other.spec.flatten(other.network.params))
+    assert run.predict(weights[None], other).shape == (1, 3)
+    strange = InputNetwork.of(Architecture.of("row_rnn", side=8), run.config)
+    vector = np.asarray(strange.spec.flatten(strange.network.params))
+    with pytest.raises(MetanetError, match="does not know"):
+        run.predict(vector[None], strange)
+
+
+@pytest.mark.parametrize("spoil", [lambda w: 0 * w + 0.1, lambda w: 1e20 * w])
+def test_weights_unlike_any_are_noticed(finished, spoil):
+    run = load_run(finished)
+    table = run.tables["train"]
+    one = run.experiment.inputs[table["architecture"][0]]
+    assert run.outside(table.network(0), one) == []
+    reasons = run.outside(spoil(table.network(0)), one)
+    assert reasons and all("training had" in r for r in reasons)
+
+
+def test_selection(zoo):
+    whole = select(zoo, DataConfig(), "test_accuracy")
+    assert sum(map(len, whole.values())) == len(zoo)
+    for split, table in whole.items():
+        assert set(table["split"]) == {split}
+    last = select(zoo, DataConfig(checkpoints="last"), "test_accuracy")
+    assert all(set(t["epoch"]) == {2} for t in last.values())
+    some = select(zoo, DataConfig(where=("family=cnn",)), "test_accuracy")
+    assert all(set(t["family"]) == {"cnn"} for t in some.values())
+    half = select(zoo, DataConfig(fraction=0.5), "test_accuracy")
+    runs = lambda t: set(t["run"].tolist())
+    assert len(runs(half["train"])) == round(len(runs(whole["train"])) / 2)
+    assert len(half["train"]) == 2 * len(runs(half["train"]))
+    assert len(half["test"]) == len(whole["test"])
+    cut = select(zoo, DataConfig(wider="width"), "test_accuracy")
+    assert cut["train"]["width"].max() < cut["test"]["width"].min()
+    for data, message in (
+        (DataConfig(where=("famly=cnn",)), "no column 'famly'.*family"),
+        (DataConfig(where=("family=cn",)), 'no network has family=cn.*"cnn"'),
+        (DataConfig(where=("epoch=0",), wider="epoch"), "all networks have epoch 0"),
+    ):
+        with pytest.raises(MetanetError, match=message):
+            select(zoo, data, "test_accuracy")
+    with pytest.raises(MetanetError, match="no column 'accuracy'"):
+        select(zoo, DataConfig(), "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment": {"noise": 0.1}}, "config.augment: takes networks of one"),
+        ({"model": {"name": "statnn"}}, "reads networks of one architecture"),
+    ],
+)
+def test_what_a_mixed_run_refuses(zoo, tmp_path, changes, message):
+    with pytest.raises(MetanetError, match=message):
+        train(config(zoo.path, **changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_ranges(zoo):
+    table = zoo.read()
+    inputs = {
+        k: InputNetwork.of(a, config(zoo.path)) for k, a in zoo.architectures.items()
+    }
+    ranges = ranges_of(table, inputs)
+    for place in range(len(table)):
+        spec = inputs[table["architecture"][place]].spec
+        assert outside(ranges, table.network(place), spec) == []

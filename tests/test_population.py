@@ -1,0 +1,270 @@
+"""Zoos of classifiers: the training program against definitions, and what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metanet.errors import MetanetError
+from metanet.networks import Architecture, ParamSpec, Regime, create, training
+from metanet.networks.regime import convolve
+from metanet.training import from_mapping
+from metanet.zoos import (
+    FAMILIES,
+    Hyperparameters,
+    ImageShape,
+    PopulationConfig,
+    Zoo,
+    population,
+    train_population,
+)
+from metanet.zoos.families import draw_architectures, width_of
+from metanet.zoos.hyperparameters import Settings
+from metanet.zoos.images import load_images
+from metanet.zoos.program import RunInputs, _update, compiled_runs, run_inputs
+
+PLAIN = Settings(
+    optimizer="sgd", learning_rate=0.05, weight_decay=1e-4, momentum=0.9, dropout=0.0,
+    activation="relu", init="he_normal", init_scale=1.0, train_fraction=1.0,
+    label_noise=0.0, batch_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_convolutions_by_patches(data):
+    """Values and gradients are those of XLA's convolution."""
+    dims = data.draw(st.integers(1, 2))
+    kernel = data.draw(st.tuples(*[st.integers(1, 4)] * dims))
+    strides = data.draw(st.tuples(*[st.integers(1, 3)] * dims))
+    padding = data.draw(st.sampled_from(["SAME", "VALID", [(1, 2)] * dims]))
+    inputs, outputs = data.draw(st.sampled_from([(1, 3), (2, 1), (3, 2)]))
+    side = data.draw(st.integers(4, 7))
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, *[side] * dims, inputs))
+    w = jax.random.normal(keys[1], (*kernel, inputs, outputs))
+    numbers = ("NHWC", "HWIO", "NHWC") if dims == 2 else ("NWC", "WIO", "NWC")
+
+    def energy(x, w):
+        y = convolve(x, w, strides, padding, dimension_numbers=numbers)
+        return jnp.sum(jnp.sin(y)), y
+
+    def results():
+        return jax.value_and_grad(energy, (0, 1), has_aux=True)(x, w)
+
+    expected = results()
+    with training(Regime(0, ("relu",))):
+        found = results()
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("sgd", lambda s: optax.sgd(s.learning_rate, momentum=s.momentum)),
+        ("adam", lambda s: optax.adam(s.learning_rate, eps=1e-7)),
+        ("rmsprop", lambda s: optax.rmsprop(s.learning_rate, 0.9, eps=1e-7,
+                                            eps_in_sqrt=False)),
+    ],
+)  # fmt: skip
+def test_optimisers_are_those_of_optax(name, reference):
+    chosen = dataclasses.replace(PLAIN, optimizer=name, weight_decay=0.0)
+    inputs = one(chosen, ("relu",), 64)
+    params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
+    optimizer = reference(chosen)
+    state, wanted, found = optimizer.init(params), params, params
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    moments = (zeros, zeros)
+    for i in range(5):
+        gradient = jax.tree.map(lambda p, i=i: jnp.cos(3 * p + i), wanted)
+        update, state = optimizer.update(gradient, state, wanted)
+        wanted = optax.apply_updates(wanted, update)
+        found, moments = _update(found, gradient, moments, inputs, jnp.asarray(i))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def one(chosen: Settings, activations: tuple[str, ...], images: int) -> RunInputs:
+    """Scalar inputs of one run."""
+    keys = jax.random.split(jax.random.key(3), 1)
+    inputs = run_inputs(keys, [chosen], activations, images)
+    return jax.tree.map(lambda x: x[0], inputs)
+
+
+def test_a_smaller_batch_repeats_its_images():
+    """Repetition leaves every gradient as it is, so that batch sizes are data."""
+    small = PopulationConfig(train_images=64, test_images=32)
+    images = population.prepare(small, load_images("digits"))
+    arch = Architecture.of("small_cnn", widths=(4, 4), padding="SAME")
+    keys = jax.random.split(jax.random.key(0), 1)
+    found = []
+    for largest in (8, 24):
+        program = compiled_runs(arch, ("relu",), (0, 2), largest, False)
+        found.append(program(run_inputs(keys, [PLAIN], ("relu",), 64), images))
+    np.testing.assert_allclose(found[0].weights, found[1].weights, atol=1e-5)
+    assert np.abs(np.diff(found[0].weights[0], axis=0)).max() > 1e-2
+
+
+TINY = PopulationConfig(
+    families=("cnn", "row_rnn"),
+    architectures=2,
+    runs=6,
+    train_images=96,
+    test_images=64,
+    epochs=(0, 1, 3),
+    shard_runs=4,
+    hyperparameters=Hyperparameters(
+        activation=("relu", "tanh"), batch_size=(8, 16), label_noise=(0.0, 0.5)
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Zoo:
+    return train_population(TINY, tmp_path_factory.mktemp("tiny"), progress=False)
+
+
+def test_stored_networks_have_the_recorded_accuracy(tiny):
+    """Evaluated outside the program that trained them, from weights and architecture."""
+    images = population.prepare(TINY, load_images("digits"))
+    table, known = tiny.read(), tiny.architectures
+    assert len(table) == 18 and {a.name for a in known.values()} == {
+        "varying_cnn", "row_rnn"
+    }  # fmt: skip
+    for place in range(len(table)):
+        network = create(known[table["architecture"][place]], jax.random.key(0))
+        params = ParamSpec.of(network.params).unflatten(
+            jnp.asarray(table.network(place))
+        )
+        logits = jnp.asarray(network.apply_fn(params, images.test))
+        accuracy = float((logits.argmax(-1) == images.test_labels).mean())
+        assert accuracy == pytest.approx(table["test_accuracy"][place], abs=1e-6)
+        loss = optax.softmax_cross_entropy_with_integer_labels(
+            logits, images.test_labels
+        )
+        recorded = table["test_loss"][place]
+        assert float(loss.mean()) == pytest.approx(recorded, rel=1e-3, abs=1e-5)
+
+
+def test_rows_and_splits_go_by_run(tiny):
+    table = tiny.read()
+    for run in range(6):
+        rows = table["run"] == run
+        assert table["epoch"][rows].tolist() == [0, 1, 3]
+        assert len(set(table["split"][rows])) == 1
+        last = table["test_accuracy"][rows][-1]
+        assert (table["final_test_accuracy"][rows] == last).all()
+        used = round(table["train_fraction"][rows][0] * 96)
+        per_epoch = used // min(used, table["batch_size"][rows][0])
+        assert table["step"][rows].tolist() == [0, per_epoch, 3 * per_epoch]
+        kind = tiny.architectures[table["architecture"][rows][0]]
+        assert (table["width"][rows] == width_of(kind)).all()
+        if kind.name == "varying_cnn":
+            assert kind.option("activation") == table["activation"][rows][0]
+        else:
+            assert table["activation"][rows][0] == "tanh"
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def test_an_interrupted_zoo_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
+    """Also when every run was trained in a shard of another size."""
+    write = population.ZooWriter.write
+    calls: list[int] = []
+
+    def dies(self: Any, shard: int, *rest: Any) -> None:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(shard)
+        write(self, shard, *rest)
+
+    monkeypatch.setattr(population.ZooWriter, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_population(TINY, tmp_path, progress=False)
+    monkeypatch.undo()
+    with pytest.raises(MetanetError, match="unfinished"):
+        Zoo.open(tmp_path)
+    train_population(TINY, tmp_path, progress=False)
+    assert files(tmp_path) == files(tiny.path)
+
+    other = dataclasses.replace(TINY, shard_runs=6)
+    again = train_population(other, tmp_path / "other", progress=False).read()
+    np.testing.assert_array_equal(again.values, tiny.read().values)
+
+
+def test_runs_that_diverge_are_marked(tmp_path):
+    wild = Hyperparameters(
+        optimizer=("sgd",),
+        learning_rate=(1e3, 1e3),
+        weight_decay=(1e3, 1e3),
+        train_fraction=(1.0,),
+        batch_size=(8,),
+    )
+    chosen = PopulationConfig(
+        runs=3, train_images=64, test_images=32, epochs=(0, 2), hyperparameters=wild
+    )
+    zoo = train_population(chosen, tmp_path, progress=False)
+    whole = zoo.read(skip_broken=True)
+    assert whole["diverged"].all(), whole["test_loss"]
+    assert set(whole["epoch"]) == {0}
+    with pytest.raises(MetanetError, match="row 1 holds NaN"):
+        zoo.read()
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize("side", [8, 28])
+def test_families_draw_networks_of_the_images(name, side):
+    shape = ImageShape(side, 1, 10)
+    drawn = draw_architectures((name,), 6, shape, seed=0)
+    assert drawn == draw_architectures((name,), 6, shape, seed=0)
+    assert len({a for _, a in drawn}) == len(drawn) == (1 if name == "small_cnn" else 6)
+    for family, architecture in drawn:
+        network = create(architecture, jax.random.key(0))
+        logits = network.apply_fn(network.params, jnp.ones((2, side, side, 1)))
+        assert family == name and logits.shape == (2, 10)
+        assert width_of(architecture) >= 4
+
+
+def test_settings_are_drawn_from_their_ranges():
+    ranges = Hyperparameters(batch_size=(4, 8), momentum=(0.5, 0.9))
+    drawn = [ranges.draw(np.random.default_rng([0, i]), ("relu",)) for i in range(200)]
+    for name in ("learning_rate", "weight_decay", "momentum", "dropout", "init_scale"):
+        low, high = getattr(ranges, name)
+        values = np.asarray([getattr(s, name) for s in drawn])
+        assert low <= values.min() < values.max() <= high
+        assert len(np.unique(values)) == 200
+    rates = np.log10([s.learning_rate for s in drawn])
+    assert np.median(rates) == pytest.approx(np.log10(5e-3), abs=0.15)
+    assert {s.optimizer for s in drawn} == {"sgd", "adam", "rmsprop"}
+    assert {s.batch_size for s in drawn} == {4, 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ["small_cn"]}, "'small_cn'.*\"small_cnn\""),
+        ({"epochs": [3, 1]}, "epochs: expected ascending"),
+        ({"hyperparameters": {"optimizer": ["adm"]}}, "optimizer: no 'adm'.*\"adam\""),
+        (
+            {"hyperparameters": {"dropout": [0.5, 0.1]}},
+            r"dropout: expected \(from, to\)",
+        ),
+        ({"hyperparameters": {"batch_size": [3, 8]}}, "batch_size: each must divide"),
+        ({"hyperparameters": {"train_fraction": [1.5]}}, "train_fraction: shares"),
+    ],
+)
+def test_what_a_zoo_cannot_be(change, message):
+    with pytest.raises(MetanetError, match=message):
+        from_mapping(PopulationConfig, change, "config")
