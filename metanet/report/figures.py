@@ -106,6 +106,31 @@ def bars(
         return _to_svg(figure, "bars")
 
 
+def scatter(
+    groups: Mapping[str, tuple[np.ndarray, np.ndarray]], across: str, up: str
+) -> Markup:
+    """Points by group in the unit square, with its diagonal.
+
+    Args:
+        groups: Per name the two coordinates of its points.
+        across, up: What they are.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], color=_INK, lw=0.8, alpha=0.4)
+        for i, (name, (x, y)) in enumerate(groups.items()):
+            colour = _COLOURS[i % len(_COLOURS)]
+            # Thousands of points as one picture, or the page takes long to draw.
+            axis.scatter(x, y, s=9, alpha=0.5, color=colour, label=name, lw=0,
+                         rasterized=len(x) > 2000)  # fmt: skip
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=across, ylabel=up)
+        axis.grid(alpha=0.15, color=_INK)
+        if len(groups) > 1:
+            axis.legend(loc="upper left")
+        return _to_svg(figure, "scatter")
+
+
 def png(values: np.ndarray) -> bytes:
     """An image ``[H, W]`` or ``[H, W, 1 or 3]`` in [0, 1] (float) or uint8 as PNG."""
     if values.dtype != np.uint8:

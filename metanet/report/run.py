@@ -15,7 +15,14 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.graphs import draw, to_graph
 from metanet.report import describe, figures, page
-from metanet.report.files import flatten, metric_series, read_json, summary_rows
+from metanet.report.accuracy import accuracy_sections
+from metanet.report.files import (
+    flatten,
+    metric_series,
+    number,
+    read_json,
+    summary_rows,
+)
 from metanet.report.page import Markup
 from metanet.training import Run, load_run
 from metanet.zoos import load_images, reconstruct
@@ -45,10 +52,10 @@ class Sample(NamedTuple):
 
 
 def curves_section(workdir: Path) -> list[Markup]:
-    """Learning curves from metrics.jsonl: loss and accuracy."""
+    """Learning curves from metrics.jsonl."""
     panels: dict[str, Mapping[str, figures.Curve]] = {}
     series = metric_series(workdir)
-    for metric in ("loss", "accuracy"):
+    for metric in ("loss", "accuracy", "r2", "kendall_tau"):
         lines = {"training": metric, "validation": f"validation_{metric}"}
         held: dict[str, figures.Curve] = {
             split: series[name] for split, name in lines.items() if name in series
@@ -67,6 +74,16 @@ def confusion_section(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
         page.heat(matrix, names),
         note="Test split; rows are true classes, columns predicted ones.",
     )
+
+
+def reference_section(result: Mapping[str, Any]) -> list[Markup]:
+    """Predictions from what is known of a run without its weights."""
+    held = {"this model": result["test"], **result.get("references", {})}
+    names = ("r2", "kendall_tau", "mae")
+    rows = [(n, *(number(values[m]) for m in names)) for n, values in held.items()]
+    table = page.table(("", "R2", "Kendall tau", "mean error"), rows)
+    note = "Test split. Settings: all that a run was trained with, and for how long."
+    return [page.section("What the weights add", table, note=note)]
 
 
 def samples_section(samples: Sequence[Sample]) -> Markup:
@@ -214,6 +231,9 @@ def write_report(workdir: str | Path) -> Path:
     confusion = result["test"].get("confusion")
     if confusion:
         parts.append(confusion_section(confusion, run.zoo.class_names))
+    if run.config.task.name == "accuracy":
+        parts += accuracy_sections(run)
+        parts += reference_section(result)
     samples = _samples(run)
     if samples:
         parts.append(samples_section(samples))

@@ -8,7 +8,7 @@ learned quantiles, widened until they cover what validation networks ask for).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from scipy.stats import kendalltau
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.models.layers import MLP
 from metanet.tasks.base import TASKS
+from metanet.tasks.references import references
+from metanet.zoos import ZooTable
 
 _RESAMPLES = 200
 
@@ -128,6 +130,14 @@ class AccuracyPrediction:
         if groups is not None:
             out["intervals"] = _bootstrap(value, targets, groups)
         return out
+
+    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
+        found = references(tables, self.column)
+        wanted = tables["test"][self.column]
+        return {
+            name: {metric: f(values, wanted) for metric, f in _METRICS.items()}
+            for name, values in found.items()
+        }
 
     def predictions(
         self, outputs: np.ndarray, calibration: dict[str, Any] | None = None

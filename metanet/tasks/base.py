@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from metanet.registry import Registry
+from metanet.zoos import ZooTable
 
 
 class Task(Protocol):
@@ -54,6 +56,10 @@ class Task(Protocol):
             groups: ``[N]`` numbers of independent units (training runs), over which
                 intervals of the metrics are found; None leaves these out.
         """
+        ...
+
+    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
+        """Test metrics of predictors that read no weights, by name; {} for none."""
         ...
 
     def predictions(

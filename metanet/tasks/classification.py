@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy.special import log_softmax, softmax
 from metanet.errors import MetanetError, require_at_least
 from metanet.models.layers import MLP
 from metanet.tasks.base import TASKS
+from metanet.zoos import ZooTable
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class Classification:
             "loss": float(exact[np.arange(len(targets)), targets].mean()),
             "confusion": confusion.tolist(),
         }
+
+    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
+        return {}
 
     def predictions(
         self, outputs: np.ndarray, calibration: dict[str, Any] | None = None

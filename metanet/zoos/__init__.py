@@ -8,7 +8,7 @@ from metanet.zoos.fit import (
     reconstruct,
 )
 from metanet.zoos.gradients import error_gradient
-from metanet.zoos.hyperparameters import Hyperparameters
+from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.info import describe
 from metanet.zoos.population import (
@@ -23,6 +23,7 @@ from metanet.zoos.store import Zoo, ZooWriter, completed
 
 __all__ = [
     "FAMILIES",
+    "SETTING_COLUMNS",
     "SPLITS",
     "FitConfig",
     "Hyperparameters",

@@ -1,0 +1,124 @@
+"""Sections of a report on accuracy prediction: where it is right, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metanet.report import figures, page
+from metanet.report.files import number
+from metanet.report.page import Markup
+from metanet.tasks.accuracy import kendall, r_squared
+from metanet.training import Run
+from metanet.zoos import SETTING_COLUMNS, ZooTable
+
+# Test networks among which parameters are exchanged, and times that this is done.
+_EXCHANGED, _REPEATS = 256, 3
+_PARTS = 4  # of a setting that is a number
+
+
+def accuracy_sections(run: Run) -> list[Markup]:
+    """Predicted against true accuracy, errors by group, and what matters."""
+    table = run.tables["test"]
+    outputs = run.split_outputs("test")
+    task = run.experiment.task
+    found = task.predictions(outputs, run.calibration)
+    wanted = table[task.column].astype(np.float64)
+    names = table["family"] if "family" in table.columns else table["architecture"]
+    groups = {
+        str(name): (wanted[names == name], found[names == name, 0])
+        for name in np.unique(names)
+    }
+    parts = [
+        page.section(
+            "Predicted and true accuracy",
+            figures.scatter(groups, "true", "predicted"),
+            note="Networks of the test split, by family of architectures.",
+        )
+    ]
+    rows = _error_rows(table, found, wanted)
+    header = ("", "", "networks", "R2", "Kendall tau", "mean error", "in interval")
+    parts.append(page.section("Errors by architecture and setting",
+                              page.table(header, rows)))  # fmt: skip
+    shares = importance(run, table, wanted)
+    if shares:
+        parts.append(
+            page.section(
+                "Which parameters are read",
+                figures.bars([n for n, _ in shares], [v for _, v in shares],
+                             [0.0] * len(shares)),
+                note="How much R2 falls when networks of one architecture exchange the "
+                "values of a parameter among them.",
+            )
+        )  # fmt: skip
+    return parts
+
+
+def _error_rows(
+    table: ZooTable, found: np.ndarray, wanted: np.ndarray
+) -> list[tuple[str, ...]]:
+    rows = []
+    for name in ("family", *SETTING_COLUMNS, "epoch", "width"):
+        if name not in table.columns:
+            continue
+        for label, members in _groups(table[name]):
+            value, true = found[members, 0], wanted[members]
+            held = (found[members, 1] <= true) & (true <= found[members, 2])
+            rows.append(
+                (
+                    name,
+                    label,
+                    str(int(members.sum())),
+                    number(r_squared(value, true)),
+                    number(kendall(value, true)),
+                    number(float(np.abs(value - true).mean())),
+                    f"{100 * held.mean():.1f} %",
+                )
+            )
+    return rows
+
+
+def _groups(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Members by value, or by parts of equal count of what has many values."""
+    known = np.unique(values)
+    if len(known) == 1:
+        return []
+    if values.dtype.kind not in "fiu" or len(known) <= 6:
+        return [(str(v), values == v) for v in known]
+    edges = np.quantile(values, np.linspace(0, 1, _PARTS + 1))
+    which = np.searchsorted(edges[1:-1], values, side="right")
+    parts = [
+        (f"{edges[i]:.3g} to {edges[i + 1]:.3g}", which == i) for i in range(_PARTS)
+    ]
+    return [(label, members) for label, members in parts if members.any()]
+
+
+def importance(
+    run: Run, table: ZooTable, wanted: np.ndarray
+) -> Sequence[tuple[str, float]]:
+    """Fall of R2 when a parameter is exchanged among networks, largest first.
+
+    Of the architecture with the most test networks (permutation importance, Breiman
+    2001).
+    """
+    kinds, counts = np.unique(table["architecture"], return_counts=True)
+    key = str(kinds[counts.argmax()])
+    one = run.experiment.inputs[key]
+    rows = np.flatnonzero(table["architecture"] == key)[:_EXCHANGED]
+    if len(rows) < 8:
+        return []
+    weights, true = table.take(rows).weights, wanted[rows]
+    score = lambda w: r_squared(run.predict(w, one)[:, 0], true)
+    whole, rng, out, start = score(weights), np.random.default_rng(0), [], 0
+    for path, size in zip(one.spec.paths, one.spec.sizes, strict=True):
+        falls = []
+        for _ in range(_REPEATS):
+            mixed: Any = weights.copy()
+            part = slice(start, start + size)
+            mixed[:, part] = weights[rng.permutation(len(rows)), part]
+            falls.append(whole - score(mixed))
+        out.append((path, float(np.mean(falls))))
+        start += size
+    return sorted(out, key=lambda item: -item[1])[:12]

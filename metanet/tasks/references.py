@@ -1,0 +1,77 @@
+"""Accuracy predicted without weights: from a run's settings, and from its first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metanet.zoos import SETTING_COLUMNS, ZooTable
+
+# What is known of a run beside its settings.
+_ABOUT = ("family", "width", "architecture", "epoch", "step")
+
+
+def references(tables: Mapping[str, ZooTable], column: str) -> dict[str, np.ndarray]:
+    """Predictions for the test split by predictors that read no weights.
+
+    Args:
+        tables: Networks by split; predictors are fitted on the training split.
+        column: What is predicted, in [0, 1].
+
+    Returns:
+        ``[N]`` by the predictor's name; {} for zoos without settings.
+    """
+    train, test = tables["train"], tables["test"]
+    if not set(SETTING_COLUMNS) <= set(train.columns):
+        return {}
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+
+    known = train[column]
+    seen, asked = _features(train, test)
+    scale = np.maximum(seen.std(0), 1e-9)
+    center = lambda x: (x - seen.mean(0)) / scale
+    linear = Ridge(1.0).fit(center(seen), known)
+    boosted = HistGradientBoostingRegressor(random_state=0).fit(seen, known)
+    found = {
+        "settings, linear": linear.predict(center(asked)),
+        "settings, boosting": boosted.predict(asked),
+    }
+    early, first = _early(train), _early(test)
+    if early is not None and first is not None:
+        inputs = lambda table, a: np.stack([a, a**2, np.log1p(table["epoch"])], -1)
+        fit = HistGradientBoostingRegressor(random_state=0)
+        fit.fit(inputs(train, early), known)
+        found["accuracy of the first epoch"] = fit.predict(inputs(test, first))
+    return {name: np.clip(values, 0, 1) for name, values in found.items()}
+
+
+def _features(train: ZooTable, test: ZooTable) -> tuple[np.ndarray, np.ndarray]:
+    """Settings as numbers ``[N, F]``: logarithms of positive ones, names one by one."""
+    columns: list[tuple[np.ndarray, np.ndarray]] = []
+    for name in (*SETTING_COLUMNS, *_ABOUT):
+        if name not in train.columns:
+            continue
+        a, b = train[name], test[name]
+        if a.dtype.kind not in "fiu":
+            for value in np.unique(a):
+                columns.append(((a == value) * 1.0, (b == value) * 1.0))
+            continue
+        columns.append((a, b))
+        if min(a.min(), b.min()) > 0:
+            columns.append((np.log(a), np.log(b)))
+    seen, asked = zip(*columns, strict=True)
+    return np.stack(seen, -1), np.stack(asked, -1)
+
+
+def _early(table: ZooTable) -> np.ndarray | None:
+    """The test accuracy of each row's run after its first stored epoch of training."""
+    epochs = np.unique(table["epoch"][table["epoch"] > 0])
+    if len(epochs) < 2:
+        return None
+    rows = table["epoch"] == epochs[0]
+    first = dict(zip(table["run"][rows], table["test_accuracy"][rows], strict=True))
+    if set(table["run"]) - set(first):
+        return None
+    return np.asarray([first[run] for run in table["run"]])
