@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from metanet.errors import MetanetError
+from metanet.files import lock
 from metanet.networks import Architecture
+from metanet.report import compare
 from metanet.training import (
     DataConfig,
     ExperimentConfig,
@@ -21,6 +24,7 @@ from metanet.training import (
 from metanet.training import loop as loop_module
 from metanet.training.ranges import outside, ranges_of
 from metanet.training.selection import select
+from metanet.training.sweep import SweepConfig, run_sweep, trials
 from metanet.zoos import Hyperparameters, PopulationConfig, Zoo, train_population
 
 POPULATION = PopulationConfig(
@@ -177,3 +181,52 @@ def test_ranges(zoo):
     for place in range(len(table)):
         spec = inputs[table["architecture"][place]].spec
         assert outside(ranges, table.network(place), spec) == []
+
+
+def test_two_processes_do_not_train_one_run(zoo, tmp_path):
+    with lock(tmp_path / ".lock"):
+        with pytest.raises(MetanetError, match="another process is training here"):
+            train(config(zoo.path), tmp_path, progress=False)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
+    """Failures are told and do not stop it; what is finished is not run again."""
+    file = tmp_path / "base.py"
+    mapping = config(zoo.path, train={"steps": 4}).to_json()
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(argument=''): return ConfigDict({mapping!r})\n"
+    )
+    sweep = SweepConfig(
+        config=str(file),
+        values={"seed": [0, 1]},
+        alternatives=({}, {"model.depth": 2}, {"optimizer.name": "nonesuch"}),
+    )
+    names = [t.name for t in trials(sweep)]
+    assert names[:2] == ["seed=0", "seed=0-depth=2"] and len(set(names)) == 6
+    outcomes = [outcome for _, outcome in run_sweep(sweep, tmp_path / "runs")]
+    assert [o.split(":")[0] for o in outcomes] == ["done", "done", "failed"] * 2
+    error = (tmp_path / "runs" / "seed=0-name=nonesuch" / "error.txt").read_text()
+    assert "nonesuch" in error
+    again = [outcome for _, outcome in run_sweep(sweep, tmp_path / "runs")]
+    assert again.count("finished before") == 4
+
+    runs = sorted((tmp_path / "runs").glob("seed=[01]")) + sorted(
+        (tmp_path / "runs").glob("*depth=2")
+    )
+    table = compare(runs, by=("model.depth",))
+    assert len(table.rows) == 2 and table.header[:3] == ("run", "seeds", "model.depth")
+    assert {row[1] for row in table.rows} == {"2"}
+    with pytest.raises(MetanetError, match="no field 'model.dept'.*depth"):
+        compare(runs, by=("model.dept",))
+
+    some = dataclasses.replace(sweep, draws=3)
+    assert len(trials(some)) == 3 and set(
+        trials(some)[i].name for i in range(3)
+    ) <= set(names)
+    wrong = dataclasses.replace(sweep, values={"train.stps": [1]})
+    with pytest.raises(
+        MetanetError, match=r"config.train has no key 'stps'.*\"steps\""
+    ):
+        list(run_sweep(wrong, tmp_path / "other"))

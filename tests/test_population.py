@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from metanet.errors import MetanetError
 from metanet.networks import Architecture, ParamSpec, Regime, create, training
@@ -24,8 +30,10 @@ from metanet.zoos import (
     ImageShape,
     PopulationConfig,
     Zoo,
+    export,
     population,
     train_population,
+    verify,
 )
 from metanet.zoos.families import draw_architectures, width_of
 from metanet.zoos.hyperparameters import Settings
@@ -268,3 +276,64 @@ def test_settings_are_drawn_from_their_ranges():
 def test_what_a_zoo_cannot_be(change, message):
     with pytest.raises(MetanetError, match=message):
         from_mapping(PopulationConfig, change, "config")
+
+
+def test_verification_notices_what_was_changed(tiny, tmp_path):
+    found = verify(tiny, sample=6)
+    assert found.networks == 18 and found.sample == 6 and found.worst < 1e-6
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.path, copy)
+    shard = copy / "shard-00000.parquet"
+    table = pq.read_table(shard)
+    place = table.column_names.index("test_accuracy")
+    wrong = pa.array([0.99] * len(table), pa.float32())
+    pq.write_table(table.set_column(place, "test_accuracy", wrong), shard)
+    with pytest.raises(MetanetError, match="checksum"):
+        verify(Zoo.open(copy))
+    digest = hashlib.sha256(shard.read_bytes()).hexdigest()
+    shard.with_name(f"{shard.name}.sha256").write_text(f"{digest}  {shard.name}\n")
+    with pytest.raises(MetanetError, match=r"test_accuracy: network \d+ has .*0.9900"):
+        verify(Zoo.open(copy), sample=18)
+
+
+@pytest.mark.parametrize("form", ["torch", "npz", "safetensors", "hf"])
+def test_exports_hold_the_same_numbers(tiny, tmp_path, form):
+    table = tiny.read()
+    for path in export(tiny, tmp_path, form):
+        assert path.stat().st_size > 0
+    if form == "hf":
+        parts = [pq.read_table(f) for f in sorted((tmp_path / "data").glob("*"))]
+        whole = pa.concat_tables(parts).sort_by("id")
+        assert whole.column("id").to_pylist() == table["id"].tolist()
+        for place in (0, 7, 17):
+            held = np.asarray(whole.column("weights")[place].as_py(), np.float32)
+            np.testing.assert_array_equal(held, table.network(place))
+        assert "data/train-*.parquet" in (tmp_path / "README.md").read_text()
+        return
+    with (tmp_path / "networks.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(r["id"]) for r in rows] == table["id"].tolist()
+    seen = 0
+    for key, leaves in tiny.info["leaves"].items():
+        file = tmp_path / f"networks-{key}.{'npz' if form == 'npz' else 'safetensors'}"
+        if not file.exists():
+            continue
+        arrays = dict(np.load(file)) if form == "npz" else load_file(file)
+        for place, row in enumerate(arrays["id"]):
+            vector, parts = table.network(int(row)), []
+            for leaf in leaves:
+                name = leaf["path"]
+                if form == "torch":
+                    name = name.replace("/", ".").replace("kernel", "weight")
+                    name = name.replace("scale", "weight").replace(
+                        ".var", ".running_var"
+                    )
+                    name = name.replace(".mean", ".running_mean")
+                value = arrays[name][place]
+                if form == "torch" and leaf["path"].endswith("kernel"):
+                    value = np.moveaxis(value, (0, 1), (-1, -2))
+                assert value.shape == tuple(leaf["shape"])
+                parts.append(value.ravel())
+            np.testing.assert_array_equal(np.concatenate(parts), vector)
+            seen += 1
+    assert seen == 18

@@ -40,9 +40,17 @@ def add_commands(commands: Any) -> None:
         """
         metanet report runs/classify_inr
         metanet report runs/gmn-* runs/statnn-*
+        metanet report --group-by model.name,data.fraction runs/sweep/*/
         """,
     )
     report.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
+    report.add_argument(
+        "--group-by",
+        metavar="FIELD,...",
+        default="",
+        help="fields of the config, such as model.name,data.fraction: runs that agree in "
+        "these become one row (default: runs that differ in their seed alone)",
+    )
     predict = add_command(
         commands,
         "predict",
@@ -84,10 +92,11 @@ def run_report(args: argparse.Namespace) -> int:
     """Rewrites one report, or compares several runs."""
     from metanet.report import compare, write_report
 
-    if len(args.workdirs) == 1:
+    if len(args.workdirs) == 1 and not args.group_by:
         print(f"report: {write_report(args.workdirs[0])}")
         return 0
-    table = compare(args.workdirs)
+    by = [field for field in args.group_by.split(",") if field]
+    table = compare(args.workdirs, by=by)
     print_table("", table.header, table.rows, right=range(1, len(table.header)))
     print(f"comparison: {table.path}")
     return 0

@@ -31,6 +31,45 @@ def add_commands(commands: Any) -> None:
         "metanet zoo info zoos/digits",
     )
     info.add_argument("zoo", metavar="DIR", type=Path)
+    verify = add_command(
+        inner,
+        "verify",
+        run_verify,
+        "check a zoo",
+        """
+        Checks the checksum of every file, and evaluates a sample of the networks again:
+        their accuracy or PSNR must be as recorded. The exit status is 1 if not.
+        """,
+        "metanet zoo verify zoos/mnist --data-root /data",
+    )
+    verify.add_argument("zoo", metavar="DIR", type=Path)
+    verify.add_argument(
+        "--sample", metavar="N", type=int, default=24,
+        help="networks that are evaluated (default: 24)",
+    )  # fmt: skip
+    verify.add_argument(
+        "--data-root", metavar="DIR", default="", help="where image files are"
+    )
+    export = add_command(
+        inner,
+        "export",
+        run_export,
+        "write a zoo for other frameworks",
+        """
+        npz, safetensors: per architecture one file with its parameters stacked, and
+        networks.csv with everything else. torch: safetensors with PyTorch's names and
+        layouts. hf: Parquet per split and a card; datasets.load_dataset(DIR) reads it.
+        """,
+        "metanet zoo export zoos/mnist --format torch --out exported",
+    )
+    export.add_argument("zoo", metavar="DIR", type=Path)
+    export.add_argument(
+        "--format", choices=("torch", "npz", "safetensors", "hf"), required=True,
+        help="format of the files",
+    )  # fmt: skip
+    export.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="directory of the files"
+    )
     _add_fit(inner)
     train = add_command(
         inner,
@@ -194,4 +233,26 @@ def run_train(args: argparse.Namespace) -> int:
     config = from_mapping(PopulationConfig, mapping.to_dict(), "config")
     _describe(train_population(config, args.out))
     print(f"zoo: {args.out}")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Checks a zoo; damage is an error."""
+    from metanet.zoos import Zoo, verify
+
+    found = verify(Zoo.open(args.zoo), args.data_root, args.sample)
+    print(
+        f"{args.zoo}: {found.networks:,} networks, all files whole; {found.sample} "
+        f"evaluated again: {found.measure} differs by at most {found.worst:.2g} "
+        f"(allowed {found.allowed:.2g})"
+    )
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Writes the files and names them."""
+    from metanet.zoos import Zoo, export
+
+    for path in export(Zoo.open(args.zoo), args.out, args.format):
+        print(path)
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metanet.errors import MetanetError, suggest
 from metanet.report import figures, page
 from metanet.report.files import duration, flatten, number, read_json
 
@@ -37,7 +38,7 @@ class _Group(NamedTuple):
     results: tuple[dict[str, Any], ...]
 
 
-def _group(workdirs: Sequence[Path]) -> list[_Group]:
+def _group(workdirs: Sequence[Path], by: Sequence[str]) -> list[_Group]:
     found: dict[str, tuple[dict[str, Any], list[Path], list[dict[str, Any]]]] = {}
     for workdir in workdirs:
         config = read_json(workdir, "config.json")
@@ -45,9 +46,12 @@ def _group(workdirs: Sequence[Path]) -> list[_Group]:
         for key in _NOT_SETTINGS:
             settings.pop(key, None)
         result = read_json(workdir, "result.json")
+        if by:
+            settings = {key: _setting(settings, key, workdir) for key in by}
         key = json.dumps(settings, sort_keys=True, default=str)
         _, paths, results = found.setdefault(key, (settings, [], []))
-        if any(r.get("seed") == result.get("seed") is not None for r in results):
+        again = any(r.get("seed") == result.get("seed") is not None for r in results)
+        if again and not by:
             continue  # the same run again is no further evidence
         paths.append(workdir)
         results.append(result)
@@ -78,16 +82,20 @@ def _mean(group: _Group, key: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
+# Metrics that are compared; a run's own report has all.
+_COMPARED = {
+    "test": ("accuracy", "r2", "kendall_tau", "mae", "coverage", "loss"),
+    "validation": ("accuracy", "r2"),
+}
+
+
 def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
-    names = {
+    return [
         (split, metric)
-        for group in groups
-        for result in group.results
-        for split in ("test", "validation")
-        for metric, value in (result.get(split) or {}).items()
-        if isinstance(value, (int, float))
-    }
-    return sorted(names, key=lambda n: (n[0] != "test", n[1] != "accuracy", n[1]))
+        for split, names in _COMPARED.items()
+        for metric in names
+        if any(_values(group, split, metric) for group in groups)
+    ]
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -107,22 +115,34 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def compare(workdirs: Sequence[Path], out: Path | None = None) -> Comparison:
+def _setting(settings: dict[str, Any], key: str, workdir: Path) -> Any:
+    if key not in settings:
+        raise MetanetError(
+            f"{workdir}: config: no field {key!r}.{suggest(key, settings)}"
+        )
+    return settings[key]
+
+
+def compare(
+    workdirs: Sequence[Path], out: Path | None = None, by: Sequence[str] = ()
+) -> Comparison:
     """Compares finished runs.
 
     Args:
         workdirs: Directories of runs.
         out: The page to write; default: ``comparison.html`` in the directory that the
             runs have in common.
+        by: Dotted fields of the config; runs that agree in these count as one row. None:
+            runs that differ in their seed alone.
 
     Returns:
         The table and the page's path. Metrics are the mean over the runs of a group,
         with the sample standard deviation where there are several.
 
     Raises:
-        MetanetError: a directory holds no finished run.
+        MetanetError: a directory holds no finished run, or a field does not exist.
     """
-    groups = _group(workdirs)
+    groups = _group(workdirs, by)
     metrics = _metrics(groups)
     if metrics:
         lowest = metrics[0][1] == "loss"
@@ -133,7 +153,7 @@ def compare(workdirs: Sequence[Path], out: Path | None = None) -> Comparison:
             return mean if lowest else -mean
 
         groups.sort(key=rank)
-    differing = _differing([g.settings for g in groups])
+    differing = list(by) or _differing([g.settings for g in groups])
     header = ("run", "seeds", *differing, *(f"{s} {m}" for s, m in metrics))
     header += ("parameters", "networks/s", "time")
     rows = []

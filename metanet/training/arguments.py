@@ -37,6 +37,28 @@ def read_config_file(config: str) -> ConfigDict:
     return module.get_config(*([argument] if colon else []))
 
 
+def override(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets a field by its dotted name.
+
+    Raises:
+        MetanetError: when there is no such field.
+    """
+    *path, last = name.split(".")
+    node: Any = config
+    for depth, key in enumerate([*path, last]):
+        where = ".".join(["config", *path[:depth]])
+        if not isinstance(node, ConfigDict):
+            raise MetanetError(f"{where} is a value, not a section")
+        if key not in node:
+            raise MetanetError(
+                f"{where} has no key {key!r}.{suggest(key, node.keys())}"
+            )
+        if depth < len(path):
+            node = node[key]
+    with node.ignore_type():
+        node[last] = value
+
+
 def parse_argument(
     argument: str | None, variants: tuple[str, ...], **defaults: Any
 ) -> tuple[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from metanet.errors import MetanetError
+from metanet.files import lock
 from metanet.progress import track
 from metanet.training.checkpoint import Checkpoints
 from metanet.training.config import ExperimentConfig
@@ -49,6 +50,10 @@ class Interrupted(MetanetError):
         self.status = 128 + number
 
 
+class Busy(MetanetError):
+    """Another process is at the run."""
+
+
 def train(
     config: ExperimentConfig,
     workdir: str | Path,
@@ -71,14 +76,30 @@ def train(
         The content of result.json.
 
     Raises:
-        MetanetError: for bad input of any kind; `Interrupted` after SIGTERM.
+        MetanetError: for bad input of any kind; `Interrupted` after SIGTERM, `Busy`
+            when another process trains here.
     """
     workdir = Path(workdir)
+    first = jax.process_index() == 0
+    if not first:
+        return _train(config, workdir, overrides or {}, progress)
+    with lock(workdir / ".lock", wait=False) as own:
+        if not own:
+            raise Busy(f"{workdir}: another process is training here; wait for it")
+        return _train(config, workdir, overrides or {}, progress)
+
+
+def _train(
+    config: ExperimentConfig,
+    workdir: Path,
+    overrides: Mapping[str, Any],
+    progress: bool,
+) -> dict[str, Any]:
     optimizer = build_optimizer(config.optimizer, config.train.steps)
     first = jax.process_index() == 0
     fresh = first and not (workdir / "config.json").exists()
     if first:
-        write_config(workdir, config, overrides or {})
+        write_config(workdir, config, overrides)
     finished = read_result(workdir)
     if finished is not None:
         return finished

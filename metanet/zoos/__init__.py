@@ -1,5 +1,6 @@
 """Stored collections of trained networks."""
 
+from metanet.zoos.export import export
 from metanet.zoos.families import FAMILIES, ImageShape
 from metanet.zoos.fit import (
     FitConfig,
@@ -20,6 +21,7 @@ from metanet.zoos.recipes import Recipe, make_zoo, open_or_make
 from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS, choose_images
 from metanet.zoos.store import Zoo, ZooWriter, completed
+from metanet.zoos.verify import Verification, verify
 
 __all__ = [
     "FAMILIES",
@@ -29,6 +31,7 @@ __all__ = [
     "Hyperparameters",
     "PopulationConfig",
     "Recipe",
+    "Verification",
     "ImageSet",
     "ImageShape",
     "Zoo",
@@ -38,6 +41,7 @@ __all__ = [
     "completed",
     "describe",
     "error_gradient",
+    "export",
     "fit_inrs",
     "fit_networks",
     "load_images",
@@ -46,4 +50,5 @@ __all__ = [
     "population_dict",
     "reconstruct",
     "train_population",
+    "verify",
 ]

@@ -289,12 +289,13 @@ def _description(
     }
 
 
-def reconstruct(zoo: Zoo, weights: np.ndarray) -> np.ndarray:
+def reconstruct(zoo: Zoo, weights: np.ndarray, clip: bool = True) -> np.ndarray:
     """Images ``[N, height, width, channels]`` in [0, 1] that networks draw.
 
     Args:
         zoo: The zoo that the networks belong to.
         weights: Flat weights ``[N, P]``.
+        clip: Cut off what lies outside [0, 1].
     """
     architecture = zoo.architecture
     spec, apply_fn = inr_function(architecture)
@@ -303,4 +304,5 @@ def reconstruct(zoo: Zoo, weights: np.ndarray) -> np.ndarray:
     grid = jnp.asarray(coordinate_grid(height, width, convention))
     draw = jax.jit(jax.vmap(lambda v: apply_fn(spec.unflatten(v), grid)))
     values = to_unit(draw(jnp.asarray(weights)), convention)
-    return np.clip(np.asarray(values), 0, 1).reshape(-1, height, width, channels)
+    drawn = np.asarray(values).reshape(-1, height, width, channels)
+    return np.clip(drawn, 0, 1) if clip else drawn

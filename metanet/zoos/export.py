@@ -1,0 +1,154 @@
+"""Zoos for users of other frameworks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save as to_safetensors
+
+from metanet.errors import MetanetError
+from metanet.files import write_file
+from metanet.zoos.shards import ZooTable
+from metanet.zoos.splits import SPLITS
+from metanet.zoos.store import Zoo
+
+
+def export(zoo: Zoo, out: str | Path, form: str) -> list[Path]:
+    """Writes a zoo in another format.
+
+    Args:
+        zoo: The zoo.
+        out: Directory of the files.
+        form: "npz" or "safetensors": per architecture one file with its parameters
+            stacked, ``[N, ...]`` each, and networks.csv with everything else; "torch":
+            the same with PyTorch's names and layouts, as safetensors; "hf": Parquet per
+            split and a card, which `datasets.load_dataset` reads.
+
+    Returns:
+        The files.
+
+    Raises:
+        MetanetError: for an unknown format, a damaged zoo, or a place that cannot be
+            written.
+    """
+    if form not in FORMATS:
+        raise MetanetError(f"unknown format {form!r}. Known: {', '.join(FORMATS)}.")
+    table = zoo.read(skip_broken=True)
+    files = dict(FORMATS[form](zoo, table))
+    written = []
+    for name, data in files.items():
+        write_file(Path(out) / name, data)
+        written.append(Path(out) / name)
+    return written
+
+
+def _stacked(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Per architecture its parameters by path, and the ids of the networks."""
+    for key, leaves in zoo.info["leaves"].items():
+        rows = table.take(table["architecture"] == key)
+        if not len(rows):
+            continue
+        arrays, start = {"id": rows["id"]}, 0
+        for leaf in leaves:
+            size = int(np.prod(leaf["shape"], dtype=int))
+            part = rows.weights[:, start : start + size]
+            arrays[leaf["path"]] = part.reshape(-1, *leaf["shape"])
+            start += size
+        yield key, arrays
+
+
+def _csv(table: ZooTable) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = list(table.columns)
+    writer.writerow(names)
+    writer.writerows(zip(*(table[n].tolist() for n in names), strict=True))
+    return text.getvalue().encode()
+
+
+def _npz(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    yield "networks.csv", _csv(table)
+    for key, arrays in _stacked(zoo, table):
+        data = io.BytesIO()
+        np.savez(data, **arrays)  # type: ignore[arg-type]
+        yield f"networks-{key}.npz", data.getvalue()
+
+
+def _safetensors(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    yield "networks.csv", _csv(table)
+    for key, arrays in _stacked(zoo, table):
+        whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        yield f"networks-{key}.safetensors", to_safetensors(whole)
+
+
+def _torch(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    yield "networks.csv", _csv(table)
+    for key, arrays in _stacked(zoo, table):
+        turned = {}
+        for path, value in arrays.items():
+            name, array = _torch_leaf(path, value)
+            turned[name] = np.ascontiguousarray(array)
+        yield f"networks-{key}.safetensors", to_safetensors(turned)
+
+
+def _torch_leaf(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    """PyTorch's name and layout: outputs first, then inputs, then places.
+
+    Attention keeps its axes: PyTorch has no array of their meaning.
+    """
+    head, _, last = path.rpartition("/")
+    name = {"kernel": "weight", "scale": "weight", "mean": "running_mean",
+            "var": "running_var"}.get(last, last)  # fmt: skip
+    if last == "kernel" and value.ndim > 2 and "attention" not in path:
+        axes = (0, value.ndim - 1, value.ndim - 2, *range(1, value.ndim - 2))
+        value = value.transpose(axes)
+    return ".".join([*head.split("/"), name] if head else [name]), value
+
+
+def _hf(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    for split in SPLITS:
+        rows = table.take(table["split"] == split)
+        if not len(rows):
+            continue
+        columns: dict[str, Any] = {
+            n: pa.array(v.tolist()) for n, v in rows.columns.items()
+        }
+        bounds = pa.array(rows.offsets, pa.int64())
+        columns["weights"] = pa.LargeListArray.from_arrays(
+            bounds, pa.array(rows.values)
+        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        yield f"data/{split}-00000-of-00001.parquet", data
+    yield "zoo.json", (zoo.path / "zoo.json").read_bytes()
+    yield "README.md", _card(zoo).encode()
+
+
+def _card(zoo: Zoo) -> str:
+    files = "".join(
+        f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in SPLITS
+    )
+    kinds = sorted({a.name for a in zoo.architectures.values()})
+    return (
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n"
+        f"# {zoo.path.resolve().name}\n\n"
+        f"{len(zoo):,} trained networks ({', '.join(kinds)}), made with metanet.\n\n"
+        "`weights` holds the raveled parameters of a network behind one another, in the "
+        "order and shapes that zoo.json lists under `leaves` for its `architecture`.\n"
+    )
+
+
+FORMATS: dict[str, Callable[[Zoo, ZooTable], Iterator[tuple[str, bytes]]]] = {
+    "torch": _torch,
+    "npz": _npz,
+    "safetensors": _safetensors,
+    "hf": _hf,
+}
