@@ -68,7 +68,16 @@ def test_smoke_variant_runs_end_to_end(config, tmp_path, capsys):
     assert list(tmp_path.glob("graph*.png"))
 
 
-@pytest.mark.parametrize("config", ZOOS, ids=lambda p: p.stem)
+QUICK = ("zoo_small_cnn", "zoo_diverse")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(p, id=p.stem, marks=[] if p.stem in QUICK else pytest.mark.slow)
+        for p in ZOOS
+    ],
+)
 def test_smoke_variant_of_a_zoo(config, tmp_path, capsys):
     make = [
         "zoo",
@@ -85,6 +94,10 @@ def test_smoke_variant_of_a_zoo(config, tmp_path, capsys):
     assert ((table["test_accuracy"] >= 0) & (table["test_accuracy"] <= 1)).all()
     assert set(table["split"]) == set(SPLITS)
     assert "families" in capsys.readouterr().out
+    page = tmp_path / "card.html"
+    assert main(["zoo", "info", str(zoo.path), "--html", str(page)]) == 0
+    assert "test accuracy" in page.read_text() and not list(zoo.path.glob("*.html"))
+    capsys.readouterr()
     assert main([*make, "--config.runs=4"]) == 1  # holds another zoo
     assert "runs 3, not 4" in capsys.readouterr().err
 

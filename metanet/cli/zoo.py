@@ -27,10 +27,16 @@ def add_commands(commands: Any) -> None:
         "info",
         run_info,
         "describe a zoo",
-        "Prints the architectures, splits, classes and quality of a zoo.",
-        "metanet zoo info zoos/digits",
+        """
+        Prints the data card of a zoo (architectures, splits, quality, settings) and
+        writes it, with plots, as a page.
+        """,
+        "metanet zoo info zoos/digits --html card.html",
     )
     info.add_argument("zoo", metavar="DIR", type=Path)
+    info.add_argument(
+        "--html", metavar="FILE", type=Path, help="the page (default: DIR/card.html)"
+    )
     verify = add_command(
         inner,
         "verify",
@@ -171,10 +177,13 @@ def _widths(value: str) -> tuple[int, ...]:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Prints what a zoo holds."""
+    """Prints what a zoo holds, and writes the page."""
+    from metanet.report import write_card
     from metanet.zoos import Zoo
 
-    _describe(Zoo.open(args.zoo))
+    zoo = Zoo.open(args.zoo)
+    _describe(zoo)
+    print(f"card: {write_card(zoo, args.html or args.zoo / 'card.html')}")
     return 0
 
 

@@ -1,5 +1,6 @@
-"""Reports: one HTML page per run, and comparisons of runs."""
+"""Reports: one HTML page per run or zoo, and comparisons of runs."""
 
+from metanet.report.card import write_card
 from metanet.report.compare import Comparison, compare
 from metanet.report.describe import (
     coverage_rows,
@@ -20,5 +21,6 @@ __all__ = [
     "group_rows",
     "node_rows",
     "summary_rows",
+    "write_card",
     "write_report",
 ]

@@ -106,6 +106,39 @@ def bars(
         return _to_svg(figure, "bars")
 
 
+def histograms(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Markup:
+    """Stacked histograms side by side: per panel title the values of its groups."""
+    with matplotlib.rc_context(_STYLE):
+        count = len(panels)
+        figure = Figure(figsize=(5.0 * count, 3.0), layout="constrained")
+        axes = figure.subplots(1, count, squeeze=False)[0]
+        for axis, (title, groups) in zip(axes, panels.items(), strict=True):
+            colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(groups))]
+            axis.hist(list(groups.values()), bins=40, stacked=True, color=colours,
+                      label=list(groups))  # fmt: skip
+            axis.set_title(title, loc="left", fontsize=11)
+            axis.set_ylabel("networks")
+            if len(groups) > 1:
+                axis.legend()
+        return _to_svg(figure, "histograms")
+
+
+def points(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Markup:
+    """Scatter plots in rows of three, logarithmic across where values span decades."""
+    with matplotlib.rc_context(_STYLE):
+        rows = -(-len(panels) // 3)
+        figure = Figure(figsize=(12.0, 2.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3, squeeze=False).ravel()
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (title, (x, y)) in zip(axes, panels.items(), strict=False):
+            axis.scatter(x, y, s=6, alpha=0.4, lw=0, rasterized=len(x) > 2000)
+            if x.min() > 0 and x.max() > 30 * x.min():
+                axis.set_xscale("log")
+            axis.set_title(title, loc="left", fontsize=11)
+        return _to_svg(figure, "points")
+
+
 def scatter(
     groups: Mapping[str, tuple[np.ndarray, np.ndarray]], across: str, up: str
 ) -> Markup:

@@ -1,0 +1,148 @@
+"""Small CNNs trained per hour, beside a plain PyTorch loop, and networks read per second.
+
+    python experiments/bench_zoo.py --data-root DIR
+    python experiments/bench_zoo.py --data-root DIR --runs 32 --repeats 3
+
+Every network is the Small CNN Zoo's (three 3x3 convolutions of 16) on 10,000 MNIST
+images, 10 epochs in batches of 64. The loop needs PyTorch, which is no dependency of
+metanet (pip install torch); without it, it is left out. Both are timed in turn; one JSON
+line with medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metanet.errors import MetanetError
+from metanet.networks import Architecture
+from metanet.zoos import (
+    FitConfig,
+    Hyperparameters,
+    PopulationConfig,
+    Zoo,
+    fit_inrs,
+    load_images,
+    train_population,
+)
+
+IMAGES, EPOCHS, BATCH = 10_000, 10, 64
+
+
+def train_zoo(runs: int, data_root: str) -> float:
+    """Seconds per network, compilation included where it was not done before."""
+    config = PopulationConfig(
+        images="mnist",
+        data_root=data_root,
+        train_images=IMAGES,
+        test_images=1_000,
+        runs=runs,
+        epochs=(EPOCHS,),
+        hyperparameters=Hyperparameters(
+            optimizer=("sgd",),
+            activation=("relu",),
+            train_fraction=(1.0,),
+            batch_size=(BATCH,),
+        ),
+        shard_runs=runs,
+    )
+    with tempfile.TemporaryDirectory() as out:
+        begun = time.perf_counter()
+        train_population(config, out, progress=False)
+        return (time.perf_counter() - begun) / runs
+
+
+def torch_loop(images: np.ndarray, labels: np.ndarray) -> Callable[[], float] | None:
+    """Seconds per network of a plain loop, estimated from one epoch."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        return None
+    nn = torch.nn
+    x, y = torch.tensor(images), torch.tensor(labels)
+
+    def run() -> float:
+        layers: list[Any] = []
+        for inputs in (1, 16, 16):
+            layers += [nn.Conv2d(inputs, 16, 3, 2), nn.ReLU()]
+        net = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+        )
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        begun = time.perf_counter()
+        order = torch.randperm(len(x))
+        for start in range(0, len(x) - BATCH + 1, BATCH):
+            rows = order[start : start + BATCH]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+        return (time.perf_counter() - begun) * EPOCHS
+
+    return run
+
+
+def read_speed(data_root: str, count: int = 4_096) -> float:
+    """INRs (2-32-32-1) read per second from Parquet into host memory, checked."""
+    architecture = Architecture.of("siren", hidden=(32, 32))
+    config = FitConfig(
+        "mnist", data_root, limit=count, steps=1, architecture=architecture
+    )
+    with tempfile.TemporaryDirectory() as out:
+        fit_inrs(config, out, progress=False)
+        seconds = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            assert (
+                Zoo.open(Path(out)).read(columns=("label",)).weights.shape[0] == count
+            )
+            seconds.append(time.perf_counter() - begun)
+    return count / statistics.median(seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-root", required=True, help="folder with MNIST")
+    parser.add_argument("--runs", type=int, default=24, help="networks per timing")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each")
+    args = parser.parse_args()
+    try:
+        dataset = load_images("mnist", args.data_root)
+        pixels = dataset.images[:IMAGES].transpose(0, 3, 1, 2).astype(np.float32) / 255
+        loop = torch_loop(pixels, dataset.labels[:IMAGES].astype(np.int64))
+        train_zoo(2, args.data_root)
+        ours, theirs = [], []
+        for _ in range(args.repeats):
+            ours.append(train_zoo(args.runs, args.data_root))
+            if loop is not None:
+                theirs.append(loop())
+        record = {
+            "networks_per_hour": 3600 / statistics.median(ours),
+            "torch_networks_per_hour": 3600 / statistics.median(theirs)
+            if theirs
+            else None,
+            "ratio": statistics.median(theirs) / statistics.median(ours)
+            if theirs
+            else None,
+            "inrs_read_per_second": read_speed(args.data_root),
+        }
+    except MetanetError as error:
+        print(f"bench_zoo: error: {error}", file=sys.stderr)
+        return error.status
+    print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
