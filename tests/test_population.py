@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +340,35 @@ def test_exports_hold_the_same_numbers(tiny, tmp_path, form):
             np.testing.assert_array_equal(np.concatenate(parts), vector)
             seen += 1
     assert seen == 18
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_shared_by_two_processes(tmp_path):
+    """Shards are those of an uninterrupted process, byte for byte."""
+    config = Path(__file__).parent.parent / "configs" / "zoo_small_cnn.py"
+    program = "import sys; from metanet.cli import main; sys.exit(main())"
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = ["zoo", "train", "--config", f"{config}:smoke", "--config.runs=60",
+                   "--config.epochs=(0,30)", "--out", str(out)]  # fmt: skip
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, "-c", program, *command], **quiet)
+
+    assert start(tmp_path / "whole").wait() == 0
+    rng, killed = random.Random(0), 0
+    while killed < 10:
+        process = start(tmp_path / "killed")
+        try:
+            process.wait(rng.uniform(5, 16))
+            break  # it came to its end before it could be killed again
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+    assert killed > 2 and start(tmp_path / "killed").wait() == 0
+    both = [start(tmp_path / "both") for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    expected = files(tmp_path / "whole")
+    assert len(expected) == 31  # zoo.json, 15 shards and their checksums
+    for name in ("killed", "both"):
+        assert files(tmp_path / name) == expected
