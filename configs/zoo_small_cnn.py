@@ -12,30 +12,23 @@ any of ``runs=N``, ``seed=N``, ``data_root=DIR``. Every field can be set by
 ``--config.NAME=VALUE``.
 """
 
-from metanet.training import parse_argument
-from metanet.zoos import Hyperparameters, PopulationConfig, population_dict
+from ml_collections import ConfigDict
 
-VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10", "smoke")
+from metanet.training import ZOO_VARIANTS as VARIANTS
+from metanet.training import zoo_config
+from metanet.zoos import PopulationConfig
+
+__all__ = ["VARIANTS", "get_config"]
+POPULATION = PopulationConfig(
+    images="mnist",
+    families=("small_cnn",),
+    runs=1_000,
+    train_images=10_000,
+    epochs=(0, 1, 2, 3, 4, 6, 10, 14, 18),
+    shard_runs=50,
+)
 
 
-def get_config(argument: str = ""):
+def get_config(argument: str = "") -> ConfigDict:
     """The zoo; ``argument`` is what follows the colon after the file's name."""
-    images, given = parse_argument(argument, VARIANTS, runs=0, seed=0, data_root="")
-    smoke, digits = images == "smoke", images in ("digits", "smoke")
-    return population_dict(
-        PopulationConfig(
-            images="digits" if smoke else images,
-            data_root=given["data_root"],
-            families=("small_cnn",),
-            runs=given["runs"] or (12 if smoke else 1_000),
-            train_images=0 if digits else 10_000,
-            test_images=0 if digits else 2_000,
-            epochs=(0, 1) if smoke else (0, 1, 2, 3, 4, 6, 10, 14, 18),
-            hyperparameters=Hyperparameters(
-                batch_size=(32,) if digits else (64,),
-                train_fraction=(0.25, 0.5, 1.0) if digits else (0.1, 0.25, 0.5, 1.0),
-            ),
-            seed=given["seed"],
-            shard_runs=4 if smoke else 50,
-        )
-    )
+    return zoo_config(argument, POPULATION)

@@ -12,39 +12,25 @@ any of ``runs=N``, ``seed=N``, ``data_root=DIR``. Every field can be set by
 ``--config.NAME=VALUE``.
 """
 
-from metanet.training import parse_argument
-from metanet.zoos import Hyperparameters, PopulationConfig, population_dict
+from ml_collections import ConfigDict
 
-VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10", "smoke")
+from metanet.training import ZOO_VARIANTS as VARIANTS
+from metanet.training import zoo_config
+from metanet.zoos import VARIED, PopulationConfig
+
+__all__ = ["VARIANTS", "get_config"]
+POPULATION = PopulationConfig(
+    images="mnist",
+    families=("cnn",),
+    architectures=40,
+    runs=400,
+    train_images=10_000,
+    epochs=(2, 6, 12),
+    hyperparameters=VARIED,
+    shard_runs=40,
+)
 
 
-def get_config(argument: str = ""):
+def get_config(argument: str = "") -> ConfigDict:
     """The zoo; ``argument`` is what follows the colon after the file's name."""
-    images, given = parse_argument(argument, VARIANTS, runs=0, seed=0, data_root="")
-    smoke, digits = images == "smoke", images in ("digits", "smoke")
-    return population_dict(
-        PopulationConfig(
-            images="digits" if smoke else images,
-            data_root=given["data_root"],
-            families=("cnn",),
-            architectures=2 if smoke else 40,
-            runs=given["runs"] or (12 if smoke else 400),
-            train_images=0 if digits else 10_000,
-            test_images=0 if digits else 2_000,
-            epochs=(0, 1) if smoke else (2, 6, 12),
-            hyperparameters=Hyperparameters(
-                optimizer=("sgd", "adam"),
-                learning_rate=(1e-3, 3e-2),
-                weight_decay=(1e-6, 1e-2),
-                dropout=(0.0, 0.5),
-                activation=(),
-                init=("lecun_normal", "he_normal"),
-                init_scale=(0.5, 1.5),
-                train_fraction=(0.1, 0.3, 1.0),
-                label_noise=(0.0, 0.3),
-                batch_size=(32,) if digits else (64,),
-            ),
-            seed=given["seed"],
-            shard_runs=4 if smoke else 40,
-        )
-    )
+    return zoo_config(argument, POPULATION)

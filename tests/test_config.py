@@ -11,6 +11,7 @@ from metanet.errors import MetanetError
 from metanet.networks import Architecture
 from metanet.training import ExperimentConfig, from_mapping, parse_argument
 from metanet.training.files import read_config, write_config
+from metanet.training.sweep import SweepConfig, experiment_of, trials
 from metanet.zoos import FitConfig, PopulationConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -125,12 +126,19 @@ def test_config_files(path):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    zoo = path.stem.startswith("zoo_")
-    command = "metanet zoo train" if zoo else "metanet train"
-    assert "smoke" in module.VARIANTS and command in (module.__doc__ or "")
+    kind = path.stem.partition("_")[0]
+    command = {"zoo": "metanet zoo train", "sweep": "experiments/sweep.py"}
+    words = command.get(kind, "metanet train")
+    assert "smoke" in module.VARIANTS and words in (module.__doc__ or "")
     for variant in module.VARIANTS:
         given = module.get_config(variant).to_dict()
-        if zoo:
+        if kind == "sweep":
+            planned = trials(from_mapping(SweepConfig, given, "config"))
+            assert len({t.name for t in planned}) == len(planned)
+            assert (len(planned) < 5) == (variant == "smoke")
+            for trial in planned[:40]:
+                experiment_of(trial)
+        elif kind == "zoo":
             population = from_mapping(PopulationConfig, given, "config")
             assert (population.runs < 50) == (variant == "smoke")
         else:

@@ -14,7 +14,8 @@ from metanet.report.files import flatten
 from metanet.training import ExperimentConfig, from_mapping
 from metanet.zoos import SPLITS, PopulationConfig, Zoo
 
-CONFIGS = sorted(Path(__file__).parent.parent.joinpath("configs").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(p for p in FOLDER.glob("*.py") if not p.stem.startswith("sweep_"))
 ZOOS = [path for path in CONFIGS if path.stem.startswith("zoo_")]
 EXPERIMENTS = [path for path in CONFIGS if path not in ZOOS]
 

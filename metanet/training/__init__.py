@@ -1,6 +1,11 @@
 """Training: config, data order, compiled steps, checkpoints, the loop."""
 
-from metanet.training.arguments import parse_argument, read_config_file
+from metanet.training.arguments import (
+    ZOO_VARIANTS,
+    parse_argument,
+    read_config_file,
+    zoo_config,
+)
 from metanet.training.config import (
     DataConfig,
     ExperimentConfig,
@@ -18,6 +23,7 @@ from metanet.training.sharding import ProcessConfig, start_processes
 from metanet.training.writers import read_metrics
 
 __all__ = [
+    "ZOO_VARIANTS",
     "DataConfig",
     "Experiment",
     "ExperimentConfig",
@@ -41,4 +47,5 @@ __all__ = [
     "read_result",
     "start_processes",
     "train",
+    "zoo_config",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from metanet.errors import MetanetError, suggest
 from metanet.training.files import read_config
+from metanet.zoos import PopulationConfig
 
 
 def read_config_file(config: str) -> ConfigDict:
@@ -57,6 +59,39 @@ def override(config: ConfigDict, name: str, value: Any) -> None:
             node = node[key]
     with node.ignore_type():
         node[last] = value
+
+
+ZOO_VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10", "smoke")
+
+
+def zoo_config(argument: str, zoo: PopulationConfig) -> ConfigDict:
+    """What ``get_config`` of a zoo's config file returns.
+
+    Args:
+        argument: An image set or "smoke", and any of ``runs=N``, ``seed=N``,
+            ``data_root=DIR``.
+        zoo: The zoo on images of 28 or 32 pixels. On digits all images are used, in
+            batches of 32; "smoke" has few networks of few epochs.
+
+    Raises:
+        MetanetError: for an unknown image set or setting.
+    """
+    images, given = parse_argument(argument, ZOO_VARIANTS, runs=0, seed=0, data_root="")
+    small = images == "smoke"
+    changes: dict[str, Any] = {
+        "images": "digits" if small else images,
+        "data_root": given["data_root"],
+        "seed": given["seed"],
+        "runs": given["runs"] or (12 if small else zoo.runs),
+    }
+    if small or images == "digits":
+        ranges = replace(zoo.hyperparameters, batch_size=(32,))
+        changes |= {"train_images": 0, "test_images": 0, "hyperparameters": ranges}
+    if small:
+        families = len(zoo.families)
+        count = min(zoo.architectures, max(2, families))
+        changes |= {"architectures": count, "epochs": (0, 1), "shard_runs": 4}
+    return ConfigDict(asdict(replace(zoo, **changes)))
 
 
 def parse_argument(

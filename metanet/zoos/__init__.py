@@ -9,12 +9,11 @@ from metanet.zoos.fit import (
     reconstruct,
 )
 from metanet.zoos.gradients import error_gradient
-from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters
+from metanet.zoos.hyperparameters import SETTING_COLUMNS, VARIED, Hyperparameters
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.info import describe
 from metanet.zoos.population import (
     PopulationConfig,
-    population_dict,
     train_population,
 )
 from metanet.zoos.recipes import Recipe, make_zoo, open_or_make
@@ -26,6 +25,7 @@ from metanet.zoos.verify import Verification, verify
 __all__ = [
     "FAMILIES",
     "SETTING_COLUMNS",
+    "VARIED",
     "SPLITS",
     "FitConfig",
     "Hyperparameters",
@@ -47,7 +47,6 @@ __all__ = [
     "load_images",
     "make_zoo",
     "open_or_make",
-    "population_dict",
     "reconstruct",
     "train_population",
     "verify",

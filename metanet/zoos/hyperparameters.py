@@ -133,6 +133,18 @@ class Settings:
     batch_size: int
 
 
+# For zoos in which architectures vary most: few runs of each fail altogether.
+VARIED = Hyperparameters(
+    optimizer=("sgd", "adam"),
+    learning_rate=(1e-3, 3e-2),
+    weight_decay=(1e-6, 1e-2),
+    dropout=(0.0, 0.5),
+    activation=(),
+    init=("lecun_normal", "he_normal"),
+    init_scale=(0.5, 1.5),
+    train_fraction=(0.1, 0.3, 1.0),
+    label_noise=(0.0, 0.3),
+)
 SETTING_COLUMNS: dict[str, Any] = {
     "optimizer": "string",
     "learning_rate": "float32",

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from metanet.errors import MetanetError, require_at_least
 from metanet.networks import Architecture, ParamSpec, create
@@ -103,13 +102,6 @@ class PopulationConfig:
         out = _plain(asdict(self))
         del out["data_root"], out["download"]
         return out
-
-
-def population_dict(config: PopulationConfig) -> ConfigDict:
-    """A zoo's config as a config file returns it: every field can be set."""
-    held = asdict(config)
-    # Tuples stay tuples: their elements are set by position, or all at once.
-    return ConfigDict(held)
 
 
 def _plain(value: Any) -> Any:
