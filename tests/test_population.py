@@ -228,8 +228,7 @@ def test_runs_that_diverge_are_marked(tmp_path):
     )
     zoo = train_population(chosen, tmp_path, progress=False)
     whole = zoo.read(skip_broken=True)
-    assert whole["diverged"].all(), whole["test_loss"]
-    assert set(whole["epoch"]) == {0}
+    assert (whole["diverged"] == (whole["epoch"] > 0)).all()
     with pytest.raises(MetanetError, match="row 1 holds NaN"):
         zoo.read()
 

@@ -23,8 +23,10 @@ Weight-space metanetworks: train networks that read the weights of other network
 
   metanet train --config configs/classify_inr.py
       fit a zoo of small networks, train a metanetwork on it, write a report
-  metanet predict runs/classify_inr model.pth
-      classify networks stored in files
+  metanet train --config configs/predict_accuracy.py
+      train a zoo of classifiers, and learn to tell their accuracy from their weights
+  metanet predict runs/predict_accuracy model.onnx
+      apply a run to networks stored in files
   metanet inspect siren:hidden=32,32
       show the symmetries and the parameter graph of a network
 """

@@ -32,6 +32,8 @@ from metanet.zoos.store import Zoo, ZooWriter
 
 # Runs that an accelerator trains at once; a CPU trains one per core.
 _ACCELERATOR_RUNS = 64
+# Weights at which a network counts as diverged; nothing that classifies comes near.
+_LARGEST = 1e6
 _SPLIT_SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
 _MEASURES = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 _COLUMNS: dict[str, str] = {
@@ -307,7 +309,7 @@ def _columns(
                     **measured,
                     "final_train_accuracy": float(result.train_accuracy[-1]),
                     "final_test_accuracy": float(result.test_accuracy[-1]),
-                    "diverged": not np.isfinite(result.weights).all(),
+                    "diverged": not (np.abs(result.weights[place]) < _LARGEST).all(),
                     **asdict(run.settings),
                 }
             )
