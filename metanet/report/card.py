@@ -28,7 +28,7 @@ def write_card(zoo: Zoo, path: Path) -> Path:
     table = zoo.read(skip_broken=True)
     parts = [_quality(table)]
     if "family" in table.columns:
-        parts.append(_settings(table))
+        parts += _settings(table)
     for made in describe(zoo):
         parts.append(page.section(*_markup(made)))
     known = list(zoo.architectures.items())
@@ -70,7 +70,7 @@ def _quality(table: ZooTable) -> Markup:
     return page.section("Quality", figures.histograms(panels), note=note)
 
 
-def _settings(table: ZooTable) -> Markup:
+def _settings(table: ZooTable) -> list[Markup]:
     """Accuracy against every setting that varies as a number."""
     last = table.take(table["epoch"] == table["epoch"].max())
     panels = {}
@@ -78,8 +78,10 @@ def _settings(table: ZooTable) -> Markup:
         values = last[name]
         if values.dtype.kind == "f" and len(np.unique(values)) > 6:
             panels[name] = (values, last["test_accuracy"])
+    if not panels:
+        return []
     note = "Test accuracy after the last epoch."
-    return page.section("Settings", figures.points(panels), note=note)
+    return [page.section("Settings", figures.points(panels), note=note)]
 
 
 def _markup(made: Table) -> tuple[str, Markup]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +80,29 @@ def train(
             when another process trains here.
     """
     workdir = Path(workdir)
-    first = jax.process_index() == 0
-    if not first:
-        return _train(config, workdir, overrides or {}, progress)
-    with lock(workdir / ".lock", wait=False) as own:
-        if not own:
-            raise Busy(f"{workdir}: another process is training here; wait for it")
-        return _train(config, workdir, overrides or {}, progress)
+    optimizer = build_optimizer(config.optimizer, config.train.steps)
+    more = (overrides or {}, progress)
+    if jax.process_index() > 0:
+        return _train(config, optimizer, workdir, *more)
+    made = not workdir.exists()
+    try:
+        with lock(workdir / ".lock", wait=False) as own:
+            if not own:
+                raise Busy(f"{workdir}: another process is training here; wait for it")
+            return _train(config, optimizer, workdir, *more)
+    finally:
+        if made:
+            with suppress(OSError):
+                workdir.rmdir()  # what could not start leaves nothing
 
 
 def _train(
     config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
     workdir: Path,
     overrides: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, Any]:
-    optimizer = build_optimizer(config.optimizer, config.train.steps)
     first = jax.process_index() == 0
     fresh = first and not (workdir / "config.json").exists()
     if first:
