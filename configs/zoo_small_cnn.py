@@ -23,7 +23,7 @@ POPULATION = PopulationConfig(
     images="mnist",
     families=("small_cnn",),
     runs=1_000,
-    train_images=10_000,
+    train_images=30_000,
     epochs=(0, 1, 2, 3, 4, 6, 10, 14, 18),
     shard_runs=50,
 )
