@@ -68,12 +68,11 @@ def _outcome(file: str, run: Any) -> Prediction:
     names = run.experiment.task.class_names
     if names:
         label = int(row.argmax())
-        found = {"label": label, "class": names[label], "probability": row[label]}
+        probability = float(row[label])
+        found = {"label": label, "class": names[label], "probability": probability}
     else:
-        value, low, high = row
+        value, low, high = row.tolist()
         found = {"accuracy": value, "low": low, "high": high}
-    found = {k: v if isinstance(v, str) else v.item() if hasattr(v, "item") else v
-             for k, v in found.items()}  # fmt: skip
     return Prediction(file, found, tuple(run.outside(weights, one)))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from metanet.cli.console import UsageError, add_command, print_table
-from metanet.errors import suggest
 
 
 def add_commands(commands: Any) -> None:
@@ -76,22 +75,6 @@ def default_workdir(config: str) -> Path:
     return Path("runs") / (Path(file).stem + (f"-{arg}" if arg else ""))
 
 
-def _unknown_key(config: Any, option: str) -> str | None:
-    """Says which key of an override does not exist, if one does not."""
-    from ml_collections import ConfigDict
-
-    path = re.sub(r"^--?(no)?config\.", "", option.split("=", 1)[0]).split(".")
-    node: Any = config
-    for depth, key in enumerate(path):
-        if not isinstance(node, ConfigDict):
-            return f"{'.'.join(['config', *path[:depth]])} is a value, not a section"
-        if key not in node:
-            where = ".".join(["config", *path[:depth]])
-            return f"{where} has no key {key!r}.{suggest(key, node.keys())}"
-        node = node[key]
-    return None
-
-
 def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     """Loads a config file and applies ``--config.x.y=z`` overrides.
 
@@ -111,13 +94,17 @@ def load_config(config: str, overrides: Sequence[str] = ()) -> tuple[Any, dict]:
     from absl import flags
     from ml_collections import config_flags
 
-    from metanet.training import read_config_file
+    from metanet.errors import MetanetError
+    from metanet.training import read_config_file, section_of
 
     base = read_config_file(config)
     for option in overrides:
         if re.match(r"--?(no)?config\.", option):
-            if problem := _unknown_key(base, option):
-                raise UsageError(problem)
+            name = re.sub(r"^--?(no)?config\.", "", option.partition("=")[0])
+            try:
+                section_of(base, name)
+            except MetanetError as error:
+                raise UsageError(str(error)) from error
         elif option.startswith("-") and not re.match(r"-\.?\d", option):
             raise UsageError(
                 f"unrecognized argument {option}; config values are set by "

@@ -4,6 +4,7 @@ from metanet.training.arguments import (
     ZOO_VARIANTS,
     parse_argument,
     read_config_file,
+    section_of,
     zoo_config,
 )
 from metanet.training.config import (
@@ -45,6 +46,7 @@ __all__ = [
     "read_inputs",
     "read_metrics",
     "read_result",
+    "section_of",
     "start_processes",
     "train",
     "zoo_config",

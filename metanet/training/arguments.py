@@ -39,15 +39,14 @@ def read_config_file(config: str) -> ConfigDict:
     return module.get_config(*([argument] if colon else []))
 
 
-def override(config: ConfigDict, name: str, value: Any) -> None:
-    """Sets a field by its dotted name.
+def section_of(config: ConfigDict, name: str) -> ConfigDict:
+    """The section that holds a field, given by its dotted name.
 
     Raises:
-        MetanetError: when there is no such field.
+        MetanetError: when there is no such field (with the nearest one).
     """
-    *path, last = name.split(".")
-    node: Any = config
-    for depth, key in enumerate([*path, last]):
+    path, section, node = name.split("."), config, config
+    for depth, key in enumerate(path):
         where = ".".join(["config", *path[:depth]])
         if not isinstance(node, ConfigDict):
             raise MetanetError(f"{where} is a value, not a section")
@@ -55,10 +54,19 @@ def override(config: ConfigDict, name: str, value: Any) -> None:
             raise MetanetError(
                 f"{where} has no key {key!r}.{suggest(key, node.keys())}"
             )
-        if depth < len(path):
-            node = node[key]
-    with node.ignore_type():
-        node[last] = value
+        section, node = node, node[key]
+    return section
+
+
+def override(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets a field by its dotted name.
+
+    Raises:
+        MetanetError: when there is no such field.
+    """
+    section = section_of(config, name)
+    with section.ignore_type():
+        section[name.rpartition(".")[2]] = value
 
 
 ZOO_VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10", "smoke")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +119,7 @@ def run_sweep(sweep: SweepConfig, out: str | Path) -> Iterator[tuple[Trial, str]
             yield trial, "finished before"
             continue
         try:
-            train(config, workdir, overrides=_plain(trial.values))
+            train(config, workdir, overrides=trial.values)
             (workdir / "error.txt").unlink(missing_ok=True)
             yield trial, "done"
         except Busy:
@@ -130,7 +129,3 @@ def run_sweep(sweep: SweepConfig, out: str | Path) -> Iterator[tuple[Trial, str]
         except MetanetError as error:
             write_file(workdir / "error.txt", f"{error}\n".encode())
             yield trial, f"failed: {error}"
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(values)))

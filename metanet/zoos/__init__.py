@@ -16,7 +16,7 @@ from metanet.zoos.population import (
     PopulationConfig,
     train_population,
 )
-from metanet.zoos.recipes import Recipe, make_zoo, open_or_make
+from metanet.zoos.recipes import Recipe, open_or_make
 from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS, choose_images
 from metanet.zoos.store import Zoo, ZooWriter, completed
@@ -45,7 +45,6 @@ __all__ = [
     "fit_inrs",
     "fit_networks",
     "load_images",
-    "make_zoo",
     "open_or_make",
     "reconstruct",
     "train_population",

@@ -9,9 +9,7 @@ view alone. The result is the same to the bit whatever is interrupted and resume
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +29,20 @@ from metanet.networks import (
     to_unit,
 )
 from metanet.progress import track
+from metanet.zoos.cores import compiler_options, on_cores, on_cpu
 from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.splits import choose_images
 from metanet.zoos.store import Zoo, ZooWriter
 
+# Columns of a zoo of INRs beside those of every zoo.
+COLUMNS = {
+    "label": "int32",
+    "image": "int32",
+    "view": "int32",
+    "psnr": "float32",
+    "seed": "int64",
+}
 # Networks per call: on CPU the arrays of a chunk should stay in a core's cache.
 _CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
 
@@ -139,13 +146,7 @@ def _program(
         mse = jnp.maximum(jax.vmap(error)(x, targets), 1e-12)
         return spec.flatten(x), 10 * jnp.log10(span**2 / mse)
 
-    # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
-    wide = {"xla_cpu_prefer_vector_width": 512}
-    return jax.jit(fit, compiler_options=wide if on_cpu() else None)
-
-
-def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return jax.jit(fit, compiler_options=compiler_options())
 
 
 def fit_networks(
@@ -185,15 +186,9 @@ def fit_networks(
         return np.asarray(weights)[:kept], np.asarray(psnr)[:kept]
 
     done = []
-    # XLA runs a loop of small operations on one core, and releases the GIL meanwhile.
-    with ThreadPoolExecutor(workers()) as pool:
-        try:
-            for part in pool.map(chunk, range(0, count, batch)):
-                done.append(part)
-                advance(len(part[1]))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for part in on_cores(chunk, range(0, count, batch)):
+        done.append(part)
+        advance(len(part[1]))
     weights, psnr = (np.concatenate(parts) for parts in zip(*done, strict=True))
     finite = np.isfinite(weights).all(axis=1)
     if not finite.all():
@@ -202,16 +197,6 @@ def fit_networks(
             f"the learning rate ({config.learning_rate})"
         )
     return weights, psnr
-
-
-def workers() -> int:
-    if not on_cpu():
-        return 1
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (os.cpu_count() or 1)
-    )
 
 
 def _keys(seed: int, ids: np.ndarray, views: np.ndarray) -> jax.Array:
@@ -274,13 +259,7 @@ def _description(
         "config": config.identity(),
         "architectures": {"0": config.architecture.to_json()},
         "leaves": {"0": spec.to_json()},
-        "columns": {
-            "label": "int32",
-            "image": "int32",
-            "view": "int32",
-            "psnr": "float32",
-            "seed": "int64",
-        },
+        "columns": COLUMNS,
         "convention": convention_of(config.architecture),
         "image_shape": list(dataset.images.shape[1:]),
         "class_names": list(dataset.class_names),

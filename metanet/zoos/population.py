@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from metanet.errors import MetanetError, require_at_least
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.progress import Tracker, track
 from metanet.zoos import families
-from metanet.zoos.fit import on_cpu, workers
+from metanet.zoos.cores import on_cores, on_cpu
 from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters, Settings
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.program import (
@@ -101,15 +101,9 @@ class PopulationConfig:
 
     def identity(self) -> dict[str, Any]:
         """What decides the zoo's content: all fields but those of data access."""
-        out = _plain(asdict(self))
+        out = json.loads(json.dumps(asdict(self)))  # as zoo.json holds it
         del out["data_root"], out["download"]
         return out
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True)
@@ -272,14 +266,9 @@ def _train(
         return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(part))]
 
     out: list[RunOutputs] = []
-    with ThreadPoolExecutor(workers()) as pool:
-        try:
-            for part in pool.map(call, calls):
-                out += part
-                bar.advance(len(part))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for part in on_cores(call, calls):
+        out += part
+        bar.advance(len(part))
     return out
 
 

@@ -26,7 +26,7 @@ from metanet.networks import (
     create,
     training,
 )
-from metanet.zoos.fit import on_cpu
+from metanet.zoos.cores import compiler_options, on_cpu
 from metanet.zoos.hyperparameters import INITS, OPTIMIZERS, Settings
 
 # Images per pass of an evaluation, small enough for a core's cache.
@@ -118,22 +118,16 @@ def run_inputs(
 
 
 class CompiledRuns:
-    """``runs(inputs [K], images) -> outputs [K]``, compiled at the first call.
+    """``runs(inputs [K], images) -> outputs [K]``; several threads may call.
 
-    On CPU the runs follow one another (several threads may call); elsewhere they are
-    one batch.
+    On CPU the runs follow one another; elsewhere they are one batch.
     """
 
     def __init__(self, *about: Any):
-        run = make_run(*about)
-        # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
-        wide = {"xla_cpu_prefer_vector_width": 512}
-        self._single = on_cpu()
-        if self._single:
-            self._run = jax.jit(run, compiler_options=wide)
-        else:
-            self._run = jax.jit(jax.vmap(run, (0, None)))
-        self._compiled: jax.stages.Compiled | None = None
+        run, self._single = make_run(*about), on_cpu()
+        many = run if self._single else jax.vmap(run, (0, None))
+        self._run = jax.jit(many, compiler_options=compiler_options())
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
 
     def __call__(self, inputs: RunInputs, images: Images) -> RunOutputs:
@@ -141,10 +135,12 @@ class CompiledRuns:
         if self._single:
             count = len(inputs.batch)
             calls = [jax.tree.map(lambda x, i=i: x[i], inputs) for i in range(count)]
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = self._run.lower(calls[0], images).compile()
-        found = [self._compiled(one, images) for one in calls]
+        shapes = (len(inputs.batch), *(x.shape for x in images))
+        with self._lock:  # threads that come first together would all compile
+            if shapes not in self._compiled:
+                lowered = self._run.lower(calls[0], images)
+                self._compiled[shapes] = lowered.compile()
+        found = [self._compiled[shapes](one, images) for one in calls]
         if self._single:
             return jax.tree.map(lambda *x: jnp.stack(x), *found)
         return found[0]

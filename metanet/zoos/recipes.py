@@ -11,17 +11,6 @@ from metanet.zoos.store import Zoo, completed
 Recipe = FitConfig | PopulationConfig
 
 
-def make_zoo(recipe: Recipe, out: str | Path, *, progress: bool = True) -> Zoo:
-    """Makes a zoo, or finishes one that was interrupted.
-
-    Raises:
-        MetanetError: for bad input, or a directory that holds another zoo.
-    """
-    if isinstance(recipe, FitConfig):
-        return fit_inrs(recipe, out, progress=progress)
-    return train_population(recipe, out, progress=progress)
-
-
 def open_or_make(path: str | Path, recipe: Recipe, *, progress: bool = True) -> Zoo:
     """Opens a zoo; makes it first where it is missing, unfinished or damaged.
 
@@ -31,4 +20,8 @@ def open_or_make(path: str | Path, recipe: Recipe, *, progress: bool = True) -> 
         MetanetError: when the directory holds a zoo of another configuration.
     """
     held = completed(path, recipe.identity())
-    return held or make_zoo(recipe, path, progress=progress)
+    if held is not None:
+        return held
+    if isinstance(recipe, FitConfig):
+        return fit_inrs(recipe, path, progress=progress)
+    return train_population(recipe, path, progress=progress)
