@@ -141,6 +141,7 @@ def get_config(argument: str = "") -> ConfigDict:
     data.checkpoints = "all"
     data.fraction = 1.0
     data.wider = ""
+    data.memory = 0.0
 
     name = given["model"]
     config.model = ConfigDict({"name": name, **model_options(name, variant)})

@@ -93,6 +93,7 @@ def get_config(argument: str = "") -> ConfigDict:
     data.checkpoints = "all"
     data.fraction = given["fraction"]
     data.wider = "width" if given["wider"] else ""
+    data.memory = 0.0
 
     options = OPTIONS[given["model"]]
     if smoke:

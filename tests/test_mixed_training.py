@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from metanet.errors import MetanetError
@@ -16,12 +18,14 @@ from metanet.networks import Architecture
 from metanet.report import compare
 from metanet.training import (
     DataConfig,
+    Experiment,
     ExperimentConfig,
     InputNetwork,
     load_run,
     train,
 )
 from metanet.training import loop as loop_module
+from metanet.training.packed_feed import PackedFeed
 from metanet.training.ranges import outside, ranges_of
 from metanet.training.selection import select
 from metanet.training.sweep import SweepConfig, run_sweep, trials
@@ -107,6 +111,22 @@ def test_packed_outputs_are_those_of_single_networks(zoo, finished):
     recorded = json.loads((finished / "result.json").read_text())["test"]
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
     assert again["coverage"] == recorded["coverage"]
+
+
+def test_weights_in_a_file_are_those_in_memory(zoo, finished):
+    known, drawn = load_run(finished).experiment, []
+    for memory in (0.0, 1e-9):
+        one = config(zoo.path, data={"memory": memory})
+        experiment = Experiment(one, known.inputs, known.task)
+        tables = select(zoo, one.data, "test_accuracy")
+        assert isinstance(tables["train"].values, np.memmap) == (memory > 0)
+        feed = PackedFeed(experiment, tables, optax.sgd(1e-3))
+        feed.measure(experiment.build())
+        with closing(feed.batches([0, 0])) as batches:
+            drawn.append([next(batches) for _ in range(5)])
+    for left, right in zip(*drawn, strict=True):
+        assert left.position == right.position
+        jax.tree.map(np.testing.assert_array_equal, left.inputs, right.inputs)
 
 
 def test_new_architectures_are_predicted_or_refused(finished):

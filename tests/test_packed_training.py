@@ -19,12 +19,12 @@ from metanet.tasks import Classification, ClassificationConfig
 from metanet.training import ExperimentConfig
 from metanet.training.experiment import Metanetwork
 from metanet.training.packed import (
-    ahead,
     arrange,
     default_budget,
     make_packed_step,
     pack_batch,
 )
+from metanet.training.prefetch import ahead
 from metanet.training.step import initial_state
 
 ARCHITECTURES = [

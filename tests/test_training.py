@@ -38,7 +38,6 @@ from metanet.training.config import OptimizerConfig
 from metanet.training.data import DataOrder, SplitData
 from metanet.training.experiment import Metanetwork
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
-from metanet.training.sharding import DataParallel
 from metanet.training.step import micro_batch
 from metanet.training.window import StepWindow
 from metanet.zoos import Zoo
@@ -175,13 +174,20 @@ def test_micro_batch_sizes():
 
 def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
     results = [train(config(), tmp_path / "device", progress=False)]
-    monkeypatch.setattr(
-        feed_module, "SplitData", lambda *args: SplitData(*args, limit=0)
-    )
-    assert not SplitData(np.ones((4, 2)), np.ones(4), DataParallel(), 0).on_device
+    made = []
+
+    def on_host(*args) -> SplitData:
+        made.append(SplitData(*args, limit=0))
+        return made[-1]
+
+    monkeypatch.setattr(feed_module, "SplitData", on_host)
     results.append(train(config(), tmp_path / "host", progress=False))
+    mapped = config(data={"memory": 1e-9})
+    results.append(train(mapped, tmp_path / "file", progress=False))
+    assert len(made) == 6 and not any(data.on_device for data in made)
+    assert results[1]["test"] == results[2]["test"]
     for split in ("test", "validation"):
-        device, host = (r[split] for r in results)
+        device, host = (r[split] for r in results[:2])
         assert device["confusion"] == host["confusion"]
         assert device["loss"] == pytest.approx(host["loss"], rel=1e-5)
 

@@ -59,14 +59,20 @@ class DataConfig:
         wider: Column by whose median the zoo is cut for a test out of distribution:
             training and validation take what lies at or below, test what lies above;
             "" for no cut.
+        memory: GiB of weights up to which they are held in memory; more are read from
+            an unnamed file beside the zoo, in the same order; 0: a quarter of the
+            machine's memory.
     """
 
     where: tuple[str, ...] = ()
     checkpoints: Literal["all", "last"] = "all"
     fraction: float = 1.0
     wider: str = ""
+    memory: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.memory >= 0:
+            raise MetanetError(f"memory: must be at least 0, got {self.memory}")
         if not 0 < self.fraction <= 1:
             raise MetanetError(f"fraction: must lie in (0, 1], got {self.fraction}")
         for condition in self.where:

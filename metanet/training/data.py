@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
 
 from metanet.training.sharding import DataParallel
 from metanet.training.step import Dataset
+from metanet.zoos import ZooTable
 
 # Weights of a split up to this size are kept on every device.
 _DEVICE_BYTES = 2 << 30
@@ -50,22 +52,23 @@ class SplitData:
     """The networks of a split, on the devices if they fit there, else on the host.
 
     Args:
-        weights, targets: ``[N, P]`` and ``[N]`` host arrays.
+        table: The networks, of one size.
+        column: With the targets.
         parallel: The devices.
         limit: Bytes up to which the weights are kept on every device.
     """
 
     def __init__(
         self,
-        weights: np.ndarray,
-        targets: np.ndarray,
+        table: ZooTable,
+        column: str,
         parallel: DataParallel,
         limit: int = _DEVICE_BYTES,
     ):
-        self._weights, self._targets, self._parallel = weights, targets, parallel
+        self._table, self._targets, self._parallel = table, table[column], parallel
         self._held: Dataset | None = None
-        if weights.nbytes <= limit:
-            self._held = self._place(slice(None))
+        if len(table) * table.size * 4 <= limit:
+            self._held = self._place(np.arange(len(table)))
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -75,10 +78,10 @@ class SplitData:
         """Whether batches are gathered on the device."""
         return self._held is not None
 
-    def _place(self, rows: np.ndarray | slice) -> Dataset:
-        return self._parallel.replicate(
-            Dataset(self._weights[rows], self._targets[rows])  # type: ignore[arg-type]
-        )
+    def _place(self, rows: np.ndarray) -> Dataset:
+        weights: Any = self._table.take(rows).weights
+        targets: Any = self._targets[rows]
+        return self._parallel.replicate(Dataset(weights, targets))
 
     def take(self, rows: np.ndarray) -> tuple[Dataset, jax.Array]:
         """What a step reads for networks ``rows [C, M]``: data, and indices into it."""

@@ -14,6 +14,7 @@ from flax import nnx
 from metanet.errors import MetanetError
 from metanet.training.data import DataOrder, SplitData
 from metanet.training.experiment import Experiment, Metanetwork
+from metanet.training.prefetch import ahead
 from metanet.training.profile import parameter_count
 from metanet.training.sharding import DataParallel
 from metanet.training.step import (
@@ -90,9 +91,11 @@ class StackedFeed:
         self.config, task = experiment.config, experiment.task
         self.parallel = DataParallel()
         self.ids = tables["train"]["id"]
-        self.sample = tables["train"].weights[:STATISTICS_SAMPLE]
+        self.sample = (
+            tables["train"].take(np.arange(len(self.ids))[:STATISTICS_SAMPLE]).weights
+        )
         self.data = {
-            split: SplitData(t.weights, t[task.column], self.parallel)
+            split: SplitData(t, task.column, self.parallel)
             for split, t in tables.items()
         }
         train = self.config.train
@@ -129,7 +132,10 @@ class StackedFeed:
         )
 
     def batches(self, position: list[int]) -> Generator[Batch]:
-        step = position[0]
+        batches = self._batches(position[0])
+        return batches if self.data["train"].on_device else ahead(batches)
+
+    def _batches(self, step: int) -> Generator[Batch]:
         while True:
             rows = self.order.batch(step)
             step += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,13 +17,16 @@ from metanet.graphs import Budget, PackedGraphs, Plan, pack, plan
 from metanet.training.experiment import Experiment, Metanetwork
 from metanet.training.feed import STATISTICS_SAMPLE, Batch, Feed, StackedFeed, T
 from metanet.training.packed import (
-    ahead,
     arrange,
     default_budget,
     make_packed_step,
     pack_batch,
 )
-from metanet.zoos import ZooTable
+from metanet.training.prefetch import ahead
+from metanet.zoos import Spool, ZooTable
+
+# Networks that are canonicalised in one call.
+_PREPARED = 4096
 
 
 class _Split:
@@ -33,16 +38,21 @@ class _Split:
         self.ids = table["id"]
         plans = {k: plan(n.topology, vocabulary) for k, n in experiment.inputs.items()}
         self.plans = [plans[k] for k in kinds]
-        self.weights: list[np.ndarray] = [np.empty(0)] * len(table)
-        for key, one in experiment.inputs.items():
-            rows = np.flatnonzero(kinds == key)
-            if not len(rows):
-                continue
-            flat = np.stack([table.network(int(i)) for i in rows])
-            if one.canonical is not None:
-                flat = np.asarray(one.spec.flatten(one.prepare(jnp.asarray(flat))))
-            for row, weights in zip(rows, flat, strict=True):
-                self.weights[row] = weights
+        config = experiment.config
+        if config.canonicalize:
+            spool = Spool(Path(config.zoo.path), config.data.memory)
+            starts = np.empty(len(table), np.int64)
+            for key, one in experiment.inputs.items():
+                rows = np.flatnonzero(kinds == key)
+                for part in np.split(rows, range(_PREPARED, len(rows), _PREPARED)):
+                    if not len(part):
+                        continue
+                    params = one.prepare(jnp.asarray(table.take(part).weights))
+                    flat = np.asarray(one.spec.flatten(params))
+                    first = spool.append(flat.ravel())
+                    starts[part] = first + np.arange(len(part)) * one.spec.size
+            table = replace(table, values=spool.whole(), starts=starts)
+        self.weights = [table.network(i) for i in range(len(table))]
 
     def __len__(self) -> int:
         return len(self.ids)

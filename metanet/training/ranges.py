@@ -12,6 +12,8 @@ from metanet.zoos import ZooTable
 
 # Share of a range by which a network may leave it.
 _SLACK = 0.1
+# Networks that are summarised together; a zoo may be larger than memory.
+_TOGETHER = 4096
 _NAMES = {
     "parameters": "the number of its parameters",
     "matrix_size_low": "the root mean square of its smallest matrix",
@@ -55,10 +57,12 @@ def ranges_of(
     """Lowest and highest value of each summary over the networks of a table."""
     found: dict[str, list[float]] = {}
     for key in np.unique(table["architecture"]):
-        rows = table.take(table["architecture"] == key)
-        for name, values in summarize(rows.weights, inputs[str(key)].spec).items():
-            low, high = found.get(name, [np.inf, -np.inf])
-            found[name] = [min(low, values.min()), max(high, values.max())]
+        rows, spec = table.take(table["architecture"] == key), inputs[str(key)].spec
+        for start in range(0, len(rows), _TOGETHER):
+            part = rows.take(slice(start, start + _TOGETHER))
+            for name, values in summarize(part.weights, spec).items():
+                low, high = found.get(name, [np.inf, -np.inf])
+                found[name] = [min(low, values.min()), max(high, values.max())]
     return {name: [float(low), float(high)] for name, (low, high) in found.items()}
 
 

@@ -31,7 +31,7 @@ def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
             f"{suggest(column, zoo.column_names)}"
         )
     marked = "diverged" in zoo.column_names
-    table = zoo.read(skip_broken=marked)
+    table = zoo.read(skip_broken=marked, memory=data.memory)
     keep = np.ones(len(table), bool)
     if marked:
         keep &= ~table["diverged"].astype(bool)

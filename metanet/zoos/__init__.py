@@ -19,6 +19,7 @@ from metanet.zoos.population import (
 from metanet.zoos.recipes import Recipe, open_or_make
 from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS, choose_images
+from metanet.zoos.spool import Spool
 from metanet.zoos.store import Zoo, ZooWriter, completed
 from metanet.zoos.verify import Verification, verify
 
@@ -30,6 +31,7 @@ __all__ = [
     "FitConfig",
     "Hyperparameters",
     "PopulationConfig",
+    "Spool",
     "Recipe",
     "Verification",
     "ImageSet",

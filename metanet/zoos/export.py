@@ -55,10 +55,10 @@ def _stacked(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, dict[str, np.ndar
         rows = table.take(table["architecture"] == key)
         if not len(rows):
             continue
-        arrays, start = {"id": rows["id"]}, 0
+        arrays, weights, start = {"id": rows["id"]}, rows.weights, 0
         for leaf in leaves:
             size = int(np.prod(leaf["shape"], dtype=int))
-            part = rows.weights[:, start : start + size]
+            part = weights[:, start : start + size]
             arrays[leaf["path"]] = part.reshape(-1, *leaf["shape"])
             start += size
         yield key, arrays
@@ -120,10 +120,9 @@ def _hf(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
         columns: dict[str, Any] = {
             n: pa.array(v.tolist()) for n, v in rows.columns.items()
         }
-        bounds = pa.array(rows.offsets, pa.int64())
-        columns["weights"] = pa.LargeListArray.from_arrays(
-            bounds, pa.array(rows.values)
-        )
+        bounds = pa.array(np.concatenate([[0], np.cumsum(rows.sizes)]), pa.int64())
+        values = np.concatenate([rows.network(i) for i in range(len(rows))])
+        columns["weights"] = pa.LargeListArray.from_arrays(bounds, pa.array(values))
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), sink, compression="zstd")
         data = sink.getvalue().to_pybytes()

@@ -21,8 +21,7 @@ def describe(zoo: Zoo) -> list[Table]:
     table = zoo.read(skip_broken=True)
     about = Table(title=f"Zoo {zoo.path}", show_header=False, title_justify="left")
     about.add_row("networks", f"{len(zoo):,}")
-    sizes = np.diff(table.offsets)
-    about.add_row("parameters each", _range(sizes, "{:,.0f}"))
+    about.add_row("parameters each", _range(table.sizes, "{:,.0f}"))
     known = zoo.architectures
     if len(known) > _LISTED:
         names = sorted({a.name for a in known.values()})

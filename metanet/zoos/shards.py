@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,53 +17,65 @@ from metanet.errors import MetanetError
 from metanet.files import write_file
 
 
-class ZooTable(NamedTuple):
-    """Networks of a zoo.
+@dataclass(frozen=True)
+class ZooTable:
+    """Networks of a zoo; a part of it shares the values of the whole.
 
     Attributes:
-        values: Their weights behind one another, float32.
-        offsets: ``[N + 1]``; network i has ``values[offsets[i]:offsets[i + 1]]``.
+        values: Weights of networks behind one another, float32; may be a mapped file.
+        starts, sizes: ``[N]``; network i has ``sizes[i]`` values from ``starts[i]`` on.
         columns: The other columns by name, each ``[N]``.
     """
 
     values: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
-    def __getitem__(self, column: str) -> np.ndarray:  # type: ignore[override]
+    def __getitem__(self, column: str) -> np.ndarray:
         return self.columns[column]
 
     def network(self, place: int) -> np.ndarray:
         """Weights ``[P]`` of one network."""
-        return self.values[self.offsets[place] : self.offsets[place + 1]]
+        start = self.starts[place]
+        return self.values[start : start + self.sizes[place]]
 
     @property
-    def weights(self) -> np.ndarray:
-        """All weights, ``[N, P]``.
+    def size(self) -> int:
+        """Number of weights of each network.
 
         Raises:
             MetanetError: when the networks differ in size.
         """
-        sizes = np.unique(np.diff(self.offsets))
+        sizes = np.unique(self.sizes)
         if len(sizes) > 1:
             raise MetanetError(
                 f"weights: networks of {len(sizes)} sizes do not form one matrix"
             )
-        return self.values.reshape(len(self), -1)
+        return int(sizes[0]) if len(sizes) else 0
 
-    def take(self, keep: np.ndarray) -> ZooTable:
-        """The networks at places, or where a mask is true."""
-        places = np.flatnonzero(keep) if keep.dtype == bool else keep
-        sizes = np.diff(self.offsets)[places]
-        parts = [self.network(int(i)) for i in places]
-        values = np.concatenate(parts) if parts else self.values[:0]
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        return ZooTable(
-            values, offsets, {k: v[places] for k, v in self.columns.items()}
-        )
+    @property
+    def weights(self) -> np.ndarray:
+        """All weights, ``[N, P]``, copied.
+
+        Raises:
+            MetanetError: when the networks differ in size.
+        """
+        size = self.size
+        if size and not (self.starts % size).any() and len(self.values) % size == 0:
+            return np.asarray(self.values.reshape(-1, size)[self.starts // size])
+        out = np.empty((len(self), size), np.float32)
+        for place, row in enumerate(out):
+            row[:] = self.network(place)
+        return out
+
+    def take(self, keep: np.ndarray | slice) -> ZooTable:
+        """The networks at places, in a slice, or where a mask is true."""
+        columns = {k: v[keep] for k, v in self.columns.items()}
+        return ZooTable(self.values, self.starts[keep], self.sizes[keep], columns)
 
 
 def _sha256(data: bytes) -> str:
@@ -173,4 +186,4 @@ def read_shard(
             f"values, not the {sizes[columns['architecture'][place]]} of "
             "its architecture in zoo.json"
         )
-    return ZooTable(values, np.concatenate([[0], np.cumsum(lengths)]), columns)
+    return ZooTable(values, np.cumsum(lengths) - lengths, lengths, columns)

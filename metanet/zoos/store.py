@@ -15,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from metanet.zoos.shards import (
     write_shard,
 )
 from metanet.zoos.splits import SPLITS
+from metanet.zoos.spool import Spool
 
 FORMAT = 2
 _FIELDS = (
@@ -275,13 +277,17 @@ class Zoo:
         columns: Sequence[str] | None = None,
         *,
         skip_broken: bool = False,
+        memory: float = 0.0,
     ) -> ZooTable:
-        """Reads networks into memory.
+        """Reads networks.
 
         Args:
             split: "train", "validation", "test", or None for all.
             columns: Columns beside the weights; None reads all.
             skip_broken: Leave out networks with NaN or infinite weights.
+            memory: GiB of weights up to which they are held in memory; more are put
+                into an unnamed file beside the zoo, which is mapped. 0: a quarter of
+                the machine's memory.
 
         Raises:
             MetanetError: for unknown names, and damaged shards or NaN weights (naming
@@ -296,14 +302,16 @@ class Zoo:
                 raise MetanetError(
                     f"{self.path}: no column {name!r}.{suggest(name, known)}"
                 )
-        parts = [self._shard(i) for i in range(len(self._shards))]
-        kept = [self._select(i, p, split, skip_broken) for i, p in enumerate(parts)]
-        starts = np.cumsum([0, *(k.offsets[-1] for k in kept)])
-        offsets = [k.offsets[:-1] + s for k, s in zip(kept, starts, strict=False)]
+        spool, tables = Spool(self.path, memory), []
+        for index in range(len(self._shards)):
+            part = self._select(index, self._shard(index), split, skip_broken)
+            start = spool.append(part.values)
+            tables.append(replace(part, values=np.empty(0), starts=part.starts + start))
         return ZooTable(
-            np.concatenate([k.values for k in kept]),
-            np.concatenate([*offsets, starts[-1:]]),
-            {n: np.concatenate([k[n] for k in kept]) for n in wanted},
+            spool.whole(),
+            np.concatenate([t.starts for t in tables]),
+            np.concatenate([t.sizes for t in tables]),
+            {n: np.concatenate([t[n] for t in tables]) for n in wanted},
         )
 
     def _select(
@@ -311,12 +319,9 @@ class Zoo:
     ) -> ZooTable:
         """The rows of a shard that are read."""
         broken = np.flatnonzero(~np.isfinite(table.values))
-        rows = np.searchsorted(table.offsets, broken, side="right") - 1
+        rows = np.searchsorted(table.starts, broken, side="right") - 1
         if len(rows) and not skip_broken:
-            raise MetanetError(
-                f"{self._shards[shard]}: weights: row {table['id'][rows[0]]} holds NaN "
-                "or infinite values; remove the network from the zoo"
-            )
+            raise self._broken(shard, int(table["id"][rows[0]]))
         keep = np.ones(len(table), bool)
         keep[rows] = False
         if split is not None:
@@ -335,9 +340,17 @@ class Zoo:
                 f"{self.path}: id {row_id}: the zoo has ids 0..{rows - 1}"
             )
         shard, place = divmod(row_id, size)
-        one = self._shard(shard).take(np.asarray([place]))
-        self._select(shard, one, None, skip_broken=False)
-        return one.values, {n: v.tolist()[0] for n, v in one.columns.items()}
+        table = self._shard(shard)
+        weights = table.network(place)
+        if not np.isfinite(weights).all():
+            raise self._broken(shard, row_id)
+        return weights, {n: v[[place]].tolist()[0] for n, v in table.columns.items()}
+
+    def _broken(self, shard: int, row_id: int) -> MetanetError:
+        return MetanetError(
+            f"{self._shards[shard]}: weights: row {row_id} holds NaN or infinite "
+            "values; remove the network from the zoo"
+        )
 
     def _shard(self, index: int) -> ZooTable:
         rows = _shard_sizes(self.info)[index]
