@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.files import lock
 from metanet.networks import Architecture
@@ -22,6 +23,7 @@ from metanet.training import (
     ExperimentConfig,
     InputNetwork,
     load_run,
+    read_transfers,
     train,
 )
 from metanet.training import loop as loop_module
@@ -127,6 +129,31 @@ def test_weights_in_a_file_are_those_in_memory(zoo, finished):
     for left, right in zip(*drawn, strict=True):
         assert left.position == right.position
         jax.tree.map(np.testing.assert_array_equal, left.inputs, right.inputs)
+
+
+def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
+    """Metrics are those of single networks, and the comparison of runs has them."""
+    kinds = dataclasses.replace(POPULATION, architectures=1, runs=6, seed=3)
+    other = train_population(
+        dataclasses.replace(kinds, families=("pixel_set",)), tmp_path / "other"
+    )
+    assert main(["evaluate", str(finished), "--zoo", str(other.path)]) == 0
+    run = load_run(finished)
+    table = select(other, DataConfig(), "test_accuracy")["test"]
+    one = InputNetwork.of(other.architecture, run.config)
+    outputs = run.outputs(table.weights, one)
+    expected = run.experiment.task.metrics(outputs, table["test_accuracy"])
+    found = read_transfers(finished)["other"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    compared = compare([finished], tmp_path / "comparison.html")
+    assert "on other r2" in compared.header
+    (finished / "on-other.json").unlink()
+
+    strange = dataclasses.replace(kinds, families=("row_rnn",))
+    train_population(strange, tmp_path / "rnn", progress=False)
+    capsys.readouterr()
+    assert main(["evaluate", str(finished), "--zoo", str(tmp_path / "rnn")]) == 1
+    assert "does not know" in capsys.readouterr().err
 
 
 def test_new_architectures_are_predicted_or_refused(finished):

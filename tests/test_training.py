@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,14 +177,16 @@ def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
     results = [train(config(), tmp_path / "device", progress=False)]
     made = []
 
-    def on_host(*args) -> SplitData:
-        made.append(SplitData(*args, limit=0))
+    def counted(*args, **limit) -> SplitData:
+        made.append(SplitData(*args, **limit))
         return made[-1]
 
-    monkeypatch.setattr(feed_module, "SplitData", on_host)
-    results.append(train(config(), tmp_path / "host", progress=False))
+    monkeypatch.setattr(feed_module, "SplitData", counted)
     mapped = config(data={"memory": 1e-9})
     results.append(train(mapped, tmp_path / "file", progress=False))
+    on_host = partial(counted, limit=0)
+    monkeypatch.setattr(feed_module, "SplitData", on_host)
+    results.append(train(config(), tmp_path / "host", progress=False))
     assert len(made) == 6 and not any(data.on_device for data in made)
     assert results[1]["test"] == results[2]["test"]
     for split in ("test", "validation"):

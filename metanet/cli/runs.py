@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from metanet.cli.console import add_command, print_table
+from metanet.cli.console import UsageError, add_command, print_table
 from metanet.cli.predict import run_predict
 
 
@@ -16,16 +16,26 @@ def add_commands(commands: Any) -> None:
         commands,
         "evaluate",
         run_evaluate,
-        "metrics of a run's best checkpoint",
-        "Evaluates the checkpoint that was best on validation on a split of the zoo.",
-        "metanet evaluate runs/classify_inr --split validation",
+        "metrics of a run's best checkpoint, on its own zoo or another",
+        """
+        Evaluates the checkpoint that was best on validation on a split of the zoo. With
+        --zoo on the test split of another zoo, such as one trained on other images; the
+        metrics are kept in WORKDIR/on-ZOO.json, and `metanet report` compares them.
+        """,
+        """
+        metanet evaluate runs/classify_inr --split validation
+        metanet evaluate runs/on-mnist-*/ --zoo zoos/fashion_mnist-small_cnn
+        """,
     )
-    evaluate.add_argument("workdir", metavar="WORKDIR", type=Path)
+    evaluate.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
     evaluate.add_argument(
         "--split",
         choices=("train", "validation", "test"),
         default="test",
         help="split to evaluate on (default: test)",
+    )
+    evaluate.add_argument(
+        "--zoo", metavar="DIR", type=Path, help="a zoo that the run was not trained on"
     )
     report = add_command(
         commands,
@@ -80,11 +90,19 @@ def add_commands(commands: Any) -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Prints the metrics of one split."""
     from metanet.report import summary_rows
-    from metanet.training import load_run
+    from metanet.training import load_run, write_transfer
+    from metanet.zoos import Zoo
 
-    metrics = load_run(args.workdir).evaluate(args.split)
-    rows = summary_rows({args.split: metrics})
-    print_table(f"{args.workdir}: {args.split}", ("", ""), rows, right=[1])
+    if args.zoo and args.split != "test":
+        raise UsageError(f"--zoo: reads the test split, not --split {args.split}")
+    zoo = Zoo.open(args.zoo) if args.zoo else None
+    for workdir in args.workdirs:
+        metrics = load_run(workdir).evaluate(args.split, zoo)
+        if args.zoo:
+            write_transfer(workdir, args.zoo, metrics)
+        rows = summary_rows({args.split: metrics})
+        what = f"{workdir}: {args.split}{f' of {args.zoo}' if args.zoo else ''}"
+        print_table(what, ("", ""), rows, right=[1])
     return 0
 
 

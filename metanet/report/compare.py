@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from metanet.errors import MetanetError, suggest
 from metanet.report import figures, page
 from metanet.report.files import duration, flatten, number, read_json
+from metanet.training import read_transfers
 
 _MISSING = "-"
 # Where runs put their output says nothing about what they are.
@@ -46,6 +47,8 @@ def _group(workdirs: Sequence[Path], by: Sequence[str]) -> list[_Group]:
         for key in _NOT_SETTINGS:
             settings.pop(key, None)
         result = read_json(workdir, "result.json")
+        others = read_transfers(workdir)
+        result |= {f"on {name}": metrics for name, metrics in others.items()}
         if by:
             settings = {key: _setting(settings, key, workdir) for key in by}
         key = json.dumps(settings, sort_keys=True, default=str)
@@ -90,9 +93,11 @@ _COMPARED = {
 
 
 def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
+    others = sorted({k for g in groups for r in g.results for k in r if k[:3] == "on "})
+    compared = _COMPARED | dict.fromkeys(others, ("accuracy", "r2", "kendall_tau"))
     return [
         (split, metric)
-        for split, names in _COMPARED.items()
+        for split, names in compared.items()
         for metric in names
         if any(_values(group, split, metric) for group in groups)
     ]

@@ -17,7 +17,14 @@ from metanet.training.config import (
     from_mapping,
 )
 from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
-from metanet.training.files import InputNetworks, read_config, read_inputs, read_result
+from metanet.training.files import (
+    InputNetworks,
+    read_config,
+    read_inputs,
+    read_result,
+    read_transfers,
+    write_transfer,
+)
 from metanet.training.loop import Interrupted, train
 from metanet.training.run import Run, load_run
 from metanet.training.sharding import ProcessConfig, start_processes
@@ -46,8 +53,10 @@ __all__ = [
     "read_inputs",
     "read_metrics",
     "read_result",
+    "read_transfers",
     "section_of",
     "start_processes",
     "train",
+    "write_transfer",
     "zoo_config",
 ]

@@ -51,6 +51,8 @@ class DataOrder:
 class SplitData:
     """The networks of a split, on the devices if they fit there, else on the host.
 
+    What the host itself holds in a file stays there.
+
     Args:
         table: The networks, of one size.
         column: With the targets.
@@ -67,7 +69,8 @@ class SplitData:
     ):
         self._table, self._targets, self._parallel = table, table[column], parallel
         self._held: Dataset | None = None
-        if len(table) * table.size * 4 <= limit:
+        in_memory = not isinstance(table.values, np.memmap)
+        if in_memory and len(table) * table.size * 4 <= limit:
             self._held = self._place(np.arange(len(table)))
 
     def __len__(self) -> int:

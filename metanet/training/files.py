@@ -123,6 +123,19 @@ def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     write_file(workdir / "result.json", json.dumps(result, indent=1).encode())
 
 
+def write_transfer(workdir: Path, zoo: Path, metrics: Mapping[str, Any]) -> Path:
+    """Writes ``on-ZOO.json``: test metrics on a zoo that the run was not trained on."""
+    path = workdir / f"on-{zoo.resolve().name}.json"
+    write_file(path, json.dumps({"zoo": str(zoo), "test": metrics}, indent=1).encode())
+    return path
+
+
+def read_transfers(workdir: Path) -> dict[str, dict[str, Any]]:
+    """Test metrics on other zoos, by the zoo's name."""
+    files = sorted(workdir.glob("on-*.json"))
+    return {p.stem.removeprefix("on-"): _read(p)["test"] for p in files}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())

@@ -162,7 +162,7 @@ class _Run:
         self.references = self.task.references(tables)
         self.ranges = ranges_of(tables["train"], experiment.inputs)
         self.groups = {split: groups_of(t) for split, t in tables.items()}
-        self.feed = make_feed(experiment, tables, optimizer)
+        self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
         net = experiment.build()
         self.feed.measure(net)
         self.graphdef, state = initial_state(net, optimizer)

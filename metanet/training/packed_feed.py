@@ -154,10 +154,11 @@ def make_feed(
     experiment: Experiment,
     tables: dict[str, ZooTable],
     optimizer: optax.GradientTransformation,
+    *,
+    mixed: bool,
 ) -> Feed:
-    """The feed for an experiment's input networks: stacked, or packed if mixed."""
-    kind = PackedFeed if experiment.mixed else StackedFeed
-    return kind(experiment, tables, optimizer)
+    """The feed of a model of one architecture (stacked), or of several (packed)."""
+    return (PackedFeed if mixed else StackedFeed)(experiment, tables, optimizer)
 
 
 def _total(plans: list[Plan]) -> Budget:

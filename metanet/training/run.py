@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError
+from metanet.graphs import Vocabulary
 from metanet.training.config import ExperimentConfig
-from metanet.training.experiment import Experiment, InputNetwork
+from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
 from metanet.training.files import read_config, read_inputs, read_result
-from metanet.training.loop import load_best
+from metanet.training.loop import input_networks, load_best
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed_feed import make_feed
 from metanet.training.ranges import outside
@@ -69,21 +71,19 @@ class Run:
         """The networks of the zoo that the run took, by split."""
         return select(self.zoo, self.config.data, self.experiment.task.column)
 
+    @cached_property
+    def _net(self) -> Metanetwork:
+        return nnx.merge(self._graphdef, self._chosen["params"], self._chosen["rest"])
+
+    @property
+    def _vocabulary(self) -> Vocabulary | None:
+        return getattr(self._net.model, "vocabulary", None)
+
     def _program(self, one: InputNetwork) -> Callable[[jax.Array], jax.Array]:
         if id(one) not in self._programs:
-            known = one in self.experiment.inputs.values()
-            net = nnx.merge(
-                self._graphdef, self._chosen["params"], self._chosen["rest"]
-            )
-            vocabulary = getattr(net.model, "vocabulary", None)
-            if not known and vocabulary is None:
-                raise MetanetError(
-                    f"{self.config.model.name} reads networks of the architecture that "
-                    "it was trained on; a graph metanetwork reads others"
-                )
-            if not known and vocabulary is not None:
-                vocabulary.require(one.topology)
-            program = jax.jit(lambda weights: net(one.graphs(weights)))
+            if one not in self.experiment.inputs.values():
+                self._require_readable(one)
+            program = jax.jit(lambda weights: self._net(one.graphs(weights)))
             self._programs[id(one)] = one, program
         return self._programs[id(one)][1]
 
@@ -131,23 +131,68 @@ class Run:
 
     def split_outputs(self, split: str) -> np.ndarray:
         """Raw outputs ``[N, k]`` on the networks of a split."""
-        feed = make_feed(
-            self.experiment,
-            self.tables,
-            build_optimizer(self.config.optimizer, self.config.train.steps),
-        )
+        return self._outputs(self.experiment, self.tables, split)
+
+    def _outputs(
+        self, experiment: Experiment, tables: dict[str, ZooTable], split: str
+    ) -> np.ndarray:
+        optimizer = build_optimizer(self.config.optimizer, self.config.train.steps)
+        mixed = self.experiment.mixed
+        feed = make_feed(experiment, tables, optimizer, mixed=mixed)
         net = self.experiment.build()
         feed.measure(net)
         feed.compile(self._graphdef, nnx.state(net, nnx.Param))
         chosen = feed.place(self._chosen)
         return feed.outputs(chosen["params"], chosen["rest"], split)
 
-    def evaluate(self, split: str = "test") -> dict[str, Any]:
-        """Metrics on a split of the run's zoo."""
-        task, table = self.experiment.task, self.tables[split]
-        outputs = self.split_outputs(split)
+    def evaluate(self, split: str = "test", zoo: Zoo | None = None) -> dict[str, Any]:
+        """Metrics on a split of the run's zoo, or of another.
+
+        Args:
+            split: "train", "validation" or "test".
+            zoo: Another zoo: how well the run does on networks that were trained on
+                other images, or are of other architectures. The conditions of
+                ``config.data.where`` apply.
+
+        Raises:
+            MetanetError: when the run cannot read the other zoo's networks.
+        """
+        experiment, tables = self.experiment, self.tables if zoo is None else {}
+        if zoo is not None:
+            experiment, tables = self._other(zoo)
+        task, table = self.experiment.task, tables[split]
+        outputs = self._outputs(experiment, tables, split)
         groups = groups_of(table)
         return task.metrics(outputs, table[task.column], self.calibration, groups)
+
+    def _other(self, zoo: Zoo) -> tuple[Experiment, dict[str, ZooTable]]:
+        """The experiment with the networks of another zoo."""
+        data = replace(self.config.data, fraction=1.0, wider="")
+        tables = select(zoo, data, self.experiment.task.column)
+        known = {a: k for k, a in self.architectures.items()}
+        inputs: dict[str, InputNetwork] = {}
+        for key, architecture in input_networks(zoo, tables).architectures.items():
+            if architecture in known:
+                inputs[key] = self.experiment.inputs[known[architecture]]
+                continue
+            one = InputNetwork.of(architecture, self.config)
+            self._require_readable(one)
+            inputs[key] = one
+        if len(inputs) > 1 and not self.experiment.mixed:
+            raise MetanetError(
+                f"{zoo.path}: networks of {len(inputs)} architectures; this run reads "
+                "one (take some by config.data.where when training)"
+            )
+        return replace(self.experiment, inputs=inputs), tables
+
+    def _require_readable(self, one: InputNetwork) -> None:
+        """Checks that an architecture without part in training can be read."""
+        if self._vocabulary is None:
+            raise MetanetError(
+                f"{self.config.model.name} reads networks of the architecture that "
+                "it was trained on; a graph metanetwork reads others"
+            )
+        self._vocabulary.require(one.topology)
 
 
 def load_run(workdir: str | Path) -> Run:
