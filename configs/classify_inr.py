@@ -143,6 +143,11 @@ def get_config(argument: str = "") -> ConfigDict:
     data.wider = ""
     data.memory = 0.0
 
+    config.graph = ConfigDict()
+    config.graph.fuse = "reader"
+    config.graph.activations = True
+    config.graph.depths = True
+
     name = given["model"]
     config.model = ConfigDict({"name": name, **model_options(name, variant)})
     if "probes" in MODELS[name].options and name != "probegen":

@@ -95,6 +95,11 @@ def get_config(argument: str = "") -> ConfigDict:
     data.wider = "width" if given["wider"] else ""
     data.memory = 0.0
 
+    config.graph = ConfigDict()
+    config.graph.fuse = "reader"
+    config.graph.activations = True
+    config.graph.depths = True
+
     options = OPTIONS[given["model"]]
     if smoke:
         known = MODELS[given["model"]].options

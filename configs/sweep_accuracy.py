@@ -60,6 +60,9 @@ def get_config(argument: str = "") -> ConfigDict:
             {"model.frequencies": 0},
             {"model.readout": "mean"},
             {"canonicalize": False},
+            {"graph.depths": False},
+            {"graph.activations": False},
+            {"graph.fuse": "quotient"},
         )
     config.draws = 0
     config.seed = 0

@@ -115,6 +115,20 @@ def test_packed_outputs_are_those_of_single_networks(zoo, finished):
     assert again["coverage"] == recorded["coverage"]
 
 
+@pytest.mark.parametrize("field", ["activations", "depths"])
+def test_graphs_tell_activation_and_depth_if_asked(zoo, field):
+    relu = Architecture.of("small_cnn", padding="SAME", widths=(4, 4, 4))
+    for told in (True, False):
+        one = config(zoo.path, graph={field: told})
+        types = [
+            {(n.depth, n.activation) for n in InputNetwork.of(a, one).topology.nodes}
+            for a in (relu, relu.with_option("activation", "tanh"))
+        ]
+        depths = {depth for depth, _ in types[0]}
+        assert (types[0] != types[1]) == (told or field == "depths")
+        assert (len(depths) > 1) == (told or field == "activations")
+
+
 def test_weights_in_a_file_are_those_in_memory(zoo, finished):
     known, drawn = load_run(finished).experiment, []
     for memory in (0.0, 1e-9):

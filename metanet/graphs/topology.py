@@ -8,7 +8,7 @@ as the graph's dense blocks (see build.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -151,3 +151,12 @@ class Topology:
     def num_parameters(self) -> int:
         """Parameters held by the primary edge sets."""
         return sum(math.prod(e.shape) for e in self.edges if e.primary)
+
+    def without(self, *, activations: bool, depths: bool) -> Topology:
+        """The topology without its nodes' activations, or depths."""
+        nodes = self.nodes
+        if activations:
+            nodes = tuple(replace(node, activation=()) for node in nodes)
+        if depths:
+            nodes = tuple(replace(node, depth=0) for node in nodes)
+        return replace(self, nodes=nodes)

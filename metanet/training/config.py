@@ -83,6 +83,22 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class GraphConfig:
+    """What the parameter graphs of the input networks tell.
+
+    Attributes:
+        fuse: "reader": a node set per layer; "quotient": one per permutation group, so
+            that layers that residual connections tie together share their nodes.
+        activations: Nodes know the nonlinearity through which they are read.
+        depths: Nodes know their depth.
+    """
+
+    fuse: Literal["reader", "quotient"] = "reader"
+    activations: bool = True
+    depths: bool = True
+
+
+@dataclass(frozen=True)
 class NamedConfig:
     """Something chosen by name, with its options: ``{name: ..., option: ...}``."""
 
@@ -160,13 +176,14 @@ class ExperimentConfig:
         seed: Seed of initialisation, data order and augmentation.
         canonicalize: Bring every input network to the canonical representative of its
             scale, sign and phase orbit before anything else reads it.
-        zoo, data, model, task, augment, optimizer, train: The parts.
+        zoo, data, graph, model, task, augment, optimizer, train: The parts.
     """
 
     seed: int = 0
     canonicalize: bool = True
     zoo: ZooConfig = field(default_factory=lambda: ZooConfig(fit=FitConfig()))
     data: DataConfig = field(default_factory=DataConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
     model: NamedConfig = field(default_factory=lambda: NamedConfig("product_gmn"))
     task: NamedConfig = field(default_factory=lambda: NamedConfig("classification"))
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -79,7 +79,9 @@ class InputNetwork:
     def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
         """Discovers the structure of any network."""
         symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
-        topology = build_topology(symmetry)
+        topology = build_topology(symmetry, config.graph.fuse).without(
+            activations=not config.graph.activations, depths=not config.graph.depths
+        )
         canonical = None
         if config.canonicalize:
             # What the model handles itself is left to it.
