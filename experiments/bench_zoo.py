@@ -1,13 +1,12 @@
-"""Small CNNs trained per hour beside a plain PyTorch loop; networks read; streaming.
+"""Small CNNs trained per hour, beside a plain PyTorch loop, and networks read per second.
 
     python experiments/bench_zoo.py --data-root DIR
     python experiments/bench_zoo.py --data-root DIR --runs 32 --repeats 3
 
 Every network is the Small CNN Zoo's (three 3x3 convolutions of 16) on 10,000 MNIST
 images, 10 epochs in batches of 64. The loop needs PyTorch, which is no dependency of
-metanet (pip install torch); without it, it is left out. Streaming compares the steps of a
-small model on INRs in memory with those on the same INRs in a mapped file. All are timed
-in turn; one JSON line with medians.
+metanet (pip install torch); without it, it is left out. Both are timed in turn; one JSON
+line with medians.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.networks import Architecture
-from metanet.training import ExperimentConfig, train
 from metanet.zoos import (
     FitConfig,
     Hyperparameters,
@@ -111,30 +109,6 @@ def read_speed(data_root: str, count: int = 4_096) -> float:
     return count / statistics.median(seconds)
 
 
-def streaming(data_root: str, repeats: int, views: int = 4) -> float:
-    """Step time with weights in a mapped file, relative to weights in memory."""
-    fit: dict[str, Any] = {"images": "mnist", "data_root": data_root, "limit": 5_000,
-                           "views": views, "steps": 1}  # fmt: skip
-    speeds: dict[float, list[float]] = {0.0: [], 1e-3: []}
-    with tempfile.TemporaryDirectory() as out:
-        for turn in range(repeats):
-            for memory, found in speeds.items():
-                config = ExperimentConfig.from_mapping(
-                    {
-                        "zoo": {"path": f"{out}/zoo", "fit": fit},
-                        "data": {"memory": memory},
-                        "model": {"name": "deep_sets", "dim": 64, "depth": 3},
-                        "task": {"name": "classification"},
-                        "train": {"steps": 300, "eval_every": 300, "log_every": 50},
-                    }
-                )
-                workdir = Path(out) / f"run-{turn}-{memory}"
-                result = train(config, workdir, progress=False)
-                found.append(result["networks_per_second"])
-    held, mapped = map(statistics.median, speeds.values())
-    return held / mapped
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,7 +136,6 @@ def main() -> int:
             if theirs
             else None,
             "inrs_read_per_second": read_speed(args.data_root),
-            "streamed_step": streaming(args.data_root, args.repeats),
         }
     except MetanetError as error:
         print(f"bench_zoo: error: {error}", file=sys.stderr)

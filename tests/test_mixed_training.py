@@ -15,7 +15,7 @@ import pytest
 from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.files import lock
-from metanet.networks import Architecture
+from metanet.networks import Architecture, ParamSpec, create
 from metanet.report import compare
 from metanet.training import (
     DataConfig,
@@ -32,6 +32,8 @@ from metanet.training.ranges import outside, ranges_of
 from metanet.training.selection import select
 from metanet.training.sweep import SweepConfig, run_sweep, trials
 from metanet.zoos import Hyperparameters, PopulationConfig, Zoo, train_population
+from metanet.zoos import population as population_module
+from metanet.zoos.program import RunOutputs
 
 POPULATION = PopulationConfig(
     families=("cnn", "pixel_set"),
@@ -62,10 +64,28 @@ def config(zoo: Path, **changes) -> ExperimentConfig:
     return ExperimentConfig.from_mapping(mapping)
 
 
+def drawn(config, runs, images, bar) -> list[RunOutputs]:
+    """In the place of training: random weights, larger where accuracy is higher."""
+    out, checkpoints = [], len(config.epochs)
+    for run in runs:
+        rng = np.random.default_rng([config.seed, run.number])
+        spec = ParamSpec.of(create(run.architecture, jax.random.key(0)).params)
+        accuracy = np.sort(rng.uniform(size=checkpoints)).astype(np.float32)
+        weights = rng.normal(size=(checkpoints, spec.size)) * 0.3
+        scaled = (weights * (1 + accuracy[:, None])).astype(np.float32)
+        out.append(RunOutputs(scaled, *[accuracy] * 4))  # type: ignore[arg-type]
+    return out
+
+
+def make_zoo(population: PopulationConfig, path: Path) -> Zoo:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population_module, "_train", drawn)
+        return train_population(population, path, progress=False)
+
+
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory) -> Zoo:
-    path = tmp_path_factory.mktemp("mixed") / "zoo"
-    return train_population(POPULATION, path, progress=False)
+    return make_zoo(POPULATION, tmp_path_factory.mktemp("mixed") / "zoo")
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +168,8 @@ def test_weights_in_a_file_are_those_in_memory(zoo, finished):
 def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
     """Metrics are those of single networks, and the comparison of runs has them."""
     kinds = dataclasses.replace(POPULATION, architectures=1, runs=6, seed=3)
-    other = train_population(
-        dataclasses.replace(kinds, families=("pixel_set",)), tmp_path / "other"
-    )
+    sets = dataclasses.replace(kinds, families=("pixel_set",))
+    other = make_zoo(sets, tmp_path / "other")
     assert main(["evaluate", str(finished), "--zoo", str(other.path)]) == 0
     run = load_run(finished)
     table = select(other, DataConfig(), "test_accuracy")["test"]
@@ -164,7 +183,7 @@ def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
     (finished / "on-other.json").unlink()
 
     strange = dataclasses.replace(kinds, families=("row_rnn",))
-    train_population(strange, tmp_path / "rnn", progress=False)
+    make_zoo(strange, tmp_path / "rnn")
     capsys.readouterr()
     assert main(["evaluate", str(finished), "--zoo", str(tmp_path / "rnn")]) == 1
     assert "does not know" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def log_probabilities(outputs) -> np.ndarray:
 
 def test_metrics_of_classification(batch):
     outputs, labels, _ = map(np.asarray, batch)
-    found = task().metrics(outputs, labels, task().calibrate(outputs, labels))
+    found = task().metrics(outputs, labels, {})
     logp = log_probabilities(outputs)
     guess = logp.argmax(1)
     assert found["accuracy"] == pytest.approx((guess == labels).mean())
@@ -119,13 +119,21 @@ def test_intervals_hold_their_share(accuracies, coverage):
     task = accuracy(coverage=coverage)
     for apart in (0.01, 0.2, 3.0):
         wide = outputs * np.asarray([1, 0, 0]) + np.asarray([0, apart, apart])
-        learned = task.calibrate(wide[:200], values[:200])
+        learned = task.calibrate(wide[:200], values[:200], np.arange(200))
         found = task.metrics(wide[200:], values[200:], learned)
         assert found["coverage"] > coverage - 0.08
         if apart < 1:  # an interval always holds the predicted value
             assert found["coverage"] < coverage + 0.08
         low, high = task.predictions(wide, learned)[:, 1:].T
         assert (0 <= low).all() and (low <= high).all() and (high <= 1).all()
+
+
+def test_few_runs_are_calibrated_with_care(accuracies):
+    """Many checkpoints of few runs count as few."""
+    outputs, values = accuracies
+    margin = lambda groups: accuracy().calibrate(outputs, values, groups)["margin"]
+    assert margin(np.arange(400) // 20) > margin(np.arange(400))
+    assert margin(np.zeros(400)) >= margin(np.arange(400) // 20)
 
 
 def test_bootstrap_draws_whole_runs(accuracies):

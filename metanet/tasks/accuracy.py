@@ -95,17 +95,21 @@ class AccuracyPrediction:
         )
         return jnp.sum((value + low + high) * mask)
 
-    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    def calibrate(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
+    ) -> dict[str, Any]:
         """How much the quantiles must be widened to hold their share of networks.
 
         May be negative: then they are narrowed.
         """
         _, low, high = _quantiles(outputs)
-        short = np.sort(np.maximum(low - targets, targets - high))
-        # The finite-sample rank of split conformal prediction.
-        rank = math.ceil((len(short) + 1) * self.config.coverage)
-        margin = short[min(rank, len(short)) - 1]
-        return {"margin": float(margin), "networks": len(short)}
+        short = np.maximum(low - targets, targets - high)
+        # The finite-sample level of split conformal prediction; checkpoints of one run
+        # are alike, so that runs are counted.
+        runs = len(np.unique(groups))
+        level = min(1.0, math.ceil((runs + 1) * self.config.coverage) / runs)
+        margin = np.quantile(short, level, method="higher")
+        return {"margin": float(margin), "networks": len(short), "runs": runs}
 
     def metrics(
         self,

@@ -36,8 +36,13 @@ class Task(Protocol):
         """Sum of the losses of the networks with ``mask`` 1; divide by their count."""
         ...
 
-    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """What outputs ``[N, k]`` of validation networks teach, as JSON values."""
+    def calibrate(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
+    ) -> dict[str, Any]:
+        """What outputs ``[N, k]`` of validation networks teach, as JSON values.
+
+        ``groups`` are numbers ``[N]`` of independent units, as for `metrics`.
+        """
         ...
 
     def metrics(

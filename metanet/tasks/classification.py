@@ -64,7 +64,9 @@ class Classification:
         wanted = wanted + smooth / self.num_classes
         return jnp.sum(optax.softmax_cross_entropy(outputs, wanted) * mask)
 
-    def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    def calibrate(
+        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
+    ) -> dict[str, Any]:
         return {}
 
     def metrics(

@@ -298,7 +298,9 @@ class _Run:
             for split in ("validation", "test")
         }
         targets = self.targets
-        learned = self.task.calibrate(outputs["validation"], targets["validation"])
+        learned = self.task.calibrate(
+            outputs["validation"], targets["validation"], self.groups["validation"]
+        )
         measured = {
             s: self.task.metrics(outputs[s], targets[s], learned, self.groups[s])
             for s in ("test", "validation")

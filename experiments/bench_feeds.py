@@ -1,0 +1,137 @@
+r"""What mixing architectures costs, and what weights in a file cost: speed of training.
+
+    python experiments/bench_feeds.py
+    python experiments/bench_feeds.py --images mnist --data-root DIR --zoos DIR \
+        --models product_gmn,deep_sets
+
+Trains on the zoos of configs/predict_accuracy.py (made in ``--zoos`` when they are
+missing) in turn: ``uniform`` on networks of one architecture, ``packed`` on the same in
+packed batches, ``mixed`` on those of the diverse zoo, ``file`` as uniform with the weights
+in a mapped file instead of memory. One JSON line per model: medians of parameters of
+input networks read per second, ``times`` per parameter relative to uniform, and how often
+the step was traced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from metanet.cli.train import load_config
+from metanet.errors import MetanetError
+from metanet.training import Experiment, ExperimentConfig
+from metanet.training.loop import input_networks
+from metanet.training.optimizer import build_optimizer
+from metanet.training.packed_feed import make_feed
+from metanet.training.selection import select
+from metanet.training.step import initial_state
+from metanet.zoos import open_or_make
+
+CONFIG = Path(__file__).parent.parent / "configs" / "predict_accuracy.py"
+
+
+class Training:
+    """A run without its loop.
+
+    Args:
+        config: The experiment.
+        mixed: Whether its batches are packed.
+    """
+
+    def __init__(self, config: ExperimentConfig, mixed: bool):
+        zoo = open_or_make(config.zoo.path, config.zoo.recipe)
+        tables = select(zoo, config.data, "test_accuracy")
+        experiment = Experiment.of(config, input_networks(zoo, tables), progress=True)
+        optimizer = build_optimizer(config.optimizer, config.train.steps)
+        self.feed = make_feed(experiment, tables, optimizer, mixed=mixed)
+        net = experiment.build()
+        self.feed.measure(net)
+        graphdef, state = initial_state(net, optimizer)
+        self.state = self.feed.place(state)
+        self.feed.compile(graphdef, self.state.params)
+        train = tables["train"]
+        self.sizes = dict(zip(train["id"].tolist(), train.sizes.tolist(), strict=True))
+        self.batches: Any = self.feed.batches([0, 0])
+
+    def speed(self, seconds: float) -> float:
+        """Parameters of input networks per second, over some seconds of steps."""
+        self._step()
+        jax.block_until_ready(self.state.step)
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            count += sum(self._step() for _ in range(5))
+            jax.block_until_ready(self.state.step)
+        return count / (time.perf_counter() - begun)
+
+    def _step(self) -> int:
+        batch = next(self.batches)
+        self.state, _ = self.feed.step(self.state, *batch.inputs)
+        return sum(self.sizes[int(i)] for i in batch.ids)
+
+
+def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
+    """The record of a model."""
+    cases: dict[str, tuple[str, tuple[str, ...], bool]] = {
+        "uniform": ("small_cnn", (), False),
+        "packed": ("small_cnn", (), True),
+        "mixed": ("diverse", (), True),
+        "file": ("small_cnn", ("--config.data.memory=1e-6",), False),
+    }
+    runs: dict[str, Training] = {}
+    for name, (zoo, changes, mixed) in cases.items():
+        where = ",where=activation=relu" if zoo == "small_cnn" else ""
+        given = f"images={args.images},data_root={args.data_root},model={model}{where}"
+        path = f"--config.zoo.path={args.zoos}/{args.images}-{zoo}"
+        config, _ = load_config(f"{CONFIG}:{zoo},{given}", [path, *changes])
+        runs[name] = Training(ExperimentConfig.from_mapping(config.to_dict()), mixed)
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(args.repeats):
+        for name, run in runs.items():
+            found[name].append(run.speed(args.seconds))
+    for run in runs.values():
+        with closing(run.batches):
+            pass
+    speeds = {name: statistics.median(values) for name, values in found.items()}
+    steps: dict[str, Any] = {name: run.feed.step for name, run in runs.items()}
+    return {
+        "model": model,
+        "parameters_per_second": {name: round(v) for name, v in speeds.items()},
+        "times": {name: speeds["uniform"] / v for name, v in speeds.items()},
+        "traces": {name: step._cache_size() for name, step in steps.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images", default="digits", help="image set (default: digits)"
+    )
+    parser.add_argument("--data-root", default="", help="folder of its files")
+    parser.add_argument("--zoos", default="zoos", help="folder of the zoos")
+    parser.add_argument(
+        "--models", default="product_gmn,gmn,ng_gnn,deep_sets", help="comma-separated"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each timing")
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each")
+    args = parser.parse_args()
+    try:
+        for model in args.models.split(","):
+            print(json.dumps(measure(args, model)), flush=True)
+    except MetanetError as error:
+        print(f"bench_feeds: error: {error}", file=sys.stderr)
+        return error.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
