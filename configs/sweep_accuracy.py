@@ -3,10 +3,12 @@ r"""Sweeps of accuracy prediction: models, amounts of data, graph constructions.
     python experiments/sweep.py --config configs/sweep_accuracy.py:models --out runs/models
     metanet report --group-by model.name runs/models/*/
 
-Variants: ``models`` (every model on one zoo), ``mixed`` (models for networks of several
-architectures; all data, a tenth, wider networks), ``ablations`` (parts of the GMN),
-``smoke``. Settings: ``zoo=NAME`` and ``images=NAME`` of configs/predict_accuracy.py,
-``data_root=DIR``, ``seeds=N``.
+Variants: ``models`` (every model on one zoo; on zoos of several architectures those that
+read them), ``mixed`` (networks of several architectures: all data, a tenth, a test on wider
+networks), ``wild_park`` (graphs with and without activations, depths and shared nodes),
+``ablations`` (parts of the GMN), ``smoke``. Settings: ``zoo=NAME``,
+``images=NAME``, ``runs=N`` and ``data_root=DIR`` as of configs/predict_accuracy.py, and
+``seeds=N``.
 """
 
 from pathlib import Path
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 
 from metanet.training import parse_argument
 
-VARIANTS = ("models", "mixed", "ablations", "smoke")
+VARIANTS = ("models", "mixed", "wild_park", "ablations", "smoke")
 SINGLE = (
     "product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b",
     "scale_product_gmn", "dws", "nfn_np", "nfn_hnp", "unf", "nft", "statnn", "flat_mlp",
@@ -27,26 +29,35 @@ MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets")
 def get_config(argument: str = "") -> ConfigDict:
     """The sweep; ``argument`` is what follows the colon after the file's name."""
     variant, given = parse_argument(
-        argument, VARIANTS, zoo="", images="digits", data_root="", seeds=3
+        argument, VARIANTS, zoo="", images="digits", data_root="", runs=0, seeds=3
     )
-    zoos = {"models": "small_cnn", "mixed": "diverse", "ablations": "small_cnn"}
-    zoo = given["zoo"] or zoos.get(variant, "smoke")
+    zoos = {"mixed": "diverse", "wild_park": "wild_park", "smoke": "smoke"}
+    zoo = given["zoo"] or zoos.get(variant, "small_cnn")
     file = Path(__file__).with_name("predict_accuracy.py")
-    where = "activation=relu" if variant == "models" else ""
+    single = zoo == "small_cnn" and variant in ("models", "ablations")
+    where = "activation=relu" if single else ""
 
     config = ConfigDict()
     config.config = f"{file}:{zoo},data_root={given['data_root']}"
     if variant != "smoke":
-        config.config += f",images={given['images']},where={where}"
+        config.config += f",images={given['images']},runs={given['runs']},where={where}"
     config.arguments = {"seed": tuple(range(given["seeds"]))}
     config.values = {}
     config.alternatives = ({},)
     if variant == "models":
-        config.arguments["model"] = SINGLE
+        config.arguments["model"] = SINGLE if single else MIXED
     elif variant == "mixed":
         config.arguments["model"] = MIXED
         config.arguments["fraction"] = (1.0, 0.1)
         config.arguments["wider"] = (0, 1)
+    elif variant == "wild_park":
+        config.arguments["model"] = MIXED
+        config.alternatives = (
+            {},
+            {"graph.activations": False},
+            {"graph.depths": False},
+            {"graph.fuse": "quotient"},
+        )
     elif variant == "ablations":
         config.arguments["model"] = ("gmn",)
         config.alternatives = (
@@ -61,8 +72,7 @@ def get_config(argument: str = "") -> ConfigDict:
             {"model.readout": "mean"},
             {"canonicalize": False},
             {"graph.depths": False},
-            {"graph.activations": False},
-            {"graph.fuse": "quotient"},
+            {"model.probes": 16},
         )
     config.draws = 0
     config.seed = 0
