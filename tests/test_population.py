@@ -124,6 +124,12 @@ def test_a_smaller_batch_repeats_its_images():
         found.append(program(run_inputs(keys, [PLAIN], ("relu",), 64), images))
     np.testing.assert_allclose(found[0].weights, found[1].weights, atol=1e-5)
     assert np.abs(np.diff(found[0].weights[0], axis=0)).max() > 1e-2
+    # Another zoo of the same networks, within the same process.
+    more = population.prepare(
+        dataclasses.replace(small, train_images=96), load_images("digits")
+    )
+    again = program(run_inputs(keys, [PLAIN], ("relu",), 96), more)
+    assert again.weights.shape == found[1].weights.shape
 
 
 TINY = PopulationConfig(
