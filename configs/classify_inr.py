@@ -147,6 +147,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.graph.fuse = "reader"
     config.graph.activations = True
     config.graph.depths = True
+    config.graph.fan_in = False
 
     name = given["model"]
     config.model = ConfigDict({"name": name, **model_options(name, variant)})

@@ -99,6 +99,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.graph.fuse = "reader"
     config.graph.activations = True
     config.graph.depths = True
+    config.graph.fan_in = False
 
     options = OPTIONS[given["model"]]
     if smoke:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -60,7 +61,7 @@ def config(zoo: Path, **changes) -> ExperimentConfig:
     }  # fmt: skip
     for section, values in changes.items():
         old = {} if section == "model" else mapping.get(section, {})
-        mapping[section] = {**old, **values}
+        mapping[section] = {**old, **values} if isinstance(values, dict) else values
     return ExperimentConfig.from_mapping(mapping)
 
 
@@ -147,6 +148,25 @@ def test_graphs_tell_activation_and_depth_if_asked(zoo, field):
         depths = {depth for depth, _ in types[0]}
         assert (types[0] != types[1]) == (told or field == "depths")
         assert (len(depths) > 1) == (told or field == "activations")
+
+
+def test_fan_in_makes_widths_alike(zoo):
+    """What initialisation draws has deviation 1 in every width."""
+    one, deviations = config(zoo.path, graph={"fan_in": True}, canonicalize=False), []
+    for width in (16, 64):
+        arch = Architecture.of("small_cnn", padding="SAME", widths=(width,) * 3)
+        found = InputNetwork.of(arch, one)
+        params = found.spec.flatten(found.network.params)
+        scaled = found.prepare(params[None])
+        kernels = [x.ravel() for x in jax.tree.leaves(scaled) if x.ndim > 2]
+        deviations.append(float(jnp.concatenate(kernels).std()))
+        np.testing.assert_allclose(
+            jnp.ravel(found.network.apply_fn(found.network.params, jnp.ones((1, 8, 8, 1)))),
+            jnp.ravel(found.probe().activations(
+                jax.tree.map(lambda p: p[0], scaled), jnp.ones((1, 8, 8, 1)))[-1]),
+            rtol=1e-5,
+        )  # fmt: skip
+    np.testing.assert_allclose(deviations, 1.0, atol=0.05)
 
 
 def test_weights_in_a_file_are_those_in_memory(zoo, finished):

@@ -4,6 +4,7 @@ from metanet.graphs.batch import EdgeGroup, edge_groups, node_parameters
 from metanet.graphs.build import build_topology
 from metanet.graphs.draw import draw
 from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
+from metanet.graphs.fan import fan_in
 from metanet.graphs.form import Form, reform
 from metanet.graphs.layout import Edges, Layout, attention, map_edges
 from metanet.graphs.open import GraphBatch, open_graphs
@@ -38,6 +39,7 @@ __all__ = [
     "draw",
     "edge_arrays",
     "edge_groups",
+    "fan_in",
     "fill",
     "map_edges",
     "node_parameters",

@@ -91,11 +91,14 @@ class GraphConfig:
             that layers that residual connections tie together share their nodes.
         activations: Nodes know the nonlinearity through which they are read.
         depths: Nodes know their depth.
+        fan_in: Weights are multiplied by the root of their fan-in, so that they look
+            alike in networks of every width.
     """
 
     fuse: Literal["reader", "quotient"] = "reader"
     activations: bool = True
     depths: bool = True
+    fan_in: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from metanet import symmetry as sym
@@ -17,6 +19,7 @@ from metanet.graphs import (
     ParameterGraph,
     Topology,
     build_topology,
+    fan_in,
     to_graph,
 )
 from metanet.graphs.scales import rest_of
@@ -53,7 +56,7 @@ def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> T
     return task(options, class_names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputNetwork:
     """One architecture of input networks.
 
@@ -62,6 +65,7 @@ class InputNetwork:
         spec: Layout of its parameters as a vector.
         symmetry, topology: What discovery found, and the parameter graph.
         canonical: The part of the symmetry that is canonicalised; None: nothing is.
+        factors: What the parameters are multiplied by after that; None: 1.
     """
 
     network: Network
@@ -69,6 +73,7 @@ class InputNetwork:
     symmetry: sym.Symmetry
     topology: Topology
     canonical: sym.Symmetry | None
+    factors: Params | None
 
     @classmethod
     def of(cls, architecture: Architecture, config: ExperimentConfig) -> InputNetwork:
@@ -88,14 +93,23 @@ class InputNetwork:
             carries = MODELS[config.model.name].carries_factors
             canonical = rest_of(symmetry, topology) if carries else symmetry
         spec = ParamSpec.of(network.params)
-        return cls(network, spec, symmetry, topology, canonical)
+        factors = None
+        if config.graph.fan_in:
+            factors = spec.unflatten(jnp.asarray(np.sqrt(fan_in(topology))))
+        return cls(network, spec, symmetry, topology, canonical, factors)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether parameters differ from the stored weights."""
+        return self.canonical is not None or self.factors is not None
 
     def prepare(self, weights: jax.Array) -> Params:
-        """Flat weights ``[B, P]`` to parameters, canonical if the config says so."""
-        params = self.spec.unflatten(weights)
-        left = self.canonical
+        """Flat weights ``[B, P]`` to parameters as the config wants them."""
+        params, left = self.spec.unflatten(weights), self.canonical
         if left is not None:
             params = jax.vmap(lambda p: sym.canonicalize(left, p))(params)
+        if self.factors is not None:
+            params = jax.tree.map(lambda p, by: p * by[None], params, self.factors)
         return params
 
     def graphs(self, weights: jax.Array) -> ParameterGraph:
@@ -107,6 +121,8 @@ class InputNetwork:
         apply_fn, example = self.network.apply_fn, self.network.inputs[0]
 
         def activations(params: Any, inputs: jax.Array) -> tuple[Any, ...]:
+            if self.factors is not None:
+                params = jax.tree.map(jnp.divide, params, self.factors)
             return sym.activations(apply_fn, self.symmetry, params, inputs)
 
         return Probe(activations, self.spec, example.shape[1:])

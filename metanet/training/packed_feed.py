@@ -39,7 +39,7 @@ class _Split:
         plans = {k: plan(n.topology, vocabulary) for k, n in experiment.inputs.items()}
         self.plans = [plans[k] for k in kinds]
         config = experiment.config
-        if config.canonicalize:
+        if any(one.prepares for one in experiment.inputs.values()):
             spool = Spool(Path(config.zoo.path), config.data.memory)
             starts = np.empty(len(table), np.int64)
             for key, one in experiment.inputs.items():
