@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from metanet.training import parse_argument
 
 VARIANTS = ("models", "mixed", "wild_park", "ablations", "smoke")
+# Cheapest first.
 SINGLE = (
-    "product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b",
-    "scale_product_gmn", "dws", "nfn_np", "nfn_hnp", "unf", "nft", "statnn", "flat_mlp",
-    "dmc", "deep_sets", "set_transformer", "transformer", "probegen",
+    "statnn", "flat_mlp", "product_gmn", "deep_sets", "dmc", "unf", "dws", "ng_gnn",
+    "gmn", "probegen", "set_transformer", "scale_product_gmn", "nfn_hnp", "transformer",
+    "ng_t", "scale_gmn", "scale_gmn_b", "nfn_np", "nft",
 )  # fmt: skip
 MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets")
 

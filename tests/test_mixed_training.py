@@ -17,7 +17,7 @@ from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.files import lock
 from metanet.networks import Architecture, ParamSpec, create
-from metanet.report import compare
+from metanet.report import compare, write_report
 from metanet.training import (
     DataConfig,
     Experiment,
@@ -200,6 +200,7 @@ def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     compared = compare([finished], tmp_path / "comparison.html")
     assert "on other r2" in compared.header
+    assert "Other zoos" in write_report(finished).read_text()
     (finished / "on-other.json").unlink()
 
     strange = dataclasses.replace(kinds, families=("row_rnn",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from metanet.report.files import (
     summary_rows,
 )
 from metanet.report.page import Markup
-from metanet.training import Run, load_run
+from metanet.training import Run, load_run, read_transfers
 from metanet.zoos import load_images, reconstruct
 
 # Networks shown, and test networks among which misread ones are looked for.
@@ -84,6 +85,24 @@ def reference_section(result: Mapping[str, Any]) -> list[Markup]:
     table = page.table(("", "R2", "Kendall tau", "mean error"), rows)
     note = "Test split. Settings: all that a run was trained with, and for how long."
     return [page.section("What the weights add", table, note=note)]
+
+
+def transfer_section(workdir: Path) -> list[Markup]:
+    """Metrics on other zoos, where there are any."""
+    held = read_transfers(workdir)
+    numbers = {
+        zoo: {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        for zoo, metrics in held.items()
+    }
+    names = sorted({name for metrics in numbers.values() for name in metrics})
+    rows = [
+        (zoo, *(number(metrics.get(n, math.nan)) for n in names))
+        for zoo, metrics in numbers.items()
+    ]
+    if not rows:
+        return []
+    note = "Test splits of zoos that the run was not trained on."
+    return [page.section("Other zoos", page.table(("", *names), rows), note=note)]
 
 
 def samples_section(samples: Sequence[Sample]) -> Markup:
@@ -234,6 +253,7 @@ def write_report(workdir: str | Path) -> Path:
     if run.config.task.name == "accuracy":
         parts += accuracy_sections(run)
         parts += reference_section(result)
+    parts += transfer_section(workdir)
     samples = _samples(run)
     if samples:
         parts.append(samples_section(samples))
