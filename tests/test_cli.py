@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from metanet.cli import main
 from metanet.cli.console import UsageError
 from metanet.cli.train import default_workdir, load_config
 from metanet.errors import MetanetError
+from metanet.zoos import FitConfig
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -110,6 +112,21 @@ def test_help_explains(command, capsys):
     assert all(len(line) <= 90 for line in out.splitlines())
     if command not in ([], ["zoo"]):
         assert "examples:\n  metanet " + " ".join(command) in out
+
+
+def test_help_of_fit_inrs_tells_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["zoo", "fit-inrs", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    plain = FitConfig()
+    for name in ("views", "seed", "steps", "learning_rate"):
+        option = "--" + name.replace("_", "-")
+        told = re.search(rf"{option} [A-Z]+ [^-]*?\(default: ([^)]*)\)", out)
+        assert told and float(told[1]) == getattr(plain, name), option
+    options = dict(plain.architecture.complete().options)
+    assert "(default: {})".format(",".join(map(str, options["hidden"]))) in out
+    assert f"(default: {options['w0']:g})" in out
+    assert f"(default: {options['convention']})" in out
 
 
 def test_help_is_fast_and_loads_nothing_heavy():

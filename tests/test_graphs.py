@@ -320,4 +320,6 @@ def test_draw_saves_a_picture(tmp_path):
     with pytest.raises(MetanetError, match="cannot draw"):
         draw(topology, tmp_path / "graph.pngg")
     with pytest.raises(MetanetError, match="cannot be written"):
-        draw(topology, tmp_path / "missing" / "graph.png")
+        draw(topology, path / "graph.png")  # a file is no folder
+    draw(topology, tmp_path / "new" / "graph.svg")
+    assert (tmp_path / "new" / "graph.svg").read_bytes().startswith(b"<?xml")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.report import compare, figures, page
 from metanet.report.files import duration, metric_series, number
@@ -89,6 +90,18 @@ def test_compare_groups_seeds_and_sorts_by_accuracy(tmp_path):
     assert "3 min 32 s" in table.rows[0]
     text = parse(table.path)
     assert "wide<b>" in text and "0.5100 ± 0.0100" in text
+
+
+def test_a_sweep_that_goes_on_is_compared(tmp_path, capsys):
+    """Of all that ``runs/*`` names: finished runs, others, files."""
+    fake_run(tmp_path, "a", 0.5)
+    (fake_run(tmp_path, "b", 0.6) / "result.json").unlink()
+    (tmp_path / "log.txt").write_text("")
+    assert main(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    out = capsys.readouterr().out
+    assert "not finished, left out: b" in out and "0.5000" in out
+    assert main(["report", str(tmp_path / "b"), str(tmp_path / "log.txt")]) == 1
+    assert "result.json: no such file" in capsys.readouterr().err
 
 
 def test_compare_names_what_is_no_run(tmp_path):

@@ -323,6 +323,7 @@ def test_explain_names_equation_and_line(siren):
     assert "free" in text and "dot_general" in text and "test_symmetry.py" in text
     assert "b1[0]" in text and "w1[1]" in text
     assert "an output of the network" in found.explain("w3", 1)
+    assert found.explain("w3", -1) == found.explain("w3", 1)
     with pytest.raises(MetanetError, match='Did you mean "w2"'):
         found.explain("w22", 0)
     with pytest.raises(MetanetError, match="axis 5"):

@@ -137,7 +137,11 @@ def test_optimizers_by_name(tmp_path):
     state, metrics = run_steps(built, np.arange(32).reshape(2, 1, 16))
     assert int(state.step) == 2 and np.isfinite(metrics[-1]["loss"])
     for wrong, field in (
-        ({"name": "adamm"}, "config.optimizer.name: optax has no 'adamm'.*\"adam\""),
+        (
+            {"name": "adamm"},
+            "config.optimizer.name: optax has no optimiser 'adamm'.*\"adam\"",
+        ),
+        ({"name": "chain"}, "optax has no optimiser 'chain'"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'.*\"cosine\""),
     ):
         with pytest.raises(MetanetError, match=field):

@@ -45,7 +45,8 @@ def add_commands(commands: Any) -> None:
         """
         With one directory: writes its report.html anew. With several: prints them as a
         table, best first, and writes comparison.html beside them; runs that differ only
-        in their seed become one row with mean and standard deviation.
+        in their seed become one row with mean and standard deviation. Runs that have
+        not finished are left out.
         """,
         """
         metanet report runs/classify_inr
@@ -114,7 +115,13 @@ def run_report(args: argparse.Namespace) -> int:
         print(f"report: {write_report(args.workdirs[0])}")
         return 0
     by = [field for field in args.group_by.split(",") if field]
-    table = compare(args.workdirs, by=by)
+    # Of what a pattern like runs/* names, the runs; a sweep may still be running.
+    runs = [d for d in args.workdirs if not d.is_file()]
+    finished = [d for d in runs if (d / "result.json").is_file()]
+    left_out = [d.name for d in runs if d not in finished]
+    if left_out and finished:
+        print(f"not finished, left out: {', '.join(left_out)}")
+    table = compare(finished or runs, by=by)
     print_table("", table.header, table.rows, right=range(1, len(table.header)))
     print(f"comparison: {table.path}")
     return 0

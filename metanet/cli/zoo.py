@@ -134,14 +134,25 @@ def _add_fit(inner: Any) -> None:
         help="take N images, drawn evenly over the classes (default: all)",
     )
     fit.add_argument(
-        "--views", metavar="V", type=int, help="independent networks per image"
+        "--views",
+        metavar="V",
+        type=int,
+        help="independent networks per image (default: 1)",
     )
-    fit.add_argument("--seed", metavar="S", type=int, help="seed of initialisations")
     fit.add_argument(
-        "--steps", metavar="N", type=int, help="optimiser steps per network"
+        "--seed", metavar="S", type=int, help="of initialisations (default: 0)"
     )
     fit.add_argument(
-        "--learning-rate", metavar="LR", type=float, help="step size of Adam"
+        "--steps",
+        metavar="N",
+        type=int,
+        help="optimiser steps per network (default: 200)",
+    )
+    fit.add_argument(
+        "--learning-rate",
+        metavar="LR",
+        type=float,
+        help="step size of Adam (default: 0.002)",
     )
     fit.add_argument(
         "--network",
@@ -150,13 +161,17 @@ def _add_fit(inner: Any) -> None:
         help="kind of network (default: siren)",
     )
     fit.add_argument(
-        "--hidden", metavar="W,W", type=_widths, help="widths of the hidden layers"
+        "--hidden",
+        metavar="W,W",
+        type=_widths,
+        help="widths of hidden layers (default: 32,32)",
     )
-    fit.add_argument("--w0", metavar="W0", type=float, help="frequency of a SIREN")
+    fit.add_argument("--w0", metavar="W0", type=float, help="of a SIREN (default: 30)")
     fit.add_argument(
         "--convention",
         choices=("dws", "nfn"),
-        help="dws: images in [0, 1], output + 0.5; nfn: images in [-1, 1], raw output",
+        help="dws: images in [0, 1], output + 0.5; nfn: images in [-1, 1], raw output "
+        "(default: dws)",
     )
     fit.add_argument(
         "--data-root", metavar="DIR", help="where image files are, or are to be put"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections import defaultdict
@@ -19,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from metanet.errors import MetanetError, suggest
+from metanet.files import write_file
 from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
@@ -77,14 +79,9 @@ def _save(figure: Figure, path: Path) -> None:
         raise MetanetError(
             f"{path}: cannot draw to this file type.{suggest(kind, _FORMATS)}"
         )
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(partial, format=kind, dpi=160)
-        partial.replace(path)
-    except OSError as error:
-        raise MetanetError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format=kind, dpi=160)
+    write_file(path, drawing.getvalue())
 
 
 def _figure(topology: Topology, graph: ParameterGraph | None) -> Figure:

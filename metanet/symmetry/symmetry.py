@@ -117,12 +117,12 @@ class Symmetry:
 
         Args:
             path: Path of the parameter ("layers/0/kernel").
-            axis: Its axis.
+            axis: Its axis; negative from the last.
 
         Raises:
             MetanetError: for an unknown path or axis.
         """
-        index = self._leaf(path, axis)
+        index, axis = self._place(path, axis)
         atoms = dict.fromkeys(
             a
             for t in self.tiles
@@ -144,15 +144,15 @@ class Symmetry:
                 lines.append(f"    joined by {note}")
         return "\n".join(lines)
 
-    def _leaf(self, path: str, axis: int) -> int:
+    def _place(self, path: str, axis: int) -> tuple[int, int]:
         paths = [leaf.path for leaf in self.leaves]
         if path not in paths:
             raise MetanetError(f"no parameter {path!r}.{suggest(path, paths)}")
         index = paths.index(path)
         rank = len(self.leaves[index].shape)
-        if not 0 <= axis < rank:
+        if not -rank <= axis < rank:
             raise MetanetError(f"parameter {path}: axis {axis}, it has {rank} axes")
-        return index
+        return index, axis % rank
 
     def coverage(self) -> Coverage:
         """Share of the parameters with a symmetry, and what stands in the way."""

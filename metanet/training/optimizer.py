@@ -55,16 +55,19 @@ def build_optimizer(
     Raises:
         MetanetError: when optax has no optimiser of that name.
     """
+    make: Any = None
     try:
         make = operator.attrgetter(config.name)(optax)
-    except AttributeError:
+        accepted = inspect.signature(make).parameters
+    except (AttributeError, TypeError):
+        accepted = {}
+    if "learning_rate" not in accepted:
         known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
         raise MetanetError(
-            f"config.optimizer.name: optax has no {config.name!r}."
+            f"config.optimizer.name: optax has no optimiser {config.name!r}."
             f"{suggest(config.name, [*known, 'contrib.muon'])}"
-        ) from None
+        )
     options: dict[str, Any] = {}
-    accepted = inspect.signature(make).parameters
     if "weight_decay" in accepted:
         options["weight_decay"] = config.weight_decay
     if "mask" in accepted:
