@@ -7,16 +7,16 @@ r"""What mixing architectures costs, and what weights in a file cost: speed of t
 Trains on the zoos of configs/predict_accuracy.py (made in ``--zoos`` when they are
 missing) in turn: ``uniform`` on networks of one architecture, ``packed`` on the same in
 packed batches, ``mixed`` on those of the diverse zoo, ``file`` as uniform with the weights
-in a mapped file instead of memory. One JSON line per model: medians of parameters of
-input networks read per second, ``times`` per parameter relative to uniform, and how often
-the step was traced.
+in a mapped file instead of memory. One JSON line per model: medians of parameters and
+edges of input networks read per second, ``times`` per parameter and per edge relative to
+uniform, how often the step was traced, and seconds before the first step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import math
 import sys
 import time
 from contextlib import closing
@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from metanet.cli.train import load_config
 from metanet.errors import MetanetError
+from metanet.graphs import Topology, edge_groups
 from metanet.training import Experiment, ExperimentConfig
 from metanet.training.loop import input_networks
 from metanet.training.optimizer import build_optimizer
@@ -47,6 +49,7 @@ class Training:
     """
 
     def __init__(self, config: ExperimentConfig, mixed: bool):
+        begun = time.perf_counter()
         zoo = open_or_make(config.zoo.path, config.zoo.recipe)
         tables = select(zoo, config.data, "test_accuracy")
         experiment = Experiment.of(config, input_networks(zoo, tables), progress=True)
@@ -58,23 +61,34 @@ class Training:
         self.state = self.feed.place(state)
         self.feed.compile(graphdef, self.state.params)
         train = tables["train"]
-        self.sizes = dict(zip(train["id"].tolist(), train.sizes.tolist(), strict=True))
+        edges = {k: _edges(one.topology) for k, one in experiment.inputs.items()}
+        each = zip(train.sizes, (edges[k] for k in train["architecture"]), strict=True)
+        self.sizes = dict(
+            zip(train["id"].tolist(), np.asarray(list(each)), strict=True)
+        )
         self.batches: Any = self.feed.batches([0, 0])
-
-    def speed(self, seconds: float) -> float:
-        """Parameters of input networks per second, over some seconds of steps."""
         self._step()
-        jax.block_until_ready(self.state.step)
-        begun, count = time.perf_counter(), 0
+        self.start = time.perf_counter() - begun
+
+    def speed(self, seconds: float) -> np.ndarray:
+        """Parameters and edges of input networks per second ``[2]``."""
+        self._step()
+        begun, count = time.perf_counter(), np.zeros(2)
         while time.perf_counter() - begun < seconds:
-            count += sum(self._step() for _ in range(5))
+            for _ in range(5):
+                batch = next(self.batches)
+                self.state, _ = self.feed.step(self.state, *batch.inputs)
+                count += sum(self.sizes[int(i)] for i in batch.ids)
             jax.block_until_ready(self.state.step)
         return count / (time.perf_counter() - begun)
 
-    def _step(self) -> int:
-        batch = next(self.batches)
-        self.state, _ = self.feed.step(self.state, *batch.inputs)
-        return sum(self.sizes[int(i)] for i in batch.ids)
+    def _step(self) -> None:
+        self.state, _ = self.feed.step(self.state, *next(self.batches).inputs)
+        jax.block_until_ready(self.state.step)
+
+
+def _edges(topology: Topology) -> int:
+    return sum(math.prod(group.shape) for group in edge_groups(topology))
 
 
 def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
@@ -92,20 +106,29 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
         path = f"--config.zoo.path={args.zoos}/{args.images}-{zoo}"
         config, _ = load_config(f"{CONFIG}:{zoo},{given}", [path, *changes])
         runs[name] = Training(ExperimentConfig.from_mapping(config.to_dict()), mixed)
-    found: dict[str, list[float]] = {name: [] for name in cases}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in cases}
     for _ in range(args.repeats):
         for name, run in runs.items():
             found[name].append(run.speed(args.seconds))
     for run in runs.values():
         with closing(run.batches):
             pass
-    speeds = {name: statistics.median(values) for name, values in found.items()}
+    speeds = {name: np.median(values, axis=0) for name, values in found.items()}
     steps: dict[str, Any] = {name: run.feed.step for name, run in runs.items()}
     return {
         "model": model,
-        "parameters_per_second": {name: round(v) for name, v in speeds.items()},
-        "times": {name: speeds["uniform"] / v for name, v in speeds.items()},
+        **{
+            f"{what}_per_second": {name: round(v[i]) for name, v in speeds.items()}
+            for i, what in enumerate(("parameters", "edges"))
+        },
+        **{
+            f"times_per_{what}": {
+                n: speeds["uniform"][i] / v[i] for n, v in speeds.items()
+            }
+            for i, what in enumerate(("parameter", "edge"))
+        },
         "traces": {name: step._cache_size() for name, step in steps.items()},
+        "start": {name: round(run.start, 1) for name, run in runs.items()},
     }
 
 

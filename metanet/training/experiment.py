@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -29,6 +30,9 @@ from metanet.progress import track
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
 from metanet.training.files import InputNetworks
+
+# Networks that are prepared in one call on the host.
+_PREPARED = 64
 
 
 class Metanetwork(nnx.Module):
@@ -98,11 +102,6 @@ class InputNetwork:
             factors = spec.unflatten(jnp.asarray(np.sqrt(fan_in(topology))))
         return cls(network, spec, symmetry, topology, canonical, factors)
 
-    @property
-    def prepares(self) -> bool:
-        """Whether parameters differ from the stored weights."""
-        return self.canonical is not None or self.factors is not None
-
     def prepare(self, weights: jax.Array) -> Params:
         """Flat weights ``[B, P]`` to parameters as the config wants them."""
         params, left = self.spec.unflatten(weights), self.canonical
@@ -111,6 +110,25 @@ class InputNetwork:
         if self.factors is not None:
             params = jax.tree.map(lambda p, by: p * by[None], params, self.factors)
         return params
+
+    @cached_property
+    def _prepare_flat(self) -> Callable[[np.ndarray], jax.Array]:
+        return jax.jit(lambda weights: self.spec.flatten(self.prepare(weights)))
+
+    def prepared(self, weights: np.ndarray) -> np.ndarray:
+        """What `prepare` makes of weights ``[N, P]`` on the host, flat again.
+
+        Compiled once, whatever N is.
+        """
+        if self.canonical is None and self.factors is None:
+            return weights
+        out = np.empty_like(weights)
+        for start in range(0, len(weights), _PREPARED):
+            part = weights[start : start + _PREPARED]
+            index = np.arange(_PREPARED) % len(part)  # repeats some of a short part
+            found = self._prepare_flat(part[index])
+            out[start : start + len(part)] = np.asarray(found)[: len(part)]
+        return out
 
     def graphs(self, weights: jax.Array) -> ParameterGraph:
         """Flat weights ``[B, P]`` to the parameter graphs that models read."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -25,8 +24,8 @@ from metanet.training.packed import (
 from metanet.training.prefetch import ahead
 from metanet.zoos import Spool, ZooTable
 
-# Networks that are canonicalised in one call.
-_PREPARED = 4096
+# Networks whose prepared weights are added at once.
+_TOGETHER = 4096
 
 
 class _Split:
@@ -39,16 +38,13 @@ class _Split:
         plans = {k: plan(n.topology, vocabulary) for k, n in experiment.inputs.items()}
         self.plans = [plans[k] for k in kinds]
         config = experiment.config
-        if any(one.prepares for one in experiment.inputs.values()):
+        if config.canonicalize or config.graph.fan_in:
             spool = Spool(Path(config.zoo.path), config.data.memory)
             starts = np.empty(len(table), np.int64)
             for key, one in experiment.inputs.items():
                 rows = np.flatnonzero(kinds == key)
-                for part in np.split(rows, range(_PREPARED, len(rows), _PREPARED)):
-                    if not len(part):
-                        continue
-                    params = one.prepare(jnp.asarray(table.take(part).weights))
-                    flat = np.asarray(one.spec.flatten(params))
+                for part in np.split(rows, range(_TOGETHER, len(rows), _TOGETHER)):
+                    flat = one.prepared(table.take(part).weights)
                     first = spool.append(flat.ravel())
                     starts[part] = first + np.arange(len(part)) * one.spec.size
             table = replace(table, values=spool.whole(), starts=starts)
