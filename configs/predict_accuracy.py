@@ -45,7 +45,7 @@ VARIANTS = (
     "smoke",
 )
 
-# Small enough for two cores; all of about 100,000 to 250,000 parameters.
+# Small enough for two cores; mostly 100,000 to 350,000 parameters, of the functionals more.
 OPTIONS: dict[str, dict[str, Any]] = {
     "product_gmn": {"dim": 64, "depth": 4},
     "gmn": {"dim": 64, "depth": 4},
