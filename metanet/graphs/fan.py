@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from functools import lru_cache
 
 import numpy as np
 
+from metanet.graphs.packing import leaf_numbers
 from metanet.graphs.topology import Topology
-from metanet.graphs.view import block_of
 
 
 @lru_cache(maxsize=4096)
@@ -20,15 +19,11 @@ def fan_in(topology: Topology) -> np.ndarray:
     no node. Weights are initialised, and often stay, in proportion to its inverse root
     (He et al. 2015): times its root they look alike in networks of every width.
     """
-    shapes = [shape for _, shape in topology.leaves]
-    starts = [0, *itertools.accumulate(math.prod(s) for s in shapes)]
-    flat = np.ones(starts[-1], np.float32)
+    numbers = leaf_numbers(topology)
+    flat = np.ones(sum(math.prod(shape) for _, shape in topology.leaves), np.float32)
     for edge in topology.edges:
-        if edge.source is None or not edge.primary:
-            continue
-        start, shape = starts[edge.leaf], shapes[edge.leaf]
-        places = np.arange(start, start + math.prod(shape)).reshape(shape)
-        _, sources, _, positions = edge.shape
-        flat[block_of(edge, shape, places)] = sources * positions
+        if edge.source is not None and edge.primary:
+            _, sources, _, positions = edge.shape
+            flat[numbers(edge)] = sources * positions
     flat.setflags(write=False)
     return flat

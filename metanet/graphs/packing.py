@@ -123,7 +123,7 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
     topology, form = reform(topology, vocabulary.form), vocabulary.form
     sizes = [node.size for node in topology.nodes]
     first = [0, *itertools.accumulate(sizes)]
-    numbers = _leaf_numbers(topology)
+    numbers = leaf_numbers(topology)
     canvases = {c.kind: c for c in vocabulary.edge_canvases}
     columns = 1 if form.parallel else vocabulary.edge_columns
     rows: list[tuple[np.ndarray, ...]] = []
@@ -185,7 +185,7 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
     )
 
 
-def _leaf_numbers(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
+def leaf_numbers(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
     """Per edge set the block ``[both, S, T, M]`` of places in the flat weights."""
     shapes = [shape for _, shape in topology.leaves]
     starts = [0, *itertools.accumulate(int(np.prod(s)) for s in shapes)]

@@ -157,8 +157,9 @@ class Run:
         Raises:
             MetanetError: when the run cannot read the other zoo's networks.
         """
-        experiment, tables = self.experiment, self.tables if zoo is None else {}
-        if zoo is not None:
+        if zoo is None:
+            experiment, tables = self.experiment, self.tables
+        else:
             experiment, tables = self._other(zoo)
         task, table = self.experiment.task, tables[split]
         outputs = self._outputs(experiment, tables, split)
