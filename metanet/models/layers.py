@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metanet.compiler import on_cpu
 from metanet.graphs.reductions import total
 
 # Rows per partial product of a weight gradient on CPU: short enough that both operands
@@ -89,7 +90,7 @@ def _weight_gradient(x: jax.Array, g: jax.Array, low: bool) -> jax.Array:
     """``x.T @ g`` of flattened rows ``[..., a]`` and ``[..., b]``."""
     a, b = x.shape[-1], g.shape[-1]
     x, g = x.reshape(-1, a), g.reshape(-1, b)
-    parts = _row_split(x.shape[0]) if jax.default_backend() == "cpu" else 1
+    parts = _row_split(x.shape[0]) if on_cpu() else 1
     if low or parts == 1:
         return _dot("ra,rb->ab", x, g, low)
     xs, gs = x.reshape(parts, -1, a), g.reshape(parts, -1, b)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 
+from metanet.compiler import once
 from metanet.errors import MetanetError, suggest
 from metanet.networks.base import Network, functionalize
 from metanet.networks.cnn import SmallCNN, VaryingCNN
@@ -157,5 +160,17 @@ def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module
 
 def create(arch: Architecture, key: jax.Array) -> Network:
     """A freshly initialised network of an architecture, with example inputs."""
-    module = build_module(arch, nnx.Rngs(key))
+    graphdef, initialise = _initialiser(arch)
+    module = nnx.merge(graphdef, initialise(key))
     return functionalize(module, *ARCHITECTURES[arch.name][1](arch))
+
+
+@lru_cache(maxsize=256)
+def _initialiser(arch: Architecture) -> tuple[Any, Callable[[jax.Array], Any]]:
+    """What a module consists of, and a program that draws its variables."""
+    draw = lambda key: nnx.state(build_module(arch, nnx.Rngs(key)))
+    compiled = jax.jit(draw, compiler_options=once())
+    # Within a larger program, options belong to that.
+    choose = lambda key: (draw if isinstance(key, Tracer) else compiled)(key)
+    module = nnx.eval_shape(lambda: build_module(arch, nnx.Rngs(0)))
+    return nnx.graphdef(module), choose

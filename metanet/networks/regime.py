@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from metanet.compiler import on_cpu
 from metanet.networks.mlp import ACTIVATIONS
 
 
@@ -111,7 +112,7 @@ def convolve(
         for name in ("lhs_dilation", "rhs_dilation")
     )
     plain = feature_group_count == 1 and not dilated
-    if _ACTIVE.get() is None or not plain or jax.default_backend() != "cpu":
+    if _ACTIVE.get() is None or not plain or not on_cpu():
         return lax.conv_general_dilated(
             x,
             kernel,

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metanet.compiler import on_cpu
+
 # pi split in two float32 parts (Cody and Waite): x - k * pi stays accurate for large k.
 _PI_HIGH = np.float32(3.140625)
 _PI_LOW = np.float32(np.pi - 3.140625)
@@ -74,4 +76,4 @@ def _sine_cosine_jvp(primals, tangents):
 
 def sine(x: jax.Array) -> jax.Array:
     """`fast_sin` on CPU, `jnp.sin` elsewhere (accelerators have a fast one)."""
-    return fast_sin(x) if jax.default_backend() == "cpu" else jnp.sin(x)
+    return fast_sin(x) if on_cpu() else jnp.sin(x)

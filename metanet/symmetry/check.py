@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metanet.compiler import once
 from metanet.errors import MetanetError
 from metanet.symmetry.elements import Element, act, factor_shape, invert
 from metanet.symmetry.structure import Family, PermutationGroup
@@ -74,7 +75,9 @@ class _Probe:
         self.rng = np.random.default_rng(seed)
         self.params = jax.tree.map(lambda x: self.generic(x, 0.1), params)
         self.inputs = jax.tree.map(lambda x: self.generic(x, 1.0), inputs)
-        self.run = jax.jit(lambda e, p, *x: apply_fn(act(symmetry, e, p), *x))
+        self.run = jax.jit(
+            lambda e, p, *x: apply_fn(act(symmetry, e, p), *x), compiler_options=once()
+        )
 
     def generic(self, x: Any, level: float) -> Any:
         """An array with noise that keeps positive values (variances) positive."""
@@ -128,7 +131,10 @@ class _Probe:
             flat, treedef = jax.tree.flatten(self.params)
             for output, leaf in self.symmetry.mirrors:
                 flat[leaf] = leaves[output]
-            back = jax.jit(lambda e, p: act(self.symmetry, invert(self.symmetry, e), p))
+            back = jax.jit(
+                lambda e, p: act(self.symmetry, invert(self.symmetry, e), p),
+                compiler_options=once(),
+            )
             flat = jax.tree.leaves(back(element, jax.tree.unflatten(treedef, flat)))
             for output, leaf in self.symmetry.mirrors:
                 leaves[output] = flat[leaf]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from flax import nnx
 
 from metanet import symmetry as sym
 from metanet.augment import AugmentConfig, build_augmentation
+from metanet.compiler import once
 from metanet.errors import MetanetError
 from metanet.graphs import (
     GraphBatch,
@@ -60,6 +61,16 @@ def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> T
     return task(options, class_names)
 
 
+def _symmetry(network: Network) -> sym.Symmetry:
+    return sym.discover(network.apply_fn, network.params, *network.inputs)
+
+
+@lru_cache(maxsize=256)  # runs of a sweep share their zoo
+def _discovered(architecture: Architecture) -> tuple[Network, sym.Symmetry]:
+    network = create(architecture, jax.random.key(0))
+    return network, _symmetry(network)
+
+
 @dataclass(frozen=True, eq=False)
 class InputNetwork:
     """One architecture of input networks.
@@ -81,13 +92,18 @@ class InputNetwork:
 
     @classmethod
     def of(cls, architecture: Architecture, config: ExperimentConfig) -> InputNetwork:
-        """Discovers the structure of an architecture."""
-        return cls.of_network(create(architecture, jax.random.key(0)), config)
+        """Discovers the structure of an architecture, once per process."""
+        return cls._of(*_discovered(architecture), config)
 
     @classmethod
     def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
         """Discovers the structure of any network."""
-        symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
+        return cls._of(network, _symmetry(network), config)
+
+    @classmethod
+    def _of(
+        cls, network: Network, symmetry: sym.Symmetry, config: ExperimentConfig
+    ) -> InputNetwork:
         topology = build_topology(symmetry, config.graph.fuse).without(
             activations=not config.graph.activations, depths=not config.graph.depths
         )
@@ -113,7 +129,10 @@ class InputNetwork:
 
     @cached_property
     def _prepare_flat(self) -> Callable[[np.ndarray], jax.Array]:
-        return jax.jit(lambda weights: self.spec.flatten(self.prepare(weights)))
+        return jax.jit(
+            lambda weights: self.spec.flatten(self.prepare(weights)),
+            compiler_options=once(),
+        )
 
     def prepared(self, weights: np.ndarray) -> np.ndarray:
         """What `prepare` makes of weights ``[N, P]`` on the host, flat again.

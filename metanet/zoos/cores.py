@@ -7,21 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import jax
+from metanet.compiler import on_cpu
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-def on_cpu() -> bool:
-    """Whether programs run on CPU."""
-    return jax.default_backend() == "cpu"
-
-
-def compiler_options() -> dict[str, int] | None:
-    """Options of `jax.jit` for long loops of small operations."""
-    # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
-    return {"xla_cpu_prefer_vector_width": 512} if on_cpu() else None
 
 
 def on_cores(call: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metanet.compiler import on_cpu, small_loops
 from metanet.errors import MetanetError, require_at_least
 from metanet.networks import (
     Architecture,
@@ -29,7 +30,7 @@ from metanet.networks import (
     to_unit,
 )
 from metanet.progress import track
-from metanet.zoos.cores import compiler_options, on_cores, on_cpu
+from metanet.zoos.cores import on_cores
 from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.splits import choose_images
@@ -146,7 +147,7 @@ def _program(
         mse = jnp.maximum(jax.vmap(error)(x, targets), 1e-12)
         return spec.flatten(x), 10 * jnp.log10(span**2 / mse)
 
-    return jax.jit(fit, compiler_options=compiler_options())
+    return jax.jit(fit, compiler_options=small_loops())
 
 
 def fit_networks(

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metanet.compiler import on_cpu
 from metanet.errors import MetanetError, require_at_least
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.progress import Tracker, track
 from metanet.zoos import families
-from metanet.zoos.cores import on_cores, on_cpu
+from metanet.zoos.cores import on_cores
 from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters, Settings
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.program import (

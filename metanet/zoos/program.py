@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from metanet.compiler import on_cpu, small_loops
 from metanet.networks import (
     Architecture,
     ParamSpec,
@@ -26,7 +27,6 @@ from metanet.networks import (
     create,
     training,
 )
-from metanet.zoos.cores import compiler_options, on_cpu
 from metanet.zoos.hyperparameters import INITS, OPTIMIZERS, Settings
 
 # Images per pass of an evaluation, small enough for a core's cache.
@@ -126,7 +126,7 @@ class CompiledRuns:
     def __init__(self, *about: Any):
         run, self._single = make_run(*about), on_cpu()
         many = run if self._single else jax.vmap(run, (0, None))
-        self._run = jax.jit(many, compiler_options=compiler_options())
+        self._run = jax.jit(many, compiler_options=small_loops())
         self._compiled: dict[Any, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
 
