@@ -47,6 +47,8 @@ class ProductGMNConfig:
     Attributes:
         dim: Width of node and global features.
         heads: Features per edge; each acts on ``dim / heads`` features of a node.
+        profile: Width of a network on every edge whose means over a node's incoming
+            and outgoing edges start the node's features; 0: none.
         depth: Number of blocks.
         frequencies: Fourier frequencies per parameter; 0 encodes linearly.
         max_frequency: Highest frequency, in radians per standard deviation.
@@ -58,6 +60,7 @@ class ProductGMNConfig:
 
     dim: int = 64
     heads: int = 8
+    profile: int = 32
     depth: int = 4
     frequencies: int = 16
     max_frequency: float = 8.0
@@ -66,7 +69,9 @@ class ProductGMNConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require_at_least(self, dim=1, heads=1, depth=1, frequencies=0, probes=0)
+        require_at_least(
+            self, dim=1, heads=1, depth=1, profile=0, frequencies=0, probes=0
+        )
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
         if "edges" in self.readout:
@@ -126,10 +131,15 @@ class ProductGMN(GraphModel):
             config,
             vocabulary,
             subject,
-            edge_dim=config.heads,
+            edge_dim=config.heads + config.profile,
             edge_readout=False,
             has_globals=True,
             rngs=rngs,
+        )
+        self.profile = (
+            Linear(2 * config.profile, config.dim, bias=False, rngs=rngs)
+            if config.profile
+            else None
         )
         self.start = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.dim,)))
         self.blocks = nnx.List(
@@ -144,8 +154,13 @@ class ProductGMN(GraphModel):
     def update(
         self, layout: Layout, key: jax.Array | None, deterministic: bool
     ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x = self.nodes(layout)
-        e = layout.heads(self.encoder.edges(layout))
+        x, edges = self.nodes(layout), self.encoder.edges(layout)
+        heads = self.config.heads
+        if self.profile is not None:
+            seen = map_edges(lambda e: jax.nn.silu(e[..., heads:]), edges)
+            ends = [layout.reduce(seen, end, "mean") for end in ("source", "target")]
+            x = x + self.profile(jnp.concatenate(ends, axis=-1))
+        e = layout.heads(map_edges(lambda e: e[..., :heads], edges))
         g = per_graph(layout, self.start[...])
         for block in self.blocks:
             x, e, g = block(layout, x, e, g)
