@@ -83,7 +83,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config = ConfigDict()
     config.seed = given["seed"]
-    config.canonicalize = True
+    # Scales change nothing in what a network computes, but tell how it was trained.
+    config.canonicalize = False
 
     config.zoo = ConfigDict({"path": f"zoos/{images}-{name}"})
     config.zoo.population = read_config_file(f"{file}:{zoo}")
@@ -131,7 +132,8 @@ def get_config(argument: str = "") -> ConfigDict:
     optimizer.ema_decay = 0.0 if smoke else 0.99
 
     config.train = train = ConfigDict()
-    train.steps = 20 if smoke else 1_500
+    # Zoos of several architectures hold a third as many networks.
+    train.steps = 20 if smoke else 1_500 if variant == "small_cnn" else 750
     train.batch_size = 8 if smoke else 32
     train.micro_batch = 0
     train.log_every = 5 if smoke else 50

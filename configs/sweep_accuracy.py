@@ -5,10 +5,10 @@ r"""Sweeps of accuracy prediction: models, amounts of data, graph constructions.
 
 Variants: ``models`` (every model on one zoo; on zoos of several architectures those that
 read them), ``mixed`` (networks of several architectures: all data, a tenth, a test on wider
-networks), ``wild_park`` (graphs with and without activations, depths and shared nodes),
-``ablations`` (parts of the GMN), ``smoke``. Settings: ``zoo=NAME``,
-``images=NAME``, ``runs=N`` and ``data_root=DIR`` as of configs/predict_accuracy.py, and
-``seeds=N``.
+networks, the same with weights scaled by their fan-in), ``wild_park`` (graphs with and
+without activations, depths and shared nodes), ``ablations`` (parts of the GMN), ``smoke``.
+Settings: ``zoo=NAME``, ``images=NAME``, ``runs=N`` and ``data_root=DIR`` as of
+configs/predict_accuracy.py, ``seeds=N``, and ``models=NAME+NAME``.
 """
 
 from pathlib import Path
@@ -30,13 +30,15 @@ MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets")
 def get_config(argument: str = "") -> ConfigDict:
     """The sweep; ``argument`` is what follows the colon after the file's name."""
     variant, given = parse_argument(
-        argument, VARIANTS, zoo="", images="digits", data_root="", runs=0, seeds=3
-    )
+        argument, VARIANTS, zoo="", images="digits", data_root="", runs=0, seeds=3,
+        models="",
+    )  # fmt: skip
     zoos = {"mixed": "diverse", "wild_park": "wild_park", "smoke": "smoke"}
     zoo = given["zoo"] or zoos.get(variant, "small_cnn")
     file = Path(__file__).with_name("predict_accuracy.py")
     single = zoo == "small_cnn" and variant in ("models", "ablations")
     where = "activation=relu" if single else ""
+    chosen = tuple(given["models"].split("+")) if given["models"] else ()
 
     config = ConfigDict()
     config.config = f"{file}:{zoo},data_root={given['data_root']}"
@@ -46,13 +48,17 @@ def get_config(argument: str = "") -> ConfigDict:
     config.values = {}
     config.alternatives = ({},)
     if variant == "models":
-        config.arguments["model"] = SINGLE if single else MIXED
+        config.arguments["model"] = chosen or (SINGLE if single else MIXED)
     elif variant == "mixed":
-        config.arguments["model"] = MIXED
-        config.arguments["fraction"] = (1.0, 0.1)
-        config.arguments["wider"] = (0, 1)
+        config.arguments["model"] = chosen or MIXED
+        config.alternatives = (
+            {},
+            {"data.fraction": 0.1},
+            {"data.wider": "width"},
+            {"data.wider": "width", "graph.fan_in": True},
+        )
     elif variant == "wild_park":
-        config.arguments["model"] = MIXED
+        config.arguments["model"] = chosen or MIXED
         config.alternatives = (
             {},
             {"graph.activations": False},
@@ -60,7 +66,7 @@ def get_config(argument: str = "") -> ConfigDict:
             {"graph.fuse": "quotient"},
         )
     elif variant == "ablations":
-        config.arguments["model"] = ("gmn",)
+        config.arguments["model"] = chosen or ("gmn",)
         config.alternatives = (
             {},
             {"model.bias": "feature"},
@@ -71,7 +77,7 @@ def get_config(argument: str = "") -> ConfigDict:
             {"model.aggregate": "attention"},
             {"model.frequencies": 0},
             {"model.readout": "mean"},
-            {"canonicalize": False},
+            {"canonicalize": True},
             {"graph.depths": False},
             {"model.probes": 16},
         )
