@@ -47,7 +47,7 @@ VARIANTS = (
 
 # Small enough for two cores; mostly 100,000 to 350,000 parameters, of the functionals more.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "product_gmn": {"dim": 64, "depth": 4},
+    "product_gmn": {"dim": 64, "depth": 4, "moments": 32, "readout": "moments"},
     "gmn": {"dim": 64, "depth": 4},
     "ng_gnn": {"dim": 32, "depth": 4},
     "ng_t": {"dim": 64, "edge_dim": 32, "attention_dim": 64, "depth": 4},

@@ -30,6 +30,7 @@ from metanet.networks import Architecture, ParamSpec, create
 
 MODELS_TESTED: dict[str, dict[str, Any]] = {
     **{name: {} for name in MODELS if name not in ("flat_mlp", "dmc", "transformer")},
+    "product_gmn": {"moments": 4, "readout": "moments"},
     "gmn parallel": {"kernel": "parallel"},
     "gmn loops": {"bias": "loop", "aggregate": "attention", "readout": "nodes_edges"},
     "gmn pna": {"bias": "feature", "aggregate": "pna", "directions": "forward"},

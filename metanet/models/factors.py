@@ -29,7 +29,7 @@ class FactorConfig:
     Attributes:
         dim: Width of node features.
         depth: Number of blocks.
-        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
+        readout: "roles", "moments", "attention", "outputs" or "mean"; see `Readout`.
         dropout: Rate on the pooled features.
     """
 

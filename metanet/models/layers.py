@@ -147,6 +147,11 @@ def _norm_gradient(x: jax.Array, r: jax.Array, g: jax.Array) -> jax.Array:
 _norm_products.defvjp(_norm_products_forward, _norm_products_backward)
 
 
+def log_variance(variance: jax.Array) -> jax.Array:
+    """Logarithm of a variance; the offset bounds its gradient where values are alike."""
+    return jnp.log(variance + 1e-4)
+
+
 def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """``x @ weight + bias`` for rows ``[..., a]``, a weight ``[a, b]`` and ``[b]``."""
     if weight.shape[0] == 1:

@@ -22,7 +22,9 @@ computes, with head i of an edge acting on the i-th run of d/h values,
               * (1 + norm(x_v) W_u)) W_4
     e_st  += tanh(e_st + <norm(x_s) W_q, norm(x_t) W_k>) W_e
     g     += silu(norm(g) W_5 + mean_v(x_v) W_6) W_7
-(messages and matches read the x of the block's start).
+(messages and matches read the x of the block's start). Sums say little of how weights are
+spread, which tells how a network was trained: with ``moments``, x starts from the mean and
+log variance of further edge features, the first of StatNN's statistics node by node.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from flax import nnx
 from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.models.base import GraphModel, Subject, per_graph
-from metanet.models.layers import Linear, NormLinear
+from metanet.models.layers import Linear, NormLinear, log_variance
 from metanet.models.readout import ReadoutName
 
 
@@ -47,20 +49,20 @@ class ProductGMNConfig:
     Attributes:
         dim: Width of node and global features.
         heads: Features per edge; each acts on ``dim / heads`` features of a node.
-        profile: Width of a network on every edge whose means over a node's incoming
-            and outgoing edges start the node's features; 0: none.
+        moments: Number of further edge features of which every node starts with the mean
+            and the log variance over its incoming and its outgoing edges; 0: none.
         depth: Number of blocks.
         frequencies: Fourier frequencies per parameter; 0 encodes linearly.
         max_frequency: Highest frequency, in radians per standard deviation.
         probes: Number of learned inputs whose activations become node features; 0: the
             model sees weights only.
-        readout: "roles", "attention", "outputs" or "mean"; see `Readout`.
+        readout: "roles", "moments", "attention", "outputs" or "mean"; see `Readout`.
         dropout: Rate on the pooled features.
     """
 
     dim: int = 64
     heads: int = 8
-    profile: int = 32
+    moments: int = 0
     depth: int = 4
     frequencies: int = 16
     max_frequency: float = 8.0
@@ -70,7 +72,7 @@ class ProductGMNConfig:
 
     def __post_init__(self) -> None:
         require_at_least(
-            self, dim=1, heads=1, depth=1, profile=0, frequencies=0, probes=0
+            self, dim=1, heads=1, depth=1, moments=0, frequencies=0, probes=0
         )
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
@@ -131,14 +133,14 @@ class ProductGMN(GraphModel):
             config,
             vocabulary,
             subject,
-            edge_dim=config.heads + config.profile,
+            edge_dim=config.heads + config.moments,
             edge_readout=False,
             has_globals=True,
             rngs=rngs,
         )
-        self.profile = (
-            Linear(2 * config.profile, config.dim, bias=False, rngs=rngs)
-            if config.profile
+        self.moments = (
+            Linear(4 * config.moments, config.dim, bias=False, rngs=rngs)
+            if config.moments
             else None
         )
         self.start = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.dim,)))
@@ -156,12 +158,23 @@ class ProductGMN(GraphModel):
     ) -> tuple[jax.Array, Edges, jax.Array | None]:
         x, edges = self.nodes(layout), self.encoder.edges(layout)
         heads = self.config.heads
-        if self.profile is not None:
-            seen = map_edges(lambda e: jax.nn.silu(e[..., heads:]), edges)
-            ends = [layout.reduce(seen, end, "mean") for end in ("source", "target")]
-            x = x + self.profile(jnp.concatenate(ends, axis=-1))
+        if self.moments is not None:
+            x = x + self.moments(_moments(layout, edges, heads))
         e = layout.heads(map_edges(lambda e: e[..., :heads], edges))
         g = per_graph(layout, self.start[...])
         for block in self.blocks:
             x, e, g = block(layout, x, e, g)
         return x, layout.features_last(e), g
+
+
+def _moments(layout: Layout, edges: Edges, start: int) -> jax.Array:
+    """Means and log variances of the features from ``start`` on, over either end."""
+    edges = map_edges(lambda e: e[..., start:], edges)
+    parts = []
+    for end in ("target", "source"):
+        mean = layout.reduce(edges, end, "mean")
+        around = layout.settle(
+            map_edges(lambda e, m: jnp.square(e - m), edges, layout.send(mean, end))
+        )
+        parts += [mean, log_variance(layout.reduce(around, end, "mean"))]
+    return jnp.concatenate(parts, axis=-1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.models.layers import Linear, rms_norm
+from metanet.models.layers import Linear, log_variance, rms_norm
 
-ReadoutName = Literal["roles", "attention", "edges", "nodes_edges", "outputs", "mean"]
-READOUTS = ("roles", "attention", "edges", "nodes_edges", "outputs", "mean")
+ReadoutName = Literal[
+    "roles", "moments", "attention", "edges", "nodes_edges", "outputs", "mean"
+]
+READOUTS: tuple[str, ...] = get_args(ReadoutName)
 _ROLES = ("input", "hidden", "output")
 _QUERIES = 4
 
@@ -21,6 +23,7 @@ class Readout(nnx.Module):
     """Pools a batch to ``[G, dim]``, appends the global feature and normalises.
 
     * "roles": means over input, output and all other nodes, concatenated;
+    * "moments": the same, and logarithms of the variances;
     * "attention": softmax-weighted means of all nodes for four learned queries;
     * "edges": mean over edges of a learned map (Graph Metanetworks, edge readout);
     * "nodes_edges": that and the same for nodes (Graph Metanetworks);
@@ -61,6 +64,7 @@ class Readout(nnx.Module):
         self.node_map = make(nodes, nodes) if how == "nodes_edges" else None
         parts = {
             "roles": len(self.roles),
+            "moments": 2 * len(self.roles),
             "attention": _QUERIES,
             "edges": 1,
             "nodes_edges": 2,
@@ -78,9 +82,15 @@ class Readout(nnx.Module):
         globals_: jax.Array | None,
     ) -> jax.Array:
         parts: list[jax.Array] = []
-        if self.how == "roles":
+        if self.how in ("roles", "moments"):
             role = jnp.asarray(self.role)[layout.node_type]
             parts = [layout.pool_nodes(nodes, where=role == i) for i in self.roles]
+            if self.how == "moments":
+                for i, mean in zip(self.roles, tuple(parts), strict=True):
+                    square = jnp.square(nodes - layout.to_nodes(mean))
+                    parts.append(
+                        log_variance(layout.pool_nodes(square, where=role == i))
+                    )
         elif self.how == "mean":
             parts = [layout.pool_nodes(nodes)]
         elif self.how == "attention":
