@@ -82,10 +82,10 @@ def test_compare_groups_seeds_and_sorts_by_accuracy(tmp_path):
     runs.append(fake_run(tmp_path, "wide<b>", 0.9, model=model))
     table = compare(runs)
     assert table.path == tmp_path / "comparison.html"
-    assert table.header[:4] == ("run", "seeds", "model.dim", "test accuracy")
+    assert table.header[:4] == ("run", "model.dim", "seeds", "test accuracy")
     assert [row[:4] for row in table.rows] == [
-        ("wide<b>", "1", "128", "0.9000"),
-        ("stat", "3", "64", "0.5100 ± 0.0100"),
+        ("wide<b>", "128", "1", "0.9000"),
+        ("stat", "64", "3", "0.5100 ± 0.0100"),
     ]
     assert "3 min 32 s" in table.rows[0]
     text = parse(table.path)

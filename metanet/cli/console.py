@@ -47,11 +47,11 @@ def add_command(
 
 
 def console() -> Any:
-    """A console on standard output; without a terminal, lines are not wrapped at 80."""
+    """A console on standard output; without a terminal, lines are not wrapped."""
     from rich.console import Console
 
     out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
+    return out if out.is_terminal else Console(highlight=False, width=1000)
 
 
 def print_table(

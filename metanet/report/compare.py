@@ -64,7 +64,9 @@ def _group(workdirs: Sequence[Path], by: Sequence[str]) -> list[_Group]:
         stem = (
             os.path.commonprefix(names).rstrip("-_. ") if len(names) > 1 else names[0]
         )
-        groups.append(_Group(stem or names[0], settings, tuple(results)))
+        # Fields that were asked for name a group better than its directories.
+        label = ", ".join(map(str, settings.values())) if by else stem or names[0]
+        groups.append(_Group(label, settings, tuple(results)))
     return groups
 
 
@@ -77,7 +79,13 @@ def _mean_sd(values: Sequence[float]) -> str:
     if not values:
         return _MISSING
     mean = number(statistics.fmean(values))
-    return f"{mean} ± {number(statistics.stdev(values))}" if len(values) > 1 else mean
+    if len(values) == 1:
+        return mean
+    spread = statistics.stdev(values)
+    # As many digits as the mean has.
+    small = "." in mean and "e" not in mean and spread < 1e3
+    digits = len(mean.partition(".")[2])
+    return f"{mean} ± {f'{spread:.{digits}f}' if small else number(spread)}"
 
 
 def _mean(group: _Group, key: str) -> float | None:
@@ -95,12 +103,14 @@ _COMPARED = {
 def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
     others = sorted({k for g in groups for r in g.results for k in r if k[:3] == "on "})
     compared = _COMPARED | dict.fromkeys(others, ("accuracy", "r2", "kendall_tau"))
-    return [
+    found = [
         (split, metric)
         for split, names in compared.items()
         for metric in names
         if any(_values(group, split, metric) for group in groups)
     ]
+    # A loss says nothing to people who see anything else.
+    return [pair for pair in found if pair[1] != "loss"] or found
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -159,7 +169,8 @@ def compare(
 
         groups.sort(key=rank)
     differing = list(by) or _differing([g.settings for g in groups])
-    header = ("run", "seeds", *differing, *(f"{s} {m}" for s, m in metrics))
+    header = (*(() if by else ("run",)), *differing, "runs" if by else "seeds")
+    header += tuple(f"{s} {m}" for s, m in metrics)
     header += ("parameters", "networks/s", "time")
     rows = []
     for g in groups:
@@ -168,9 +179,9 @@ def compare(
         )
         rows.append(
             (
-                g.name,
-                str(len(g.results)),
+                *(() if by else (g.name,)),
                 *(str(g.settings.get(k, _MISSING)) for k in differing),
+                str(len(g.results)),
                 *(_mean_sd(_values(g, s, m)) for s, m in metrics),
                 _MISSING if parameters is None else number(round(parameters)),
                 _MISSING if speed is None else number(speed),
