@@ -315,8 +315,8 @@ def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
 
     runs = sorted((tmp_path / "runs").glob("seed=[01]"))
     table = compare(runs, by=("model.depth",))
-    assert len(table.rows) == 1 and table.header[:3] == ("run", "seeds", "model.depth")
-    assert table.rows[0][1] == "2" and "±" in table.rows[0][3]
+    assert len(table.rows) == 1 and table.header[:2] == ("model.depth", "runs")
+    assert table.rows[0][1] == "2" and "±" in table.rows[0][2]
     with pytest.raises(MetanetError, match=r"no field 'model.dept'.*depth"):
         compare(runs, by=("model.dept",))
 
