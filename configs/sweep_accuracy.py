@@ -5,7 +5,7 @@ r"""Sweeps of accuracy prediction: models, amounts of data, graph constructions.
 
 Variants: ``models`` (every model on one zoo; on zoos of several architectures those that
 read them), ``mixed`` (networks of several architectures: all data, a tenth, a test on wider
-networks, the same with weights scaled by their fan-in), ``wild_park`` (graphs with and
+networks, the same without scaling weights by their fan-in), ``wild_park`` (graphs with and
 without activations, depths and shared nodes), ``ablations`` (parts of the GMN), ``smoke``.
 Settings: ``zoo=NAME``, ``images=NAME``, ``runs=N`` and ``data_root=DIR`` as of
 configs/predict_accuracy.py, ``seeds=N``, and ``models=NAME+NAME``.
@@ -55,7 +55,7 @@ def get_config(argument: str = "") -> ConfigDict:
             {},
             {"data.fraction": 0.1},
             {"data.wider": "width"},
-            {"data.wider": "width", "graph.fan_in": True},
+            {"data.wider": "width", "graph.fan_in": False},
         )
     elif variant == "wild_park":
         config.arguments["model"] = chosen or MIXED
