@@ -38,6 +38,12 @@ def get_config(argument: str = "") -> ConfigDict:
     file = Path(__file__).with_name("predict_accuracy.py")
     single = zoo == "small_cnn" and variant in ("models", "ablations")
     where = "activation=relu" if single else ""
+    models = {
+        "models": SINGLE if single else MIXED,
+        "mixed": MIXED,
+        "wild_park": MIXED,
+        "ablations": ("gmn",),
+    }
     chosen = tuple(given["models"].split("+")) if given["models"] else ()
 
     config = ConfigDict()
@@ -47,10 +53,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.arguments = {"seed": tuple(range(given["seeds"]))}
     config.values = {}
     config.alternatives = ({},)
-    if variant == "models":
-        config.arguments["model"] = chosen or (SINGLE if single else MIXED)
-    elif variant == "mixed":
-        config.arguments["model"] = chosen or MIXED
+    if variant in models:
+        config.arguments["model"] = chosen or models[variant]
+    if variant == "mixed":
         config.alternatives = (
             {},
             {"data.fraction": 0.1},
@@ -58,7 +63,6 @@ def get_config(argument: str = "") -> ConfigDict:
             {"data.wider": "width", "graph.fan_in": False},
         )
     elif variant == "wild_park":
-        config.arguments["model"] = chosen or MIXED
         config.alternatives = (
             {},
             {"graph.activations": False},
@@ -66,7 +70,6 @@ def get_config(argument: str = "") -> ConfigDict:
             {"graph.fuse": "quotient"},
         )
     elif variant == "ablations":
-        config.arguments["model"] = chosen or ("gmn",)
         config.alternatives = (
             {},
             {"model.bias": "feature"},

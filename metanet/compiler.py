@@ -11,7 +11,7 @@ def on_cpu() -> bool:
 
 
 def once() -> dict[str, int] | None:
-    """For programs that run a few times: compiled up to ten times faster, run slower."""
+    """For programs that run a few times: compiled several times faster, run slower."""
     return {"xla_backend_optimization_level": 0} if on_cpu() else None
 
 
