@@ -294,7 +294,7 @@ def test_two_processes_do_not_train_one_run(zoo, tmp_path):
 def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
     """Failures are told and do not stop it; what is finished is not run again."""
     file = tmp_path / "base.py"
-    mapping = config(zoo.path, train={"steps": 4}).to_json()
+    mapping = config(zoo.path).to_json()
     file.write_text(
         "from ml_collections import ConfigDict\n"
         f"def get_config(argument=''): return ConfigDict({mapping!r})\n"
@@ -302,6 +302,7 @@ def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
     sweep = SweepConfig(
         config=str(file),
         values={"seed": [0, 1]},
+        fixed={"train.steps": 4},
         alternatives=({}, {"optimizer.name": "nonesuch"}),
     )
     names = [t.name for t in trials(sweep)]
@@ -314,6 +315,7 @@ def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
     assert again.count("finished before") == 2
 
     runs = sorted((tmp_path / "runs").glob("seed=[01]"))
+    assert [load_run(run).config.train.steps for run in runs] == [4, 4]
     table = compare(runs, by=("model.depth",))
     assert len(table.rows) == 1 and table.header[:2] == ("model.depth", "runs")
     assert table.rows[0][1] == "2" and "±" in table.rows[0][2]

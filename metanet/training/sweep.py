@@ -27,6 +27,7 @@ class SweepConfig:
         config: The experiment, ``FILE[:ARGUMENT]``.
         arguments: Settings after the colon, each with its choices.
         values: Dotted fields of the config, each with its choices.
+        fixed: Dotted fields of the config that are the same in all runs.
         alternatives: Sets of fields, one of which is taken at a time; {} for none.
         draws: Number of combinations that are taken at random; 0 takes all.
         seed: Of these.
@@ -35,6 +36,7 @@ class SweepConfig:
     config: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
     alternatives: tuple[dict[str, Any], ...] = ({},)
     draws: int = 0
     seed: int = 0
@@ -72,10 +74,10 @@ def trials(sweep: SweepConfig) -> list[Trial]:
         given = ",".join(f"{k}={chosen[k]}" for k in sweep.arguments)
         file, _, argument = sweep.config.partition(":")
         text = ",".join(part for part in (argument, given) if part)
-        values = {k: v for k, v in chosen.items() if k not in sweep.arguments}
+        own = {k: v for k, v in chosen.items() if k not in sweep.arguments}
         label = "-".join(f"{k.rpartition('.')[2]}={v}" for k, v in chosen.items())
         name = re.sub(r"[^\w.=+-]+", "_", label) or "run"
-        out.append(Trial(name, f"{file}:{text}", values))
+        out.append(Trial(name, f"{file}:{text}", {**sweep.fixed, **own}))
     if sweep.draws and sweep.draws < len(out):
         rng = np.random.default_rng(sweep.seed)
         kept = sorted(rng.choice(len(out), sweep.draws, replace=False))
