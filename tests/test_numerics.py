@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from metanet.graphs.edge_products import carried, matched
 from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.models.baselines import _quantiles
 from metanet.models.layers import NormLinears, affine, norm_products, rms_norm
@@ -75,6 +76,36 @@ def test_products_of_normed_rows(shape):
     layer = NormLinears(6, [2, 3], rngs=nnx.Rngs(0))
     joined = jnp.concatenate(layer(x), -1)
     np.testing.assert_allclose(joined, _norm(x) @ layer.kernel[...], atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_products_along_edges(heads):
+    """Carrying and matching are sums over edges; padding (node 5) takes no part."""
+    start, end = jnp.array([0, 4, 2, 2, 5, 1]), jnp.array([3, 0, 0, 4, 5, 5])
+    incidence = [jax.nn.one_hot(i, 5) for i in (start, end)]
+    keys = jax.random.split(jax.random.key(heads), 5)
+    x, y, g = (jax.random.normal(k, (5, 6)) for k in keys[:3])
+    e, f = (jax.random.normal(k, (6, heads)) for k in keys[3:])
+    runs = lambda x, ends: (ends @ x).reshape(6, heads, -1)
+
+    def ours(x, y, e):
+        return jnp.vdot(g, carried(e, x, start, end)), jnp.vdot(
+            f, matched(x, y, start, end, heads)
+        )
+
+    def plain(x, y, e):
+        sent, received = runs(x, incidence[0]), runs(y, incidence[1])
+        carried = incidence[1].T @ (e[..., None] * sent).reshape(6, -1)
+        return jnp.vdot(g, carried), jnp.vdot(f, (sent * received).sum(-1))
+
+    for got, wanted in zip(
+        jax.jit(jax.jacrev(ours, (0, 1, 2)))(x, y, e),
+        jax.jacrev(plain, (0, 1, 2))(x, y, e),
+        strict=True,
+    ):
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(ours(x, y, e), plain(x, y, e), rtol=1e-5)
 
 
 def test_sums_keep_what_is_not_a_number():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.graphs.batch import End
+from metanet.graphs.edge_products import carried, matched
 from metanet.graphs.layout import Edges, Reduction
 from metanet.graphs.packing import PackedGraphs
 from metanet.graphs.vocabulary import Vocabulary
@@ -138,17 +139,16 @@ class Packed:
         self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
         (e,) = edges
-        (x,) = self.send(nodes, "source" if end == "target" else "target")
         if scale:
             column = 0 if end == "source" else 1
             e = e * jax.lax.rsqrt(jnp.asarray(self.graphs.fan)[:, column, None])
-        product = e[:, :, None] * x.reshape(*e.shape, -1)
-        return self.reduce((product.reshape(x.shape),), end)
+        start = self._ends("source" if end == "target" else "target")
+        return carried(e, nodes, start, self._ends(end))
 
     def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
-        ((s,), (t,)) = self.send(at_source, "source"), self.send(at_target, "target")
-        both = (s * t).reshape(s.shape[0], heads, -1)
-        return (both.sum(-1) * np.float32(both.shape[-1] ** -0.5),)
+        ends = self._ends("source"), self._ends("target")
+        found = matched(at_source, at_target, *ends, heads)
+        return (found * np.float32((at_source.shape[1] // heads) ** -0.5),)
 
     def to_nodes(self, graphs: jax.Array) -> jax.Array:
         return jnp.take(graphs, self._node_graph, axis=0, mode="clip")
