@@ -6,10 +6,11 @@ r"""What mixing architectures costs, and what weights in a file cost: speed of t
 
 Trains on the zoos of configs/predict_accuracy.py (made in ``--zoos`` when they are
 missing) in turn: ``uniform`` on networks of one architecture, ``packed`` on the same in
-packed batches, ``mixed`` on those of the diverse zoo, ``file`` as uniform with the weights
-in a mapped file instead of memory. One JSON line per model: medians of parameters and
-edges of input networks read per second, ``times`` per parameter and per edge relative to
-uniform, how often the step was traced, and seconds before the first step.
+packed batches, ``varying`` and ``diverse`` on those of these zoos, ``file`` as uniform
+with the weights in a mapped file instead of memory. One JSON line per model: medians of
+parameters and edges of input networks read per second, ``times`` per parameter and per
+edge relative to uniform, how often the step was traced, and seconds before the first
+step.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
     cases: dict[str, tuple[str, tuple[str, ...], bool]] = {
         "uniform": ("small_cnn", (), False),
         "packed": ("small_cnn", (), True),
-        "mixed": ("diverse", (), True),
+        "varying": ("varying", (), True),
+        "diverse": ("diverse", (), True),
         "file": ("small_cnn", ("--config.data.memory=1e-6",), False),
     }
     runs: dict[str, Training] = {}
