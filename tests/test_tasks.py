@@ -17,6 +17,7 @@ from metanet.tasks import (
     Classification,
     ClassificationConfig,
 )
+from metanet.zoos import SETTING_COLUMNS, ZooTable
 
 NAMES = ("a", "b", "c", "d")
 
@@ -148,6 +149,48 @@ def test_bootstrap_draws_whole_runs(accuracies):
         assert low < exact[name] < high
         ratio = (again[name][1] - again[name][0]) / (high - low)
         assert 0.7 < ratio < 1.4
+
+
+def runs_of(
+    seed: int, runs: int = 200, epochs: tuple[int, ...] = (0, 1, 4)
+) -> ZooTable:
+    """Runs whose learning rate tells their accuracy in part, their first epoch wholly."""
+    rng = np.random.default_rng(seed)
+    rate, luck = rng.uniform(0.1, 0.3, (2, runs))
+    good = np.outer(rate + luck, np.log1p(epochs))
+    text = np.full(good.size, "same")
+    columns = {
+        name: text if kind == "string" else np.ones(good.size)
+        for name, kind in SETTING_COLUMNS.items()
+    }
+    columns |= {
+        "learning_rate": np.repeat(rate, len(epochs)),
+        "run": np.repeat(np.arange(runs), len(epochs)),
+        "epoch": np.tile(epochs, runs),
+        "test_accuracy": good.ravel(),
+    }
+    nothing = np.zeros(good.size, np.int64)
+    return ZooTable(np.zeros(0, np.float32), nothing, nothing, columns)
+
+
+def test_references_answer_what_they_are_asked():
+    """The first epoch's accuracy is not asked for itself; the model neither, beside it."""
+    tables = {"train": runs_of(0), "test": runs_of(1)}
+    truth, epoch = tables["test"]["test_accuracy"], tables["test"]["epoch"]
+    told = np.where(epoch == 4, np.clip(truth, 1e-6, 1 - 1e-6), 0.5)
+    outputs = np.stack([np.log(told / (1 - told)), *np.ones((2, len(told)))], -1)
+    found = accuracy().references(tables, outputs)
+    first = found.pop("accuracy of the first epoch, of later ones")
+    own = found.pop("this model, of later epochs")
+    assert own["r2"] == pytest.approx(1.0) and own["mae"] < 1e-6
+    assert first["r2"] > 0.95 and set(found) == {
+        "settings, linear",
+        "settings, boosting",
+    }
+    later = {name: table.take(table["epoch"] == 4) for name, table in tables.items()}
+    alone = accuracy().references(later, outputs[epoch == 4])
+    assert set(alone) == set(found)  # no earlier epoch is known
+    assert alone["settings, boosting"]["r2"] < 0.7 < found["settings, boosting"]["r2"]
 
 
 @pytest.mark.parametrize("loss", ["bce", "mse"])

@@ -135,13 +135,22 @@ class AccuracyPrediction:
             out["intervals"] = _bootstrap(value, targets, groups)
         return out
 
-    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
-        found = references(tables, self.column)
-        wanted = tables["test"][self.column]
-        return {
-            name: {metric: f(values, wanted) for metric, f in _METRICS.items()}
-            for name, values in found.items()
-        }
+    def references(
+        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
+    ) -> dict[str, Any]:
+        own, wanted = self.predictions(outputs)[:, 0], tables["test"][self.column]
+        out: dict[str, Any] = {}
+        for name, values in references(tables, self.column).items():
+            asked = np.isfinite(values)
+            measure = lambda found, asked=asked: {
+                metric: f(found[asked], wanted[asked]) for metric, f in _METRICS.items()
+            }
+            if asked.all():
+                out[name] = measure(values)
+            else:
+                out[f"{name}, of later ones"] = measure(values)
+                out["this model, of later epochs"] = measure(own)
+        return out
 
     def predictions(
         self, outputs: np.ndarray, calibration: dict[str, Any] | None = None

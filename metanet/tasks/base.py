@@ -63,8 +63,16 @@ class Task(Protocol):
         """
         ...
 
-    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
-        """Test metrics of predictors that read no weights, by name; {} for none."""
+    def references(
+        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
+    ) -> dict[str, Any]:
+        """Test metrics of predictors that read no weights, by name; {} for none.
+
+        Args:
+            tables: Networks by split.
+            outputs: This model's, of the test split: where a predictor tells only a part
+                of it, the model is measured on the same part.
+        """
         ...
 
     def predictions(

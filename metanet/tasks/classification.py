@@ -85,7 +85,9 @@ class Classification:
             "confusion": confusion.tolist(),
         }
 
-    def references(self, tables: Mapping[str, ZooTable]) -> dict[str, Any]:
+    def references(
+        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
+    ) -> dict[str, Any]:
         return {}
 
     def predictions(

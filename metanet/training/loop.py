@@ -159,7 +159,7 @@ class _Run:
         self.config, self.task = experiment.config, experiment.task
         column = self.task.column
         self.targets = {split: t[column] for split, t in tables.items()}
-        self.references = self.task.references(tables)
+        self.tables = tables
         self.ranges = ranges_of(tables["train"], experiment.inputs)
         self.groups = {split: groups_of(t) for split, t in tables.items()}
         self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
@@ -315,7 +315,7 @@ class _Run:
             "seed": self.config.seed,
             "calibration": learned,
             "ranges": self.ranges,
-            "references": self.references,
+            "references": self.task.references(self.tables, outputs["test"]),
         }
         if jax.process_index() == 0:
             write_result(self.workdir, result)
