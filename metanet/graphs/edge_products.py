@@ -14,6 +14,11 @@ import jax
 import jax.numpy as jnp
 
 
+def _send(x: jax.Array, ends: jax.Array) -> jax.Array:
+    return jnp.take(x, ends, axis=0, mode="fill", fill_value=0)
+
+
+@jax.custom_vjp
 def carried(e: jax.Array, x: jax.Array, start: jax.Array, end: jax.Array) -> jax.Array:
     """What nodes receive: ``out[n] = sum over edges with end n of e * x[start]``.
 
@@ -26,9 +31,25 @@ def carried(e: jax.Array, x: jax.Array, start: jax.Array, end: jax.Array) -> jax
     Returns:
         ``[N, d]``.
     """
-    return _carried(e, x, start, end)
+    sent = _send(x, start).reshape(*e.shape, -1)
+    products = (e[:, :, None] * sent).reshape(len(e), -1)
+    return jax.ops.segment_sum(products, end, len(x))
 
 
+def _carried_forward(e: jax.Array, x: jax.Array, start: jax.Array, end: jax.Array):
+    return carried(e, x, start, end), (e, x, start, end)
+
+
+def _carried_backward(saved: Any, g: jax.Array):
+    e, x, start, end = saved
+    de = matched(x, g, start, end, e.shape[1])
+    return de, carried(e, g, end, start), None, None
+
+
+carried.defvjp(_carried_forward, _carried_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def matched(
     x: jax.Array, y: jax.Array, start: jax.Array, end: jax.Array, heads: int
 ) -> jax.Array:
@@ -43,37 +64,6 @@ def matched(
     Returns:
         ``[E, h]``.
     """
-    return _matched(x, y, start, end, heads)
-
-
-def _send(x: jax.Array, ends: jax.Array) -> jax.Array:
-    return jnp.take(x, ends, axis=0, mode="fill", fill_value=0)
-
-
-@jax.custom_vjp
-def _carried(e: jax.Array, x: jax.Array, start: jax.Array, end: jax.Array) -> jax.Array:
-    sent = _send(x, start).reshape(*e.shape, -1)
-    products = (e[:, :, None] * sent).reshape(len(e), -1)
-    return jax.ops.segment_sum(products, end, len(x))
-
-
-def _carried_forward(e: jax.Array, x: jax.Array, start: jax.Array, end: jax.Array):
-    return _carried(e, x, start, end), (e, x, start, end)
-
-
-def _carried_backward(saved: Any, g: jax.Array):
-    e, x, start, end = saved
-    de = _matched(x, g, start, end, e.shape[1])
-    return de, _carried(e, g, end, start), None, None
-
-
-_carried.defvjp(_carried_forward, _carried_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _matched(
-    x: jax.Array, y: jax.Array, start: jax.Array, end: jax.Array, heads: int
-) -> jax.Array:
     # Heads side by side: a sum over runs is one over slices, without a reduction.
     turn = lambda v: v.reshape(len(v), heads, -1).swapaxes(1, 2).reshape(v.shape)
     both = _send(turn(x), start) * _send(turn(y), end)
@@ -84,12 +74,12 @@ def _matched(
 
 
 def _matched_forward(x: jax.Array, y: jax.Array, start: Any, end: Any, heads: int):
-    return _matched(x, y, start, end, heads), (x, y, start, end)
+    return matched(x, y, start, end, heads), (x, y, start, end)
 
 
 def _matched_backward(heads: int, saved: Any, g: jax.Array):
     x, y, start, end = saved
-    return _carried(g, y, end, start), _carried(g, x, start, end), None, None
+    return carried(g, y, end, start), carried(g, x, start, end), None, None
 
 
-_matched.defvjp(_matched_forward, _matched_backward)
+matched.defvjp(_matched_forward, _matched_backward)

@@ -147,7 +147,7 @@ class Packed:
 
     def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
         ends = self._ends("source"), self._ends("target")
-        found = matched(at_source, at_target, *ends, heads)
+        found = jnp.asarray(matched(at_source, at_target, *ends, heads))
         return (found * np.float32((at_source.shape[1] // heads) ** -0.5),)
 
     def to_nodes(self, graphs: jax.Array) -> jax.Array:

@@ -123,7 +123,7 @@ class AccuracyPrediction:
         logit = outputs[:, 0].astype(np.float64)
         entropy = np.logaddexp(0, logit) - logit * targets
         out: dict[str, Any] = {
-            **{name: f(value, targets) for name, f in _METRICS.items()},
+            **_measured(value, targets),
             "loss": float(entropy.mean()),
         }
         if calibration is not None:
@@ -142,14 +142,11 @@ class AccuracyPrediction:
         out: dict[str, Any] = {}
         for name, values in references(tables, self.column).items():
             asked = np.isfinite(values)
-            measure = lambda found, asked=asked: {
-                metric: f(found[asked], wanted[asked]) for metric, f in _METRICS.items()
-            }
-            if asked.all():
-                out[name] = measure(values)
-            else:
-                out[f"{name}, of later ones"] = measure(values)
-                out["this model, of later epochs"] = measure(own)
+            out[name] = _measured(values[asked], wanted[asked])
+            if not asked.all():
+                out["this model, of later epochs"] = _measured(
+                    own[asked], wanted[asked]
+                )
         return out
 
     def predictions(
@@ -160,6 +157,10 @@ class AccuracyPrediction:
         margin = calibration["margin"] if calibration else 0.0
         low, high = np.clip(low - margin, 0, 1), np.clip(high + margin, 0, 1)
         return np.stack([value, np.minimum(low, value), np.maximum(high, value)], -1)
+
+
+def _measured(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    return {name: f(found, wanted) for name, f in _METRICS.items()}
 
 
 def _pinball(found: jax.Array, wanted: jax.Array, share: float) -> jax.Array:
