@@ -5,9 +5,10 @@ r"""What mixing architectures costs, and what weights in a file cost: speed of t
         --models product_gmn,deep_sets
 
 Trains on the zoos of configs/predict_accuracy.py (made in ``--zoos`` when they are
-missing) in turn: ``uniform`` on networks of one architecture, ``packed`` on the same in
-packed batches, ``varying`` and ``diverse`` on those of these zoos, ``file`` as uniform
-with the weights in a mapped file instead of memory. One JSON line per model: medians of
+missing; ``--runs diverse=1500`` for one of another size) in turn: ``uniform`` on networks
+of one architecture, ``packed`` on the same in packed batches, ``varying`` and ``diverse``
+on those of these zoos, ``file`` as uniform with the weights in a mapped file instead of
+memory. One JSON line per model: medians of
 parameters and edges of input networks read per second, ``times`` per parameter and per
 edge relative to uniform, how often the step was traced, and seconds before the first
 step.
@@ -105,6 +106,7 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
     for name, (zoo, changes, mixed) in cases.items():
         where = ",where=activation=relu" if zoo == "small_cnn" else ""
         given = f"images={args.images},data_root={args.data_root},model={model}{where}"
+        given += f",runs={dict(args.runs).get(zoo, 0)}"
         path = f"--config.zoo.path={args.zoos}/{args.images}-{zoo}"
         config, _ = load_config(f"{CONFIG}:{zoo},{given}", [path, *changes])
         runs[name] = Training(ExperimentConfig.from_mapping(config.to_dict()), mixed)
@@ -134,6 +136,12 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
     }
 
 
+def _runs(text: str) -> tuple[str, int]:
+    """``ZOO=N``."""
+    zoo, _, runs = text.partition("=")
+    return zoo, int(runs)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,6 +151,14 @@ def main() -> int:
     )
     parser.add_argument("--data-root", default="", help="folder of its files")
     parser.add_argument("--zoos", default="zoos", help="folder of the zoos")
+    parser.add_argument(
+        "--runs",
+        type=_runs,
+        action="append",
+        default=[],
+        metavar="ZOO=N",
+        help="training runs of a zoo, may be repeated (default: as its config says)",
+    )
     parser.add_argument(
         "--models", default="product_gmn,gmn,ng_gnn,deep_sets", help="comma-separated"
     )

@@ -46,11 +46,10 @@ def references(tables: Mapping[str, ZooTable], column: str) -> dict[str, np.ndar
         if early is not None and first is not None:
             inputs = lambda table, a: np.stack([a, a**2, np.log1p(table["epoch"])], -1)
             fit = HistGradientBoostingRegressor(random_state=0)
-            fit.fit(inputs(train, early), known)
+            fit.fit(inputs(train, early[0]), known)
+            told, later = fit.predict(inputs(test, first[0])), first[1]
             # Of the first epoch itself it would be the answer.
-            later = test["epoch"] > test["epoch"][test["epoch"] > 0].min()
-            predicted = fit.predict(inputs(test, first))
-            told = np.where(later, predicted, np.nan)
+            told = np.where(later, told, np.nan)
             found["accuracy of the first epoch, of later ones"] = told
     return {name: np.clip(values, 0, 1) for name, values in found.items()}
 
@@ -73,8 +72,8 @@ def _features(train: ZooTable, test: ZooTable) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(seen, -1), np.stack(asked, -1)
 
 
-def _early(table: ZooTable) -> np.ndarray | None:
-    """The test accuracy of each row's run after its first stored epoch of training."""
+def _early(table: ZooTable) -> tuple[np.ndarray, np.ndarray] | None:
+    """After the first stored epoch of training: its test accuracy, which rows are later."""
     epochs = np.unique(table["epoch"][table["epoch"] > 0])
     if len(epochs) < 2:
         return None
@@ -82,4 +81,5 @@ def _early(table: ZooTable) -> np.ndarray | None:
     first = dict(zip(table["run"][rows], table["test_accuracy"][rows], strict=True))
     if set(table["run"]) - set(first):
         return None
-    return np.asarray([first[run] for run in table["run"]])
+    accuracy = np.asarray([first[run] for run in table["run"]])
+    return accuracy, table["epoch"] > epochs[0]
