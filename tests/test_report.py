@@ -92,6 +92,30 @@ def test_compare_groups_seeds_and_sorts_by_accuracy(tmp_path):
     assert "wide<b>" in text and "0.5100 ± 0.0100" in text
 
 
+def test_predictors_without_weights_stand_beside_the_models(tmp_path):
+    """Once for all runs on the same data, with that data's settings."""
+    told = {"all": 0.6, "tenth": 0.3}
+    runs = [
+        fake_run(tmp_path, f"{share}-{model}", 0.5, seed=0, data={"share": share},
+                 model={"name": model})
+        for share in told for model in ("gmn", "statnn")
+    ]  # fmt: skip
+    for run in runs:
+        file = run / "result.json"
+        result = json.loads(file.read_text())
+        value = told[run.name.partition("-")[0]]
+        result["references"] = {"settings": {"accuracy": value}}
+        file.write_text(json.dumps(result))
+    cells = lambda *by: [row[: len(by) + 2] for row in compare(runs, by=by).rows]
+    assert cells("model.name", "data.share")[::5] == [
+        ("no weights: settings", "all", "1", "0.6000"),
+        ("no weights: settings", "tenth", "1", "0.3000"),
+    ]
+    both = next(row for row in cells("model.name") if "settings" in row[0])
+    assert both[1:] == ("2", "0.4500 ± 0.2121")
+    assert len(cells("data.share")) == 2
+
+
 def test_a_sweep_that_goes_on_is_compared(tmp_path, capsys):
     """Of all that ``runs/*`` names: finished runs, others, files."""
     fake_run(tmp_path, "a", 0.5)

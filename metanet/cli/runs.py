@@ -60,7 +60,8 @@ def add_commands(commands: Any) -> None:
         metavar="FIELD,...",
         default="",
         help="fields of the config, such as model.name,data.fraction: runs that agree in "
-        "these become one row (default: runs that differ in their seed alone)",
+        "these become one row (default: runs that differ in their seed alone); with "
+        "model.name, predictors that read no weights are rows as well",
     )
     predict = add_command(
         commands,

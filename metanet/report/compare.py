@@ -17,6 +17,8 @@ from metanet.training import read_transfers
 _MISSING = "-"
 # Where runs put their output says nothing about what they are.
 _NOT_SETTINGS = ("seed", "workdir")
+# What predictors that read no weights follow from.
+_DATA = ("zoo.", "data.", "task.column")
 
 
 class Comparison(NamedTuple):
@@ -33,26 +35,35 @@ class Comparison(NamedTuple):
     path: Path
 
 
+class _Run(NamedTuple):
+    path: Path
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+
 class _Group(NamedTuple):
     name: str
     settings: dict[str, Any]
     results: tuple[dict[str, Any], ...]
 
 
-def _group(workdirs: Sequence[Path], by: Sequence[str]) -> list[_Group]:
+def _read(workdir: Path) -> _Run:
+    config = read_json(workdir, "config.json")
+    settings = flatten(config.get("config", config))
+    for key in _NOT_SETTINGS:
+        settings.pop(key, None)
+    result = read_json(workdir, "result.json")
+    others = read_transfers(workdir)
+    result |= {f"on {name}": metrics for name, metrics in others.items()}
+    return _Run(workdir, settings, result)
+
+
+def _group(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
     found: dict[str, tuple[dict[str, Any], list[Path], list[dict[str, Any]]]] = {}
-    for workdir in workdirs:
-        config = read_json(workdir, "config.json")
-        settings = flatten(config.get("config", config))
-        for key in _NOT_SETTINGS:
-            settings.pop(key, None)
-        result = read_json(workdir, "result.json")
-        others = read_transfers(workdir)
-        result |= {f"on {name}": metrics for name, metrics in others.items()}
+    for workdir, settings, result in runs:
         if by:
             settings = {key: _setting(settings, key, workdir) for key in by}
-        key = json.dumps(settings, sort_keys=True, default=str)
-        _, paths, results = found.setdefault(key, (settings, [], []))
+        _, paths, results = found.setdefault(_key(settings), (settings, [], []))
         again = any(r.get("seed") == result.get("seed") is not None for r in results)
         if again and not by:
             continue  # the same run again is no further evidence
@@ -68,6 +79,33 @@ def _group(workdirs: Sequence[Path], by: Sequence[str]) -> list[_Group]:
         label = ", ".join(map(str, settings.values())) if by else stem or names[0]
         groups.append(_Group(label, settings, tuple(results)))
     return groups
+
+
+def _references(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
+    """What the runs were compared with without weights, as if it were models.
+
+    It follows from the zoo and what was taken of it: runs that agree there say the same.
+    """
+    if "model.name" not in by:
+        return []  # no cell would say what the row is
+    found: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
+    for _, settings, result in runs:
+        data = {k: v for k, v in settings.items() if k.startswith(_DATA)}
+        for name, metrics in (result.get("references") or {}).items():
+            if name.startswith("this model"):
+                continue
+            shown = {k: data[k] for k in by if k in data}
+            label = f"no weights: {name}"
+            entry = found.setdefault(_key([label, shown]), (label, shown, {}))
+            entry[2].setdefault(_key(data), {"test": metrics})
+    return [
+        _Group(label, shown | {"model.name": label}, tuple(results.values()))
+        for label, shown, results in found.values()
+    ]
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _values(group: _Group, split: str, metric: str) -> list[float]:
@@ -152,12 +190,16 @@ def compare(
 
     Returns:
         The table and the page's path. Metrics are the mean over the runs of a group,
-        with the sample standard deviation where there are several.
+        with the sample standard deviation where there are several. Predictors that read
+        no weights are rows as well where ``by`` names the model.
 
     Raises:
         MetanetError: a directory holds no finished run, or a field does not exist.
     """
-    groups = _group(workdirs, by)
+    read = [_read(workdir) for workdir in workdirs]
+    groups = _group(read, by)
+    differing = list(by) or _differing([g.settings for g in groups])
+    groups += _references(read, by)
     metrics = _metrics(groups)
     if metrics:
         lowest = metrics[0][1] == "loss"
@@ -168,7 +210,6 @@ def compare(
             return mean if lowest else -mean
 
         groups.sort(key=rank)
-    differing = list(by) or _differing([g.settings for g in groups])
     header = (*(() if by else ("run",)), *differing, "runs" if by else "seeds")
     header += tuple(f"{s} {m}" for s, m in metrics)
     header += ("parameters", "networks/s", "time")
