@@ -260,16 +260,25 @@ def test_node_features_of_scale_gmn_carry_the_factors(kind):
     assert checked == len(families) == 2
 
 
-def test_scale_gmn_stays_finite_with_tiny_weights():
+@pytest.mark.parametrize("model", ["scale_gmn_b", "scale_product_gmn"])
+def test_tiny_weights_keep_values_and_gradients_small(model):
+    """All parameters of some units, and all but the biases: long weight decay."""
     case = subject("mlp")
-    net = build("scale_gmn_b", [case])
+    net = build(model, [case])
     net.set_statistics(to_graph(case.topology, case.params))
-    tiny = jax.tree.map(lambda x: x.at[:, :1].mul(1e-15), case.params)
     energy = lambda n, g: (n(g).pooled ** 2).mean()
-    run = nnx.jit(lambda n, g: (n(g).pooled, nnx.grad(energy)(n, g)))
-    pooled, gradient = run(net, to_graph(case.topology, tiny))
-    assert bool(jnp.isfinite(pooled).all())
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradient))
+    run = nnx.jit(lambda n, g: (n(g), nnx.grad(energy)(n, g)))
+    largest = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+    plain, slope = run(net, to_graph(case.topology, case.params))
+    for kept in (0, 1):  # matrices have a rank of three, biases of two
+        decay = lambda x, kept=kept: (
+            x if x.ndim < 2 + kept else x.at[..., :4].mul(1e-15)
+        )
+        found, gradient = run(
+            net, to_graph(case.topology, jax.tree.map(decay, case.params))
+        )
+        assert largest(found.nodes) < 30 * largest(plain.nodes)
+        assert largest(gradient) < 30 * largest(slope)
 
 
 def test_functional_arrays_move_along():

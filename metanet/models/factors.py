@@ -72,6 +72,14 @@ class Carried:
         square = jnp.mean(scaled * scaled, -1, keepdims=True)
         return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
 
+    def divisor(self, top: jax.Array, x: jax.Array) -> jax.Array:
+        """What takes a node's factor off: ``top``, which carries it, or a tenth of ``|x|``.
+
+        1 for signs, which are their own reciprocals.
+        """
+        top = jnp.maximum(top, 0.1 * self.norm(x))
+        return jnp.where(self.positive & (top > TINY), top, 1.0)
+
 
 class EquivariantUpdate(nnx.Module):
     """``(a W) * MLP(inv(a))`` where nodes carry factors, ``MLP(a)`` elsewhere."""

@@ -23,8 +23,10 @@ and the pooled feature is the mean of MLP(inv(x)) per role.
 The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| / n_t for a
 scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and
 ``r_st = |x_s| / n_t`` transforms as a reciprocal; ``c = u / (u^2 + 0.01)`` bounds what
-1/u would blow up. Nothing overflows for weights near 1e-15, where the published code
-uses e for 1/e (wrong for scales, as its reciprocals are computed but not read).
+1/u would blow up. n_t is at least |x_t| / 10, which carries the same factor: a unit whose
+weights have decayed to nothing, but not its bias, would say too much. Nothing overflows
+for weights near 1e-15, where the published code uses e for 1/e (wrong for scales, as its
+reciprocals are computed but not read).
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and
 aggregation is followed by the equivariant layer per node, at a third of the products per
@@ -44,7 +46,6 @@ from metanet.errors import require_one_of
 from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.models.base import Subject
 from metanet.models.factors import (
-    TINY,
     Carried,
     EquivariantUpdate,
     FactorConfig,
@@ -121,10 +122,7 @@ class ScaleBlock(nnx.Module):
         at_source = layout.send(norm, "source")
         read = map_edges(lambda a, s: self.reading(a) * s, e, at_source)  # type: ignore[misc]
         top = layout.reduce(map_edges(jnp.abs, read), "target", "max")
-        top = jnp.where(top > TINY, top, 1.0)
-        positive = carried.positive
-        # Only a positive factor needs its reciprocal; a sign is its own.
-        scale = jnp.where(positive, top, 1.0)
+        scale = carried.divisor(top, x)
         divided = layout.send(self.reverse(x / scale), "target")
         relative = map_edges(lambda u, n: u / n, read, layout.send(scale, "target"))
         weight = self.reciprocal[...]

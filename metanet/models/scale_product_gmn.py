@@ -29,7 +29,6 @@ from metanet.graphs import Edges, Layout, Vocabulary, map_edges
 from metanet.graphs.reductions import extreme
 from metanet.models.base import Subject
 from metanet.models.factors import (
-    TINY,
     Carried,
     EquivariantUpdate,
     FactorConfig,
@@ -86,16 +85,14 @@ class ScaleProductBlock(nnx.Module):
         self, layout: Layout, carried: Carried, x: jax.Array, e: Edges, back: jax.Array
     ) -> jax.Array:
         """What the targets of a node's edges say to it, by reciprocal edges."""
-        positive = carried.positive
-        norm = jnp.where(positive, carried.norm(x), 1.0)
+        norm = jnp.where(carried.positive, carried.norm(x), 1.0)
         plain = layout.features_last(e)
         at_source = layout.send(norm, "source")
         read = map_edges(lambda a, n: a * n, plain, at_source)
         largest = map_edges(
             lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
         )
-        top = layout.reduce(largest, "target", "max")
-        top = jnp.where(positive & (top > TINY), top, 1.0)
+        top = carried.divisor(layout.reduce(largest, "target", "max"), x)
         bounded = map_edges(_bounded, read, layout.send(top, "target"))
         sums = layout.carry(layout.heads(bounded), back / top, "source")
         return sums * norm
