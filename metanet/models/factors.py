@@ -73,12 +73,15 @@ class Carried:
         return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
 
     def divisor(self, top: jax.Array, x: jax.Array) -> jax.Array:
-        """What takes a node's factor off: ``top``, which carries it, or a tenth of ``|x|``.
+        """What takes a node's factor off, by ``top``, which carries it.
 
-        1 for signs, which are their own reciprocals.
+        At least a tenth of ``|x|``. Other nodes need no division, but feed back what they
+        receive: theirs is 1 unless they hold or receive more than 10.
         """
-        top = jnp.maximum(top, 0.1 * self.norm(x))
-        return jnp.where(self.positive & (top > TINY), top, 1.0)
+        size = 0.1 * self.norm(x)
+        factor = jnp.maximum(top, size)
+        others = jnp.maximum(jnp.maximum(0.1 * top, size), 1.0)
+        return jnp.where(self.positive & (factor > TINY), factor, others)
 
 
 class EquivariantUpdate(nnx.Module):
