@@ -82,7 +82,7 @@ def get_config(argument: str = "") -> ConfigDict:
             {"canonicalize": True},
             {"graph.depths": False},
             {"model.probes": 16},
-            {"model.kernel": "parallel"},  # as long as six others
+            {"model.kernel": "parallel"},  # the slowest
         )
     config.draws = 0
     config.seed = 0

@@ -40,6 +40,7 @@ from metanet.training.step import initial_state
 from metanet.zoos import open_or_make
 
 CONFIG = Path(__file__).parent.parent / "configs" / "predict_accuracy.py"
+ZOOS = ("small_cnn", "varying", "diverse")
 
 
 class Training:
@@ -139,6 +140,8 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
 def _runs(text: str) -> tuple[str, int]:
     """``ZOO=N``."""
     zoo, _, runs = text.partition("=")
+    if zoo not in ZOOS:
+        raise argparse.ArgumentTypeError(f"{zoo!r} is none of {', '.join(ZOOS)}")
     return zoo, int(runs)
 
 

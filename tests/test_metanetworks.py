@@ -270,10 +270,8 @@ def test_tiny_weights_keep_values_and_gradients_small(model):
     run = nnx.jit(lambda n, g: (n(g), nnx.grad(energy)(n, g)))
     largest = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
     plain, slope = run(net, to_graph(case.topology, case.params))
-    for kept in (0, 1):  # matrices have a rank of three, biases of two
-        decay = lambda x, kept=kept: (
-            x if x.ndim < 2 + kept else x.at[..., :4].mul(1e-15)
-        )
+    for rank in (2, 3):  # of biases and matrices
+        decay = lambda x, rank=rank: x.at[..., :4].mul(1e-15) if x.ndim >= rank else x
         found, gradient = run(
             net, to_graph(case.topology, jax.tree.map(decay, case.params))
         )

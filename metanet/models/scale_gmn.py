@@ -24,8 +24,9 @@ The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| /
 scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and
 ``r_st = |x_s| / n_t`` transforms as a reciprocal; ``c = u / (u^2 + 0.01)`` bounds what
 1/u would blow up. n_t is at least |x_t| / 10, which carries the same factor: a unit whose
-weights have decayed to nothing, but not its bias, would say too much. Nothing overflows
-for weights near 1e-15, where the published code uses e for 1/e (wrong for scales, as its
+weights have decayed to nothing, but not its bias, would say too much. Nodes without a
+positive factor have n_t = 1 unless they hold or receive more than 10. Nothing overflows for
+weights near 1e-15, where the published code uses e for 1/e (wrong for scales, as its
 reciprocals are computed but not read).
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and

@@ -91,10 +91,10 @@ def _references(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
     found: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
     for _, settings, result in runs:
         data = {k: v for k, v in settings.items() if k.startswith(_DATA)}
+        shown = {k: data[k] for k in by if k in data}
         for name, metrics in (result.get("references") or {}).items():
             if name.startswith("this model"):
-                continue
-            shown = {k: data[k] for k in by if k in data}
+                continue  # not on all networks, as its own row is
             label = f"no weights: {name}"
             entry = found.setdefault(_key([label, shown]), (label, shown, {}))
             entry[2].setdefault(_key(data), {"test": metrics})

@@ -46,10 +46,10 @@ def references(tables: Mapping[str, ZooTable], column: str) -> dict[str, np.ndar
         if early is not None and first is not None:
             inputs = lambda table, a: np.stack([a, a**2, np.log1p(table["epoch"])], -1)
             fit = HistGradientBoostingRegressor(random_state=0)
-            fit.fit(inputs(train, early[0]), known)
-            told, later = fit.predict(inputs(test, first[0])), first[1]
+            (fitted, _), (given, later) = early, first
+            fit.fit(inputs(train, fitted), known)
             # Of the first epoch itself it would be the answer.
-            told = np.where(later, told, np.nan)
+            told = np.where(later, fit.predict(inputs(test, given)), np.nan)
             found["accuracy of the first epoch, of later ones"] = told
     return {name: np.clip(values, 0, 1) for name, values in found.items()}
 
