@@ -1,7 +1,5 @@
 """ONNX files: evaluated as onnxruntime does, and refused with one clear error."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from metanet import symmetry as sym  # noqa: E402
+from metanet.cli import main  # noqa: E402
 from metanet.errors import MetanetError  # noqa: E402
 from metanet.importers import load  # noqa: E402
 
@@ -330,7 +329,7 @@ def test_damaged_files_never_crash(tmp_path_factory, data):
         assert "m.onnx" in str(error)
 
 
-def test_inspect_takes_onnx_files_and_functions(tmp_path):
+def test_inspect_takes_onnx_files_and_functions(tmp_path, monkeypatch, capsys):
     saved(small_cnn(), tmp_path / "cnn.onnx")
     (tmp_path / "mine.py").write_text(
         "import jax.numpy as jnp\n"
@@ -344,21 +343,21 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path):
         "    return (lambda x, p: f(p, x)), p, x\n"
     )
 
-    def inspect(*args):
-        start = "import sys; from metanet.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", start, "inspect", *args]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, check=False
-        )
+    monkeypatch.chdir(tmp_path)
 
-    done = inspect("cnn.onnx", "--plot", "graph.png", "--json", "found.json")
-    assert done.returncode == 0, done.stderr
-    assert "S_4" in done.stdout and (tmp_path / "graph.png").stat().st_size > 1000
+    def inspect(*args: str) -> tuple[int, str, str]:
+        return main(["inspect", *args]), *capsys.readouterr()
+
+    code, out, error = inspect(
+        "cnn.onnx", "--plot", "graph.png", "--json", "found.json"
+    )
+    assert code == 0, error
+    assert "S_4" in out and (tmp_path / "graph.png").stat().st_size > 1000
     found = sym.Symmetry.from_json((tmp_path / "found.json").read_text())
     assert found.order == 24
-    done = inspect("mine:made", "--explain", "w:1")
-    assert done.returncode == 0 and "mine.py" in done.stdout and "free" in done.stdout
-    for name, message in (
+    code, out, error = inspect("mine:made", "--explain", "w:1")
+    assert code == 0 and "mine.py" in out and "free" in out, error
+    for command, message in (
         ("mine:wrong", "must return"),
         ("mine:none", "no function none"),
         ("mine:swapped", "mine:swapped: calling the network fails: "),
@@ -366,9 +365,9 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path):
         ("nothing:here", "no module named nothing"),
         ("cnn.onnx --dim batch=0", "--dim batch=0"),
     ):
-        done = inspect(*name.split(" ", 1)[0:1], *name.split()[1:])
-        assert done.returncode == 1 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, error = inspect(*command.split())
+        assert code == 1 and message in error
+        assert "Traceback" not in error
 
 
 def test_weights_are_bound_to_a_network(tmp_path):
