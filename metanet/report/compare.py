@@ -93,8 +93,6 @@ def _references(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
         data = {k: v for k, v in settings.items() if k.startswith(_DATA)}
         shown = {k: data[k] for k in by if k in data}
         for name, metrics in (result.get("references") or {}).items():
-            if name.startswith("this model"):
-                continue  # not on all networks, as its own row is
             label = f"no weights: {name}"
             entry = found.setdefault(_key([label, shown]), (label, shown, {}))
             entry[2].setdefault(_key(data), {"test": metrics})

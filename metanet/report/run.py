@@ -79,7 +79,11 @@ def confusion_section(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 def reference_section(result: Mapping[str, Any]) -> list[Markup]:
     """Predictions from what is known of a run without its weights."""
-    held = {"this model": result["test"], **result.get("references", {})}
+    held = {"this model": result["test"]}
+    for name, values in result.get("references", {}).items():
+        held[name] = values
+        if "model" in values:
+            held["this model, on the networks of the row above"] = values["model"]
     names = ("r2", "kendall_tau", "mae")
     rows = [(n, *(number(values[m]) for m in names)) for n, values in held.items()]
     table = page.table(("", "R2", "Kendall tau", "mean error"), rows)

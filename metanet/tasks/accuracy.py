@@ -144,9 +144,7 @@ class AccuracyPrediction:
             asked = np.isfinite(values)
             out[name] = _measured(values[asked], wanted[asked])
             if not asked.all():
-                out["this model, of later epochs"] = _measured(
-                    own[asked], wanted[asked]
-                )
+                out[name]["model"] = _measured(own[asked], wanted[asked])
         return out
 
     def predictions(

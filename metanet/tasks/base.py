@@ -70,8 +70,8 @@ class Task(Protocol):
 
         Args:
             tables: Networks by split.
-            outputs: This model's, of the test split: where a predictor tells only a part
-                of it, the model is measured on the same part.
+            outputs: This model's, of the test split. Where a predictor tells only a part
+                of it, ``model`` among its metrics holds this model's on the same part.
         """
         ...
 

@@ -32,7 +32,7 @@ def describe(zoo: Zoo) -> list[Table]:
             about.add_row(f"architecture {key}", f"{arch.name}({options})")
     for key, value in zoo.info["config"].items():
         if not isinstance(value, dict):
-            about.add_row(key, str(value))
+            about.add_row(f"config.{key}", str(value))
     versions = zoo.info["versions"]
     about.add_row("made with", ", ".join(f"{k} {v}" for k, v in versions.items()))
     return [about, *_KINDS[zoo.info["kind"]](zoo, table)]
