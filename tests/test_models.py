@@ -5,65 +5,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_metanetworks import Subject, build, graphs_of, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.graphs import batch as graph_batch
-from metanet.graphs import build_topology, to_graph
 from metanet.models import build_model
 from metanet.models.layers import NormLinear, bf16_products, product
-from metanet.networks import Architecture, create
-
-OPTIONS = {"product_gmn": {"dim": 16, "depth": 2}, "flat_mlp": {"dim": 16}}
 
 
-class Case:
-    """A batch of random SIRENs, and their symmetry."""
-
-    def __init__(self, hidden: tuple[int, ...] = (8, 6)):
-        arch = Architecture.of("siren", hidden=list(hidden), w0=5.0)
-        network = create(arch, jax.random.key(0))
-        self.symmetry = sym.discover(
-            network.apply_fn, network.params, *network.inputs, check=False
-        )
-        self.topology = build_topology(self.symmetry)
-        # Biases that start at zero would hide mistakes.
-        noisy = lambda k: jax.tree.map(
-            lambda x: x + 0.1 * jax.random.normal(k, x.shape), create(arch, k).params
-        )
-        self.params = jax.vmap(noisy)(jax.random.split(jax.random.key(1), 4))
-
-    def graphs(self, params):
-        canonical = jax.vmap(lambda p: sym.canonicalize(self.symmetry, p))(params)
-        return to_graph(self.topology, canonical)
-
-    def features(self, name: str, *params):
-        """What a model makes of each parameter set, by one program."""
-        model = build_model(
-            name, OPTIONS[name], topology=self.topology, rngs=nnx.Rngs(0)
-        )
-        model.set_statistics(jax.jit(self.graphs)(self.params))
-        run = jax.jit(lambda p: model(self.graphs(p)))
-        return [run(p) for p in params]
+def read(model: str, case: Subject, *params):
+    """What a model makes of each batch of parameter sets, by one program."""
+    net, graphs = build(model, [case]), graphs_of(model, case)
+    net.set_statistics(graphs(case.params))
+    run = jax.jit(lambda p: net(graphs(p)))
+    return [run(p) for p in params]
 
 
-@pytest.fixture(scope="module")
-def case():
-    return Case()
-
-
-def test_flat_mlp_is_not_invariant(case):
+def test_flat_mlp_is_not_invariant():
+    case = subject("siren")
     element = sym.random(case.symmetry, jax.random.key(5))
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
-    before, after = case.features("flat_mlp", case.params, moved)
-    assert float(jnp.abs(before.pooled - after.pooled).max()) > 1e-2
+    before, after = (x.pooled for x in read("flat_mlp", case, case.params, moved))
+    assert float(jnp.abs(before - after).max()) > 1e-2
 
 
-def test_node_features_move_along(case):
+def test_node_features_move_along():
+    case = subject("siren")
     element = sym.random(case.symmetry, jax.random.key(3), signs=False, phases=False)
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
-    found = case.features("product_gmn", case.params, moved)
-    before, after = (x.nodes for x in found)
+    before, after = (x.nodes for x in read("product_gmn", case, case.params, moved))
     hidden = [i for i, n in enumerate(case.topology.nodes) if n.kind == "hidden"]
     starts = np.cumsum([0, *(n.size for n in case.topology.nodes)])
     for index, perm in zip(hidden, element.permutations, strict=True):
@@ -139,8 +110,8 @@ def test_carry_and_match_equal_loops_over_the_edges(shape):
     np.testing.assert_allclose(found, products, atol=1e-5)
 
 
-def test_unknown_names_and_options_are_named(case):
-    topology = case.topology
+def test_unknown_names_and_options_are_named():
+    topology = subject("siren").topology
     build = lambda name, **o: build_model(name, o, topology=topology, rngs=nnx.Rngs(0))
     with pytest.raises(MetanetError, match='Did you mean "gmn"'):
         build("gnm")
@@ -153,5 +124,5 @@ def test_unknown_names_and_options_are_named(case):
     with pytest.raises(MetanetError, match='aggregate: no .*Did you mean "mean"'):
         build("gmn", aggregate="meen")
     with pytest.raises(MetanetError, match="one architecture"):
-        both = [topology, Case(hidden=(4,)).topology]
+        both = [topology, subject("mlp").topology]
         build_model("statnn", {}, topology=both, rngs=nnx.Rngs(0))

@@ -79,13 +79,15 @@ def confusion_section(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 def reference_section(result: Mapping[str, Any]) -> list[Markup]:
     """Predictions from what is known of a run without its weights."""
-    held = {"this model": result["test"]}
+    held = [("this model", result["test"])]
     for name, values in result.get("references", {}).items():
-        held[name] = values
+        held.append((name, values))
         if "model" in values:
-            held["this model, on the networks of the row above"] = values["model"]
+            held.append(
+                ("this model, on the networks of the row above", values["model"])
+            )
     names = ("r2", "kendall_tau", "mae")
-    rows = [(n, *(number(values[m]) for m in names)) for n, values in held.items()]
+    rows = [(n, *(number(values[m]) for m in names)) for n, values in held]
     table = page.table(("", "R2", "Kendall tau", "mean error"), rows)
     note = "Test split. Settings: all that a run was trained with, and for how long."
     return [page.section("What the weights add", table, note=note)]
