@@ -30,7 +30,7 @@ def head_for(net, homogeneous=False):
     ("model", "name", "factors"),
     [
         ("product_gmn", "mlp", False),
-        ("gmn parallel", "residual CNN with norm", False),
+        ("gmn parallel", "small CNN", False),
         ("gmn loops", "RNN", False),
         ("ng_t", "mlp", False),
         ("scale_gmn_b", "mlp", True),

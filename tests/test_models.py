@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_metanetworks import Subject, build, graphs_of, subject
+from test_metanetworks import Subject, build, carries_factors, graphs_of, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -16,7 +16,8 @@ from metanet.models.layers import NormLinear, bf16_products, product
 
 def read(model: str, case: Subject, *params):
     """What a model makes of each batch of parameter sets, by one program."""
-    net, graphs = build(model, [case]), graphs_of(model, case)
+    net = build(model, [case])
+    graphs = graphs_of(case, carries_factors(model))
     net.set_statistics(graphs(case.params))
     run = jax.jit(lambda p: net(graphs(p)))
     return [run(p) for p in params]
