@@ -157,7 +157,10 @@ def moved_and_broken(name: str, factors: bool):
 
 
 def quick(model: str, name: str) -> bool:
-    """Every model on some network, and every network with some models."""
+    """Every model on some network, and every network but one with some models.
+
+    Kinds of transformers are quick in test_model_families.
+    """
     return name == "siren" or (
         model == "gmn"
         and name in ("residual CNN with norm", "RNN", "DeepSets")

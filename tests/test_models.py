@@ -18,7 +18,7 @@ def read(model: str, case: Subject, *params):
     """What a model makes of each batch of parameter sets, by one program."""
     net = build(model, [case])
     graphs = graphs_of(case, carries_factors(model))
-    net.set_statistics(graphs(case.params))
+    net.set_statistics(jax.jit(graphs)(case.params))
     run = jax.jit(lambda p: net(graphs(p)))
     return [run(p) for p in params]
 
