@@ -233,6 +233,31 @@ def test_weights_unlike_any_are_noticed(finished, spoil):
     assert reasons and all("training had" in r for r in reasons)
 
 
+def test_programs_unlike_any_are_noticed(finished):
+    """Padding and images of another size: the same weights and parameter graph."""
+    run = load_run(finished)
+    table = run.tables["train"]
+    place = list(table["family"]).index("cnn")
+    weights, one = (
+        table.network(place),
+        run.experiment.inputs[table["architecture"][place]],
+    )
+
+    def reasons(more: int, side: int) -> str:
+        around = ((0, 0), (more, more), (more, more), (0, 0))
+        network = one.network._replace(
+            apply_fn=lambda p, x: one.network.apply_fn(p, jnp.pad(x, around)),
+            inputs=(jnp.zeros((2, side, side, 1)),),
+        )
+        other = InputNetwork.of_network(network, run.config)
+        assert np.isfinite(run.predict(weights[None], other)).all()
+        return " ".join(run.outside(weights, other))
+
+    assert reasons(0, 8) == ""
+    assert "padding" in reasons(1, 8) and "training had" in reasons(1, 8)
+    assert "over 16 x 16 places (training had 8 x 8)" in reasons(0, 16)
+
+
 def test_selection(zoo):
     whole = select(zoo, DataConfig(), "test_accuracy")
     assert sum(map(len, whole.values())) == len(zoo)

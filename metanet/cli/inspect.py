@@ -131,8 +131,8 @@ def _value(parts: list[str]) -> Any:
     return values if len(values) > 1 else values[0]
 
 
-def read_row(name: str) -> tuple[Any, Any]:
-    """Architecture and weights ``[P]`` of ``ZOO:ID``."""
+def read_row(name: str) -> tuple[Any, Any, int | None]:
+    """Architecture and weights ``[P]`` of ``ZOO:ID``, and the side of its images."""
     from metanet.zoos import Zoo
 
     directory, _, identifier = name.rpartition(":")
@@ -140,7 +140,7 @@ def read_row(name: str) -> tuple[Any, Any]:
         raise MetanetError(f"{name}: the id of a zoo's row is a number")
     zoo = Zoo.open(directory)
     weights, columns = zoo.row(int(identifier))
-    return zoo.architectures[columns["architecture"]], weights
+    return zoo.architectures[columns["architecture"]], weights, zoo.image_side
 
 
 class _Subject(NamedTuple):
@@ -151,13 +151,15 @@ class _Subject(NamedTuple):
     network: Network
 
 
-def _of_architecture(title: str, architecture: Any, vector: Any = None) -> _Subject:
+def _of_architecture(
+    title: str, architecture: Any, side: int | None = None, vector: Any = None
+) -> _Subject:
     import jax
     import jax.numpy as jnp
 
     from metanet.networks import ParamSpec, create
 
-    network = create(architecture, jax.random.key(0))
+    network = create(architecture, jax.random.key(0), side)
     if vector is not None:
         params = ParamSpec.of(network.params).unflatten(jnp.asarray(vector))
         network = network._replace(params=params)
@@ -181,15 +183,17 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
         return [_Subject(network, f"ONNX, inputs {shapes}", held)]
     if (path / "zoo.json").is_file():
         zoo = Zoo.open(path)
-        return [_of_architecture(network, a) for a in zoo.architectures.values()]
+        held = zoo.architectures.values()
+        return [_of_architecture(network, a, zoo.image_side) for a in held]
     if colon and (Path(directory) / "zoo.json").is_file():
-        architecture, weights = read_row(network)
-        return [_of_architecture(network, architecture, weights)]
+        architecture, weights, side = read_row(network)
+        return [_of_architecture(network, architecture, side, weights)]
     if path.is_dir():
         from metanet.training import read_inputs
 
-        held = read_inputs(path).architectures.values()
-        return [_of_architecture(network, a) for a in held]
+        read = read_inputs(path)
+        held = read.architectures.values()
+        return [_of_architecture(network, a, read.image_side) for a in held]
     if path.suffix == ".py" or (colon and directory.endswith(".py")):
         from metanet.cli.train import load_config
         from metanet.training import ExperimentConfig

@@ -86,13 +86,13 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
 
     directory, colon, _ = file.rpartition(":")
     if colon and Path(directory).is_dir():
-        architecture, weights = read_row(file)
+        architecture, weights, side = read_row(file)
         for one, known in zip(
             run.experiment.inputs.values(), run.architectures.values(), strict=True
         ):
             if same_architecture(architecture, known):
                 return one, weights
-        return InputNetwork.of(architecture, run.config), weights
+        return InputNetwork.of(architecture, run.config, side), weights
     if Path(file).suffix.lower() == ".onnx":
         import numpy as np
 

@@ -83,17 +83,17 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def _coordinates(arch: Architecture) -> tuple[jax.Array, ...]:
+def _coordinates(arch: Architecture, side: int | None) -> tuple[jax.Array, ...]:
     return (jnp.zeros((4, arch.option("in_dim"))),)
 
 
-def _images(arch: Architecture) -> tuple[jax.Array, ...]:
+def _images(arch: Architecture, side: int | None) -> tuple[jax.Array, ...]:
     module, _ = ARCHITECTURES[arch.name]
-    side = arch.option("side") if "side" in _options(module) else 28
+    side = arch.option("side") if "side" in _options(module) else side or 28
     return (jnp.zeros((2, side, side, arch.option("channels"))),)
 
 
-Inputs = Callable[[Architecture], tuple[jax.Array, ...]]
+Inputs = Callable[[Architecture, int | None], tuple[jax.Array, ...]]
 ARCHITECTURES: Registry[tuple[Callable[..., nnx.Module], Inputs]] = Registry(
     "architecture"
 )
@@ -158,11 +158,18 @@ def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module
     return module(**dict(arch.options), **extra, rngs=rngs)
 
 
-def create(arch: Architecture, key: jax.Array) -> Network:
-    """A freshly initialised network of an architecture, with example inputs."""
+def create(arch: Architecture, key: jax.Array, side: int | None = None) -> Network:
+    """A freshly initialised network of an architecture, with example inputs.
+
+    Args:
+        arch: The architecture.
+        key: Of the initialisation.
+        side: Height and width of example images, where the architecture leaves it open
+            (a CNN with global pooling reads images of any size); None: 28.
+    """
     graphdef, initialise = _initialiser(arch)
     module = nnx.merge(graphdef, initialise(key))
-    return functionalize(module, *ARCHITECTURES[arch.name][1](arch))
+    return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
 
 
 @lru_cache(maxsize=256)

@@ -15,12 +15,14 @@ from metanet.symmetry.interpreter import register_rule
 from metanet.symmetry.replay import activations
 from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.symmetry import Coverage, Symmetry
+from metanet.symmetry.windows import Windows, windows_of
 
 __all__ = [
     "Coverage",
     "Element",
     "Symmetry",
     "SymmetryError",
+    "Windows",
     "act",
     "activations",
     "canonicalize",
@@ -35,4 +37,5 @@ __all__ = [
     "register_rule",
     "to_rebasin",
     "to_unf",
+    "windows_of",
 ]

@@ -66,8 +66,10 @@ def _symmetry(network: Network) -> sym.Symmetry:
 
 
 @lru_cache(maxsize=256)  # runs of a sweep share their zoo
-def _discovered(architecture: Architecture) -> tuple[Network, sym.Symmetry]:
-    network = create(architecture, jax.random.key(0))
+def _discovered(
+    architecture: Architecture, side: int | None
+) -> tuple[Network, sym.Symmetry]:
+    network = create(architecture, jax.random.key(0), side)
     return network, _symmetry(network)
 
 
@@ -91,9 +93,20 @@ class InputNetwork:
     factors: Params | None
 
     @classmethod
-    def of(cls, architecture: Architecture, config: ExperimentConfig) -> InputNetwork:
-        """Discovers the structure of an architecture, once per process."""
-        return cls._of(*_discovered(architecture), config)
+    def of(
+        cls,
+        architecture: Architecture,
+        config: ExperimentConfig,
+        image_side: int | None = None,
+    ) -> InputNetwork:
+        """Discovers the structure of an architecture, once per process.
+
+        Args:
+            architecture: Of the networks.
+            config: How they are read.
+            image_side: Height and width of the images that they read, where known.
+        """
+        return cls._of(*_discovered(architecture, image_side), config)
 
     @classmethod
     def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
@@ -117,6 +130,11 @@ class InputNetwork:
         if config.graph.fan_in:
             factors = spec.unflatten(jnp.asarray(np.sqrt(fan_in(topology))))
         return cls(network, spec, symmetry, topology, canonical, factors)
+
+    @cached_property
+    def windows(self) -> sym.Windows:
+        """How the program slides windows, which the graph does not show."""
+        return sym.windows_of(*self.network[:2], *self.network.inputs)
 
     def prepare(self, weights: jax.Array) -> Params:
         """Flat weights ``[B, P]`` to parameters as the config wants them."""
@@ -197,7 +215,7 @@ class Experiment:
         show = progress and len(held) > 8
         with track(len(held), "symmetries", unit="architectures", show=show) as bar:
             for key, architecture in held.items():
-                found[key] = InputNetwork.of(architecture, config)
+                found[key] = InputNetwork.of(architecture, config, inputs.image_side)
                 bar.advance(1)
         return cls(config, found, build_task(config, inputs.class_names))
 

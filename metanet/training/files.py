@@ -80,10 +80,12 @@ class InputNetworks(NamedTuple):
     Attributes:
         architectures: By id.
         class_names: Of the zoo's labels.
+        image_side: Height and width of the images that they read, where known.
     """
 
     architectures: dict[str, Architecture]
     class_names: tuple[str, ...]
+    image_side: int | None = None
 
 
 def write_inputs(workdir: Path, inputs: InputNetworks) -> None:
@@ -91,6 +93,7 @@ def write_inputs(workdir: Path, inputs: InputNetworks) -> None:
     content = {
         "class_names": inputs.class_names,
         "architectures": {k: a.to_json() for k, a in inputs.architectures.items()},
+        "image_side": inputs.image_side,
     }
     write_file(workdir / "inputs.json", json.dumps(content, indent=1).encode())
 
@@ -109,7 +112,8 @@ def read_inputs(workdir: Path) -> InputNetworks:
     if not isinstance(names, list) or not isinstance(held, dict):
         raise MetanetError(f"{path}: expected class_names and architectures")
     architectures = {k: Architecture.from_json(v) for k, v in held.items()}
-    return InputNetworks(architectures, tuple(map(str, names)))
+    side = content.get("image_side")
+    return InputNetworks(architectures, tuple(map(str, names)), side)
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ from metanet.training.files import (
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed_feed import make_feed
 from metanet.training.profile import parameter_count
-from metanet.training.ranges import ranges_of
+from metanet.training.ranges import ranges_of, windows_in
 from metanet.training.selection import groups_of, select
 from metanet.training.step import TrainState, initial_state
 from metanet.training.window import StepWindow
@@ -141,7 +141,7 @@ def input_networks(zoo: Zoo, tables: Mapping[str, ZooTable]) -> InputNetworks:
     kinds = [np.unique(t["architecture"]) for t in tables.values()]
     known = zoo.architectures
     used = np.unique(np.concatenate(kinds)).tolist()
-    return InputNetworks({k: known[k] for k in used}, zoo.class_names)
+    return InputNetworks({k: known[k] for k in used}, zoo.class_names, zoo.image_side)
 
 
 class _Run:
@@ -161,6 +161,7 @@ class _Run:
         self.targets = {split: t[column] for split, t in tables.items()}
         self.tables = tables
         self.ranges = ranges_of(tables["train"], experiment.inputs)
+        self.windows = windows_in(tables["train"], experiment.inputs)
         self.groups = {split: groups_of(t) for split, t in tables.items()}
         self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
         net = experiment.build()
@@ -315,6 +316,7 @@ class _Run:
             "seed": self.config.seed,
             "calibration": learned,
             "ranges": self.ranges,
+            "windows": self.windows,
             "references": self.task.references(self.tables, outputs["test"]),
         }
         if jax.process_index() == 0:

@@ -1,4 +1,8 @@
-"""What the weights of training networks look like, to notice networks that differ."""
+"""What training networks look like, to notice networks that differ.
+
+Their weights by a few sizes, their programs by the windows that they slide. What neither
+shows (the slope of an activation, the epsilon of a norm) is not noticed.
+"""
 
 from __future__ import annotations
 
@@ -84,4 +88,38 @@ def outside(
                 f"{_NAMES[name]} is {10**value:.3g}, training had {10**low:.3g} to "
                 f"{10**high:.3g}"
             )
+    return reasons
+
+
+def windows_in(
+    table: ZooTable, inputs: Mapping[str, InputNetwork]
+) -> dict[str, list[str]]:
+    """All that the programs of a table's networks slide; see `Windows`."""
+    found = [inputs[str(key)].windows for key in np.unique(table["architecture"])]
+    kinds = {kind for one in found for kind in one.kinds}
+    places = {one.places for one in found if one.places}
+    return {"kinds": sorted(kinds), "places": sorted(places)}
+
+
+def unseen(windows: Mapping[str, list[str]], one: InputNetwork) -> list[str]:
+    """What a network slides that no training network did; [] where there is nothing.
+
+    Args:
+        windows: Of the training networks, see `windows_in`; {} where not recorded.
+        one: The network.
+    """
+    if not windows:
+        return []
+    reasons, held = [], windows["kinds"]
+    for kind in one.windows.kinds:
+        if kind in held:
+            continue
+        size, _, _ = kind.partition(", ")
+        alike = [h.removeprefix(f"{size}, ") for h in held if h.startswith(f"{size}, ")]
+        had = " or ".join(alike) or " or ".join(held) or "none at all"
+        reasons.append(f"it has {kind} (training had {had})")
+    places = one.windows.places
+    if places and places not in windows["places"]:
+        had = " or ".join(windows["places"]) or "no windows"
+        reasons.append(f"it slides windows over {places} places (training had {had})")
     return reasons

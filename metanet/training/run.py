@@ -21,7 +21,7 @@ from metanet.training.files import read_config, read_inputs, read_result
 from metanet.training.loop import input_networks, load_best
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed_feed import make_feed
-from metanet.training.ranges import outside
+from metanet.training.ranges import outside, unseen
 from metanet.training.selection import groups_of, select
 from metanet.zoos import Zoo, ZooTable, completed
 
@@ -127,7 +127,9 @@ class Run:
 
     def outside(self, weights: np.ndarray, one: InputNetwork) -> list[str]:
         """How a network ``[P]`` differs from all that the run was trained on."""
-        return outside(self._result.get("ranges", {}), weights, one.spec)
+        known = self._result
+        reasons = outside(known.get("ranges", {}), weights, one.spec)
+        return reasons + unseen(known.get("windows", {}), one)
 
     def split_outputs(self, split: str) -> np.ndarray:
         """Raw outputs ``[N, k]`` on the networks of a split."""
@@ -172,11 +174,12 @@ class Run:
         tables = select(zoo, data, self.experiment.task.column)
         known = {a: k for k, a in self.architectures.items()}
         inputs: dict[str, InputNetwork] = {}
-        for key, architecture in input_networks(zoo, tables).architectures.items():
+        held = input_networks(zoo, tables)
+        for key, architecture in held.architectures.items():
             if architecture in known:
                 inputs[key] = self.experiment.inputs[known[architecture]]
                 continue
-            one = InputNetwork.of(architecture, self.config)
+            one = InputNetwork.of(architecture, self.config, held.image_side)
             self._require_readable(one)
             inputs[key] = one
         if len(inputs) > 1 and not self.experiment.mixed:

@@ -199,7 +199,7 @@ def train_population(
         config.families, config.architectures, shape, config.seed
     )
     runs = _runs(config, drawn)
-    writer = ZooWriter(out, _description(config, dataset, runs))
+    writer = ZooWriter(out, _description(config, dataset, runs, side))
     per_run = len(config.epochs)
     done = writer.done // per_run
     with track(
@@ -310,6 +310,7 @@ def _description(
     config: PopulationConfig,
     dataset: ImageSet,
     runs: list[_Run],
+    side: int,
 ) -> dict[str, Any]:
     by_id = {run.key: run.architecture for run in runs}
     layout = lambda a: ParamSpec.of(create(a, jax.random.key(0)).params).to_json()
@@ -320,6 +321,7 @@ def _description(
         "leaves": {k: layout(a) for k, a in by_id.items()},
         "columns": _COLUMNS,
         "class_names": list(dataset.class_names),
+        "image_side": side,
         "rows": config.runs * len(config.epochs),
         "shard_size": config.shard_runs * len(config.epochs),
     }

@@ -264,6 +264,11 @@ class Zoo:
         return tuple(self.info["class_names"])
 
     @property
+    def image_side(self) -> int | None:
+        """Height and width of the images that the networks read, where recorded."""
+        return self.info.get("image_side")
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns beside the weights."""
         return tuple(_types(self.info))
