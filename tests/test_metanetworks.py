@@ -48,7 +48,7 @@ GRAPH_MODELS = [
     in ("product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b",
         "scale_product_gmn", "deep_sets",
         "set_transformer")
-]  # fmt: skip
+] + ["dmc"]  # fmt: skip
 PACKED_PAIRS = (("residual CNN with norm", "GRU"), ("small CNN", "RNN"))
 PACKED_QUICKLY = {
     "product_gmn": PACKED_PAIRS[0],
@@ -56,6 +56,7 @@ PACKED_QUICKLY = {
     "gmn parallel": PACKED_PAIRS[1],
     "gmn pna": PACKED_PAIRS[1],
     "scale_gmn_b": PACKED_PAIRS[1],
+    "dmc": PACKED_PAIRS[1],
 }
 SUBJECTS = {
     "siren": lambda: create(

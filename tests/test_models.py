@@ -9,8 +9,10 @@ from test_metanetworks import Subject, build, carries_factors, graphs_of, subjec
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
+from metanet.graphs import Rows
 from metanet.graphs import batch as graph_batch
 from metanet.models import build_model
+from metanet.models.dmc import halved
 from metanet.models.layers import NormLinear, bf16_products, product
 
 
@@ -23,11 +25,12 @@ def read(model: str, case: Subject, *params):
     return [run(p) for p in params]
 
 
-def test_flat_mlp_is_not_invariant():
+@pytest.mark.parametrize("model", ["flat_mlp", "dmc"])
+def test_models_that_read_an_order_are_not_invariant(model):
     case = subject("siren")
     element = sym.random(case.symmetry, jax.random.key(5))
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
-    before, after = (x.pooled for x in read("flat_mlp", case, case.params, moved))
+    before, after = (x.pooled for x in read(model, case, case.params, moved))
     assert float(jnp.abs(before - after).max()) > 1e-2
 
 
@@ -127,3 +130,28 @@ def test_unknown_names_and_options_are_named():
     with pytest.raises(MetanetError, match="one architecture"):
         both = [topology, subject("mlp").topology]
         build_model("statnn", {}, topology=both, rngs=nnx.Rngs(0))
+
+
+def test_windows_of_runs_are_a_convolution_of_each():
+    """With stride 2 and zeros behind the end, whatever lies between the runs."""
+    rng = np.random.default_rng(0)
+    lengths, gap, kernel = [7, 0, 1, 12, 2], 3, 4
+    start = np.cumsum([0, *(n + gap for n in lengths[:-1])])
+    values = rng.standard_normal((start[-1] + lengths[-1] + gap, 5)).astype("f4")
+    weight = rng.standard_normal((kernel * 5, 6)).astype("f4")
+    found = halved(
+        Rows(jnp.asarray(values), jnp.asarray(start), jnp.asarray(lengths), start),
+        kernel,
+    )
+    for i, n in enumerate(lengths):
+        own = np.asarray(found.values[found.start[i] :][: found.length[i]] @ weight)
+        assert len(own) == -(-n // 2)
+        if n:
+            direct = jax.lax.conv_general_dilated(
+                values[None, start[i] : start[i] + n],
+                weight.reshape(kernel, 5, 6),
+                (2,),
+                [(0, 2 * len(own) - 2 + kernel - n)],
+                dimension_numbers=("NWC", "WIO", "NWC"),
+            )
+            np.testing.assert_allclose(own, direct[0], atol=1e-5)

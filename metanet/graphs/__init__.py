@@ -6,7 +6,7 @@ from metanet.graphs.draw import draw
 from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
 from metanet.graphs.fan import fan_in
 from metanet.graphs.form import Form, reform
-from metanet.graphs.layout import Edges, Layout, attention, map_edges
+from metanet.graphs.layout import Edges, Layout, Rows, attention, map_edges
 from metanet.graphs.open import GraphBatch, open_graphs
 from metanet.graphs.packed import Packed
 from metanet.graphs.packing import Budget, PackedGraphs, Plan, fill, pack, plan
@@ -31,6 +31,7 @@ __all__ = [
     "PackedGraphs",
     "ParameterGraph",
     "Plan",
+    "Rows",
     "Stacked",
     "Topology",
     "Vocabulary",

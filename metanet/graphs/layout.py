@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,23 @@ from metanet.graphs.vocabulary import Vocabulary
 
 Edges = tuple[jax.Array, ...]
 Reduction = Literal["sum", "mean", "max", "min"]
+
+
+class Rows(NamedTuple):
+    """Features of a batch as one list of rows, for models that read an order.
+
+    A run is a range of rows: the nodes, or the edges, of one graph in their order.
+
+    Attributes:
+        values: ``[R, d]``; rows outside of all runs are padding.
+        start, length: ``[runs]`` integers.
+        graph: ``[runs]`` graph of each run.
+    """
+
+    values: jax.Array
+    start: jax.Array
+    length: jax.Array
+    graph: jax.Array
 
 
 class Layout(Protocol):
@@ -125,6 +142,10 @@ class Layout(Protocol):
 
     def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
         """Per graph ``[G, d]``."""
+        ...
+
+    def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
+        """Nodes and edges one by one, in the order of the graphs' topology."""
         ...
 
     def settle(self, edges: Edges) -> Edges:

@@ -15,7 +15,7 @@ import numpy as np
 
 from metanet.graphs.batch import End
 from metanet.graphs.edge_products import carried, matched
-from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.layout import Edges, Reduction, Rows
 from metanet.graphs.packing import PackedGraphs
 from metanet.graphs.vocabulary import Vocabulary
 
@@ -174,6 +174,20 @@ class Packed:
             count = sums(jnp.ones(x.shape[0]), index)
             return found / jnp.maximum(count, 1.0)[:, None]
         return found if how == "sum" else jnp.where(jnp.isfinite(found), found, 0.0)
+
+    def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
+        counts = [
+            jnp.bincount(graph, length=self.size)
+            for graph in (self._node_graph, self._edge_graph)
+        ]
+        starts = [jnp.cumsum(c) - c for c in counts]
+        values = jnp.concatenate([nodes, self._full(edges[0])])
+        return Rows(
+            values,
+            jnp.concatenate([starts[0], len(nodes) + starts[1]]),
+            jnp.concatenate(counts),
+            jnp.tile(jnp.arange(self.size), 2),
+        )
 
     def settle(self, edges: Edges) -> Edges:
         return edges

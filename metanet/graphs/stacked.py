@@ -22,7 +22,7 @@ from metanet.errors import MetanetError
 from metanet.graphs import batch
 from metanet.graphs.batch import EdgeGroup, End
 from metanet.graphs.form import reformed
-from metanet.graphs.layout import Edges, Reduction
+from metanet.graphs.layout import Edges, Reduction, Rows
 from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.graphs.topology import Topology
 from metanet.graphs.view import ParameterGraph
@@ -262,6 +262,26 @@ class Stacked:
         found = jnp.asarray(sum(total(e, (1, 2, 3, 4)) for e in full))
         count = sum(int(np.prod(e.shape[1:5])) for e in full)
         return found / count if how == "mean" else found
+
+    def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
+        width = nodes.shape[-1]
+        parts = [
+            # Parallel edges of a pair of nodes behind one another, as they are packed.
+            jnp.moveaxis(_filled(e, g), 1, 4).reshape(self.size, -1, width)
+            for e, g in zip(edges, self.groups, strict=True)
+        ]
+        graphs = jnp.concatenate(
+            [jnp.broadcast_to(nodes, (self.size, *nodes.shape[1:])), *parts], 1
+        )
+        inside = [0, nodes.shape[1], graphs.shape[1]]
+        first = graphs.shape[1] * np.arange(self.size)[:, None] + inside[:2]
+        length = np.broadcast_to(np.diff(inside), first.shape)
+        return Rows(
+            graphs.reshape(-1, width),
+            jnp.asarray(first.ravel()),
+            jnp.asarray(length.ravel()),
+            jnp.repeat(jnp.arange(self.size), 2),
+        )
 
     def settle(self, edges: Edges) -> Edges:
         return tuple(

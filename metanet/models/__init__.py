@@ -1,14 +1,9 @@
 """Metanetworks and baselines: parameter graphs in, features out, one signature."""
 
 from metanet.models.base import Features, Model, Subject
-from metanet.models.baselines import (
-    DMC,
-    BaselineConfig,
-    DMCConfig,
-    FlatMLP,
-    StatNN,
-)
+from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
 from metanet.models.build import MODELS, build_model, model_config
+from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.edit import EditHead
 from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig

@@ -1,10 +1,10 @@
-r"""Baselines that read weights as a vector or by statistics: flat MLP, StatNN, DMC.
+r"""Baselines that read weights as a vector or by statistics: flat MLP, StatNN.
 
 They read the same parameter graphs as the graph models, of one architecture, and return
 pooled features only, so that every task and every experiment runs with them unchanged.
 
-Equivariance: StatNN is invariant to all permutations within an array; flat MLP and DMC to
-nothing but what `canonicalize` removes beforehand.
+Equivariance: StatNN is invariant to all permutations within an array; flat MLP to nothing
+but what `canonicalize` removes beforehand.
 """
 
 from __future__ import annotations
@@ -220,86 +220,3 @@ def _sorted(x: jax.Array) -> jax.Array:
 @_sorted.defjvp
 def _sorted_jvp(primals, tangents):
     return jax.jvp(jnp.sort, primals, tangents)
-
-
-@dataclass(frozen=True)
-class DMCConfig:
-    """Options of the convolutional baseline.
-
-    Attributes:
-        dim: Channels of the last convolution; earlier ones have fewer.
-        depth: Number of convolutions, each followed by a halving of the length.
-        kernel: Their width.
-        dropout: Rate on the last features.
-    """
-
-    dim: int = 128
-    depth: int = 4
-    kernel: int = 8
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, kernel=1)
-
-
-class DMC(nnx.Module):
-    """One-dimensional convolutions on the flattened weights, then an average.
-
-    Source: Eilertsen et al., "Classifying the Classifier: Dissecting the Weight Space of
-    Neural Networks" (ECAI 2020), section 4 (deep meta-classifier). Deviation: the whole
-    vector is read, not a random slice of it.
-    """
-
-    def __init__(
-        self,
-        config: DMCConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        topology = subject.single("dmc")
-        self.config, self.dim = config, config.dim
-        self.flat = FlatWeights(topology, vocabulary.features)
-        widths = [
-            1,
-            *(max(8, config.dim >> i) for i in range(config.depth - 1, -1, -1)),
-        ]
-        self.filters = nnx.List(
-            [
-                Linear(a * config.kernel, b, rngs=rngs)
-                for a, b in zip(widths, widths[1:], strict=False)
-            ]
-        )
-
-    @property
-    def cost(self) -> int:
-        """Floats per network in the widest layer."""
-        return self.flat.size * max(8, self.config.dim >> (self.config.depth - 1))
-
-    def set_statistics(self, graphs: GraphBatch) -> None:
-        """Measures the standardisation on a sample of graphs."""
-        self.flat.measure(stacked_only(graphs))
-
-    def __call__(
-        self,
-        graphs: GraphBatch,
-        *,
-        key: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> Features:
-        """Pooled features ``[B, dim]``."""
-        x = self.flat(stacked_only(graphs))[..., None]
-        for linear in self.filters:
-            x = jax.nn.silu(linear(_windows(x, self.config.kernel)))
-        x = dropout(x.mean(1), self.config.dropout, key, deterministic)
-        return Features(None, None, x)
-
-
-def _windows(x: jax.Array, kernel: int) -> jax.Array:
-    """Every second window ``[B, ceil(n / 2), kernel * c]`` of ``[B, n, c]``."""
-    length = -(-x.shape[1] // 2)
-    pad = 2 * (length - 1) + kernel - x.shape[1]
-    x = jnp.pad(x, ((0, 0), (0, max(pad, 0)), (0, 0)))
-    parts = [x[:, i : i + 2 * length - 1 : 2] for i in range(kernel)]
-    return jnp.concatenate(parts, axis=-1)

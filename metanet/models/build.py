@@ -11,7 +11,8 @@ from flax import nnx
 from metanet.errors import MetanetError, suggest
 from metanet.graphs import Form, Topology, Vocabulary
 from metanet.models.base import Model, Subject
-from metanet.models.baselines import DMC, BaselineConfig, DMCConfig, FlatMLP, StatNN
+from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
+from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
 from metanet.models.ng_gnn import NGGNN, NGGNNConfig
