@@ -24,7 +24,7 @@ SINGLE = (
     "gmn", "probegen", "set_transformer", "scale_product_gmn", "nfn_hnp", "transformer",
     "ng_t", "scale_gmn", "scale_gmn_b", "nfn_np", "nft",
 )  # fmt: skip
-MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets")
+MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets", "dmc")
 
 
 def get_config(argument: str = "") -> ConfigDict:
