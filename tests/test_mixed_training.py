@@ -156,12 +156,13 @@ def test_fan_in_makes_widths_alike(zoo):
     for width in (16, 64):
         arch = Architecture.of("small_cnn", padding="SAME", widths=(width,) * 3)
         found = InputNetwork.of(arch, one)
-        params = found.spec.flatten(found.network.params)
+        network = create(arch, jax.random.key(0))
+        params = found.spec.flatten(network.params)
         scaled = found.prepare(params[None])
         kernels = [x.ravel() for x in jax.tree.leaves(scaled) if x.ndim > 2]
         deviations.append(float(jnp.concatenate(kernels).std()))
         np.testing.assert_allclose(
-            jnp.ravel(found.network.apply_fn(found.network.params, jnp.ones((1, 8, 8, 1)))),
+            jnp.ravel(network.apply_fn(network.params, jnp.ones((1, 8, 8, 1)))),
             jnp.ravel(found.probe().activations(
                 jax.tree.map(lambda p: p[0], scaled), jnp.ones((1, 8, 8, 1)))[-1]),
             rtol=1e-5,
@@ -215,12 +216,12 @@ def test_new_architectures_are_predicted_or_refused(finished):
     known = [a for a in run.architectures.values() if a.name == "varying_cnn"][0]
     wider = known.with_option("widths", tuple(w + 1 for w in known.option("widths")))
     other = InputNetwork.of(wider, run.config)
-    weights = np.asarray(other.spec.flatten(other.network.params))
-    assert run.predict(weights[None], other).shape == (1, 3)
+    weights = np.full((1, other.spec.size), 0.1, np.float32)
+    assert run.predict(weights, other).shape == (1, 3)
     strange = InputNetwork.of(Architecture.of("row_rnn", side=8), run.config)
-    vector = np.asarray(strange.spec.flatten(strange.network.params))
+    vector = np.full((1, strange.spec.size), 0.1, np.float32)
     with pytest.raises(MetanetError, match="does not know"):
-        run.predict(vector[None], strange)
+        run.predict(vector, strange)
 
 
 @pytest.mark.parametrize("spoil", [lambda w: 0 * w + 0.1, lambda w: 1e20 * w])
@@ -238,15 +239,13 @@ def test_programs_unlike_any_are_noticed(finished):
     run = load_run(finished)
     table = run.tables["train"]
     place = list(table["family"]).index("cnn")
-    weights, one = (
-        table.network(place),
-        run.experiment.inputs[table["architecture"][place]],
-    )
+    weights, key = table.network(place), table["architecture"][place]
 
     def reasons(more: int, side: int) -> str:
         around = ((0, 0), (more, more), (more, more), (0, 0))
-        network = one.network._replace(
-            apply_fn=lambda p, x: one.network.apply_fn(p, jnp.pad(x, around)),
+        known = create(run.architectures[key], jax.random.key(0))
+        network = known._replace(
+            apply_fn=lambda p, x: known.apply_fn(p, jnp.pad(x, around)),
             inputs=(jnp.zeros((2, side, side, 1)),),
         )
         other = InputNetwork.of_network(network, run.config)

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metanet import symmetry
 from metanet.errors import MetanetError
 from metanet.networks import (
     ARCHITECTURES,
     Architecture,
     ParamSpec,
+    blueprint,
     coordinate_grid,
     create,
     fast_sin,
@@ -21,6 +23,8 @@ from metanet.networks import (
     to_targets,
     to_unit,
 )
+from metanet.zoos import FAMILIES, ImageShape
+from metanet.zoos.families import draw_architectures
 
 NAMES = list(ARCHITECTURES)
 
@@ -159,3 +163,14 @@ def test_wrong_architectures_are_explained(name, options, parts, key):
 def test_wrong_descriptions_are_explained(data):
     with pytest.raises(MetanetError, match="name and options"):
         Architecture.from_json(data)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_symmetries_of_a_family_hold(name, key):
+    """Found from shapes alone, checked on values: training leaves out the check."""
+    [(_, architecture)] = draw_architectures((name,), 1, ImageShape(8, 1, 10), seed=1)
+    shapes = blueprint(architecture, 8)
+    found = symmetry.discover(*shapes[:2], *shapes.inputs, check=False)
+    network = create(architecture, key, 8)
+    symmetry.check(found, *network[:2], *network.inputs)
+    assert ParamSpec.of(shapes.params) == ParamSpec.of(network.params)

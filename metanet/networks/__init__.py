@@ -3,6 +3,7 @@
 from metanet.networks.architecture import (
     ARCHITECTURES,
     Architecture,
+    blueprint,
     build_module,
     create,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "TanhINR",
     "build_module",
     "coordinate_grid",
+    "blueprint",
     "create",
     "fast_sin",
     "functionalize",

@@ -172,6 +172,20 @@ def create(arch: Architecture, key: jax.Array, side: int | None = None) -> Netwo
     return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
 
 
+def blueprint(arch: Architecture, side: int | None = None) -> Network:
+    """A network of an architecture without values: shapes stand for its parameters.
+
+    That is all that discovery and layouts need, and a hundred times faster than `create`,
+    which compiles the initialisation.
+
+    Args:
+        arch: The architecture.
+        side: See `create`.
+    """
+    module = nnx.eval_shape(lambda: build_module(arch, nnx.Rngs(0)))
+    return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
+
+
 @lru_cache(maxsize=256)
 def _initialiser(arch: Architecture) -> tuple[Any, Callable[[jax.Array], Any]]:
     """What a module consists of, and a program that draws its variables."""

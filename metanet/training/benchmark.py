@@ -102,7 +102,8 @@ STACKED = {
 }
 PACKED = {
     "product_gmn": {}, "gmn": {}, "ng_gnn": {"dim": 32}, "ng_t": {}, "scale_gmn": {},
-    "scale_gmn_b": {}, "scale_product_gmn": {}, "deep_sets": {}, "set_transformer": {}, "dmc": {},
+    "scale_gmn_b": {}, "scale_product_gmn": {}, "deep_sets": {}, "set_transformer": {},
+    "dmc": {},
 }  # fmt: skip
 
 

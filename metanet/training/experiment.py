@@ -26,7 +26,7 @@ from metanet.graphs import (
 )
 from metanet.graphs.scales import rest_of
 from metanet.models import MODELS, Model, Probe, build_model
-from metanet.networks import Architecture, Network, Params, ParamSpec, create
+from metanet.networks import Architecture, Network, Params, ParamSpec, blueprint
 from metanet.progress import track
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
@@ -61,16 +61,13 @@ def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> T
     return task(options, class_names)
 
 
-def _symmetry(network: Network) -> sym.Symmetry:
-    return sym.discover(network.apply_fn, network.params, *network.inputs)
-
-
 @lru_cache(maxsize=256)  # runs of a sweep share their zoo
 def _discovered(
     architecture: Architecture, side: int | None
 ) -> tuple[Network, sym.Symmetry]:
-    network = create(architecture, jax.random.key(0), side)
-    return network, _symmetry(network)
+    # Symmetries of the families are checked by the tests.
+    network = blueprint(architecture, side)
+    return network, sym.discover(*network[:2], *network.inputs, check=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +75,7 @@ class InputNetwork:
     """One architecture of input networks.
 
     Attributes:
-        network: The architecture as a function.
+        network: The architecture as a function; of a named one without values.
         spec: Layout of its parameters as a vector.
         symmetry, topology: What discovery found, and the parameter graph.
         canonical: The part of the symmetry that is canonicalised; None: nothing is.
@@ -111,7 +108,8 @@ class InputNetwork:
     @classmethod
     def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
         """Discovers the structure of any network."""
-        return cls._of(network, _symmetry(network), config)
+        symmetry = sym.discover(*network[:2], *network.inputs)
+        return cls._of(network, symmetry, config)
 
     @classmethod
     def _of(

@@ -24,6 +24,7 @@ from metanet.errors import MetanetError, require_at_least
 from metanet.networks import (
     Architecture,
     ParamSpec,
+    blueprint,
     coordinate_grid,
     create,
     to_targets,
@@ -106,7 +107,7 @@ def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., A
     Raises:
         MetanetError: for an architecture that does not read coordinates.
     """
-    network = create(architecture, jax.random.key(0))
+    network = blueprint(architecture)
     if network.inputs[0].shape[-1] != 2 or network.inputs[0].ndim != 2:
         raise MetanetError(
             f"architecture {architecture.name}: does not map 2-D coordinates to pixels"
@@ -119,7 +120,7 @@ def _program(
     architecture: Architecture, steps: int, learning_rate: float, shape: tuple[int, ...]
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Compiled ``fit(keys [B], targets [B, pixels, channels]) -> weights, psnr``."""
-    network = create(architecture, jax.random.key(0))
+    network = blueprint(architecture)
     spec, exact = ParamSpec.of(network.params), network.apply_fn
     convention = convention_of(architecture)
     grid = coordinate_grid(shape[0], shape[1], convention)

@@ -14,8 +14,8 @@ from flax import nnx
 from metanet.networks import (
     Architecture,
     Params,
+    blueprint,
     build_module,
-    create,
     functionalize,
     sine,
     sine_cosine_pi,
@@ -27,7 +27,7 @@ GradientFn = Callable[[Params, jax.Array], Params]
 def inr_apply(architecture: Architecture) -> Callable[..., Any]:
     """The INR as a function of its parameters, with the sine that is fastest here."""
     if architecture.name != "siren":
-        return create(architecture, jax.random.key(0)).apply_fn
+        return blueprint(architecture).apply_fn
     return functionalize(build_module(architecture, nnx.Rngs(0), sine=sine)).apply_fn
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from metanet.compiler import on_cpu
 from metanet.errors import MetanetError, require_at_least
-from metanet.networks import Architecture, ParamSpec, create
+from metanet.networks import Architecture, ParamSpec, blueprint
 from metanet.progress import Tracker, track
 from metanet.zoos import families
 from metanet.zoos.cores import on_cores
@@ -313,7 +313,7 @@ def _description(
     side: int,
 ) -> dict[str, Any]:
     by_id = {run.key: run.architecture for run in runs}
-    layout = lambda a: ParamSpec.of(create(a, jax.random.key(0)).params).to_json()
+    layout = lambda a: ParamSpec.of(blueprint(a).params).to_json()
     return {
         "kind": "population",
         "config": config.identity(),

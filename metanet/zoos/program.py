@@ -23,8 +23,8 @@ from metanet.networks import (
     Architecture,
     ParamSpec,
     Regime,
+    blueprint,
     build_module,
-    create,
     training,
 )
 from metanet.zoos.hyperparameters import INITS, OPTIMIZERS, Settings
@@ -174,7 +174,7 @@ def make_run(
         batch: The largest batch size.
         drops: Whether any run has dropout.
     """
-    spec = ParamSpec.of(create(architecture, jax.random.key(0)).params)
+    spec = ParamSpec.of(blueprint(architecture).params)
 
     def run(inputs: RunInputs, images: Images) -> RunOutputs:
         keys = jax.random.split(inputs.key, 4)

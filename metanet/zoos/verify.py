@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.networks import ParamSpec, create, to_targets
+from metanet.networks import ParamSpec, blueprint, to_targets
 from metanet.zoos.fit import convention_of, reconstruct
 from metanet.zoos.images import load_images
 from metanet.zoos.population import PopulationConfig, prepare
@@ -81,7 +80,7 @@ def _accuracies(
     images = prepare(config, load_images(config.images, data_root or None))
     architectures, found = zoo.architectures, []
     for place, key in enumerate(table["architecture"]):
-        network = create(architectures[key], jax.random.key(0))
+        network = blueprint(architectures[key])
         spec = ParamSpec.of(network.params)
         params = spec.unflatten(jnp.asarray(table.network(place)))
         right = 0.0
