@@ -11,6 +11,7 @@ from jax import lax
 from metanet.symmetry import windows_of
 
 IMAGE = jnp.zeros((2, 9, 9, 3))
+KEY = jax.random.key(0)
 KERNEL = jnp.zeros((3, 3, 3, 4))
 LAST = ("NHWC", "HWIO", "NHWC")
 TWO = "a convolution over 3 x 3, stride 2, padding 0+1"
@@ -84,6 +85,7 @@ def test_the_same_windows_however_written(program):
         (lambda k, x: k.sum() * x / nnx.avg_pool(jnp.ones_like(x), (2, 2), (1, 1), "SAME"), []),
         (lambda k, x: nnx.avg_pool(x * k.sum(), (9, 9)), []),
         (lambda k, x: lax.conv_general_dilated(x, k, (3, 3), "SAME", dimension_numbers=LAST), []),
+        (lambda k, x: k.sum() * x + jax.random.normal(KEY, x.shape), []),
         (lambda k, x: x.reshape(2, -1) @ jnp.ones((243, 1)) * k.sum(), []),
     ],
 )  # fmt: skip

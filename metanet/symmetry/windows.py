@@ -169,7 +169,7 @@ def _bodies(params: dict[str, Any]) -> Iterator[jex_core.ClosedJaxpr]:
 
 
 def _scalar(value: Any) -> _Value:
-    single = getattr(value, "size", 1) == 1
+    single = jnp.size(value) == 1 and jnp.issubdtype(jnp.result_type(value), jnp.number)
     return _Value(float(jnp.ravel(value)[0]) if single else None, varies=False)
 
 
