@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Params = Any
@@ -93,7 +94,7 @@ class ParamSpec:
         ]
         return jnp.concatenate(flat, axis=-1)
 
-    def unflatten(self, vector: jax.Array) -> Params:
+    def unflatten(self, vector: jax.Array | np.ndarray) -> Params:
         """Vector ``[..., size]`` to pytree with leaves ``[..., *shape]``; a view."""
         leaves, start = [], 0
         for shape, size in zip(self.shapes, self.sizes, strict=True):

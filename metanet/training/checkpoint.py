@@ -93,7 +93,8 @@ class Checkpoints:
         Damaged ones are reported on standard error and passed over.
 
         Args:
-            example: A state of the same structure, shapes and shardings.
+            example: A state of the same structure, shapes and shardings; shapes alone
+                are restored to the first device.
 
         Raises:
             MetanetError: when all are damaged.
@@ -148,8 +149,11 @@ class Checkpoints:
 
 
 def _abstract(state: Any) -> Any:
-    def describe(x: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    # Of shapes alone no device is known; those that saved may not be there.
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def describe(x: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or default)
 
     return jax.tree.map(describe, state)
 

@@ -126,7 +126,7 @@ class InputNetwork:
         spec = ParamSpec.of(network.params)
         factors = None
         if config.graph.fan_in:
-            factors = spec.unflatten(jnp.asarray(np.sqrt(fan_in(topology))))
+            factors = spec.unflatten(np.sqrt(fan_in(topology)))
         return cls(network, spec, symmetry, topology, canonical, factors)
 
     @cached_property

@@ -332,7 +332,8 @@ def load_best(
     Raises:
         MetanetError: when the run has none yet.
     """
-    net = experiment.build()  # its statistics are part of the checkpoint
+    # Shapes alone: also its statistics are part of the checkpoint.
+    net = nnx.eval_shape(experiment.build)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1, writing=False)
     held = checkpoints.restore({"params": params, "rest": rest})
