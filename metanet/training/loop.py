@@ -117,6 +117,8 @@ def _train(
         inputs = input_networks(zoo, tables)
         experiment = Experiment.of(config, inputs, progress=progress and first)
         run = _Run(experiment, tables, optimizer, workdir, progress and first)
+        if inputs.image_side is not None:  # else examples may be of another size
+            run.windows = windows_in(tables["train"], experiment.inputs)
     except Exception:
         # A config that cannot run must not claim the directory.
         if fresh:
@@ -161,7 +163,7 @@ class _Run:
         self.targets = {split: t[column] for split, t in tables.items()}
         self.tables = tables
         self.ranges = ranges_of(tables["train"], experiment.inputs)
-        self.windows = windows_in(tables["train"], experiment.inputs)
+        self.windows: dict[str, list[str]] = {}
         self.groups = {split: groups_of(t) for split, t in tables.items()}
         self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
         net = experiment.build()
