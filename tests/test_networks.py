@@ -165,10 +165,16 @@ def test_wrong_descriptions_are_explained(data):
         Architecture.from_json(data)
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
-def test_symmetries_of_a_family_hold(name, key):
+INRS = ("mlp", "siren", "fourier_mlp", "tanh_inr")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *INRS])
+def test_symmetries_of_architectures_hold(name, key):
     """Found from shapes alone, checked on values: training leaves out the check."""
-    [(_, architecture)] = draw_architectures((name,), 1, ImageShape(8, 1, 10), seed=1)
+    architecture = Architecture.of(name) if name in INRS else None
+    if architecture is None:
+        shape = ImageShape(8, 1, 10)
+        [(_, architecture)] = draw_architectures((name,), 1, shape, seed=1)
     shapes = blueprint(architecture, 8)
     found = symmetry.discover(*shapes[:2], *shapes.inputs, check=False)
     network = create(architecture, key, 8)

@@ -15,6 +15,7 @@ sequence of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,25 +62,16 @@ class DMC(nnx.Module):
         self.config, self.vocabulary, self.dim = config, vocabulary, config.dim
         widths = [max(8, config.dim >> i) for i in range(config.depth - 1, 0, -1)]
         widths = [*widths, config.dim]
-        options = {
-            "frequencies": 0,
-            "max_frequency": 1.0,
-            "features": vocabulary.features,
-        }
-        self.on_edges = ParameterEncoder(
-            vocabulary.edge_canvases,
-            len(vocabulary.edge_types),
-            widths[0],
-            **options,  # type: ignore[arg-type]
+        linear = partial(
+            ParameterEncoder,
+            width=widths[0],
+            frequencies=0,
+            max_frequency=1.0,
+            features=vocabulary.features,
             rngs=rngs,
         )
-        self.on_nodes = ParameterEncoder(
-            vocabulary.node_canvases,
-            len(vocabulary.node_keys),
-            widths[0],
-            **options,  # type: ignore[arg-type]
-            rngs=rngs,
-        )
+        self.on_edges = linear(vocabulary.edge_canvases, len(vocabulary.edge_types))
+        self.on_nodes = linear(vocabulary.node_canvases, len(vocabulary.node_keys))
         self.filters = nnx.List(
             [
                 Linear(a * config.kernel, b, rngs=rngs)

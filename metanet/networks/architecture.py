@@ -175,8 +175,7 @@ def create(arch: Architecture, key: jax.Array, side: int | None = None) -> Netwo
 def blueprint(arch: Architecture, side: int | None = None) -> Network:
     """A network of an architecture without values: shapes stand for its parameters.
 
-    That is all that discovery and layouts need, and a hundred times faster than `create`,
-    which compiles the initialisation.
+    That is all that discovery and layouts need; unlike `create` it compiles nothing.
 
     Args:
         arch: The architecture.

@@ -65,7 +65,7 @@ def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> T
 def _discovered(
     architecture: Architecture, side: int | None
 ) -> tuple[Network, sym.Symmetry]:
-    # Symmetries of the families are checked by the tests.
+    # The tests check the symmetries of every architecture that has a name.
     network = blueprint(architecture, side)
     return network, sym.discover(*network[:2], *network.inputs, check=False)
 

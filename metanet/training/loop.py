@@ -116,9 +116,10 @@ def _train(
         tables = select(zoo, config.data, build_task(config).column)
         inputs = input_networks(zoo, tables)
         experiment = Experiment.of(config, inputs, progress=progress and first)
-        run = _Run(experiment, tables, optimizer, workdir, progress and first)
-        if inputs.image_side is not None:  # else examples may be of another size
-            run.windows = windows_in(tables["train"], experiment.inputs)
+        # Where it is not known, examples may be of another size.
+        sized = inputs.image_side is not None
+        windows = windows_in(tables["train"], experiment.inputs) if sized else {}
+        run = _Run(experiment, tables, windows, optimizer, workdir, progress and first)
     except Exception:
         # A config that cannot run must not claim the directory.
         if fresh:
@@ -153,6 +154,7 @@ class _Run:
         self,
         experiment: Experiment,
         tables: dict[str, ZooTable],
+        windows: dict[str, list[str]],
         optimizer: optax.GradientTransformation,
         workdir: Path,
         progress: bool,
@@ -163,7 +165,7 @@ class _Run:
         self.targets = {split: t[column] for split, t in tables.items()}
         self.tables = tables
         self.ranges = ranges_of(tables["train"], experiment.inputs)
-        self.windows: dict[str, list[str]] = {}
+        self.windows = windows
         self.groups = {split: groups_of(t) for split, t in tables.items()}
         self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
         net = experiment.build()
