@@ -60,11 +60,11 @@ class Decoder(nn.Module):
     layers: int
     heads: int
     width: int
-    vocabulary: int = 50_257
+    schema: int = 50_257
 
     @nn.compact
     def __call__(self, tokens):
-        embed = nn.Embed(self.vocabulary, self.width)
+        embed = nn.Embed(self.schema, self.width)
         places = self.param("places", nn.initializers.normal(), (1024, self.width))
         x = embed(tokens) + places[None, : tokens.shape[1]]
         mask = nn.make_causal_mask(tokens)

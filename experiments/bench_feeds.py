@@ -30,7 +30,7 @@ import numpy as np
 
 from metanet.cli.train import load_config
 from metanet.errors import MetanetError
-from metanet.graphs import Topology, edge_groups
+from metanet.graphs import Topology, edge_blocks
 from metanet.training import Experiment, ExperimentConfig
 from metanet.training.loop import input_networks
 from metanet.training.optimizer import build_optimizer
@@ -91,7 +91,7 @@ class Training:
 
 
 def _edges(topology: Topology) -> int:
-    return sum(math.prod(group.shape) for group in edge_groups(topology))
+    return sum(math.prod(group.shape) for group in edge_blocks(topology))
 
 
 def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:

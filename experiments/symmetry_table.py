@@ -33,10 +33,8 @@ from absl import logging as absl_logging
 # The networks whose groups are known on paper are those of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import symmetry_families
-import symmetry_libraries
-import symmetry_networks
 import torch_networks
+from helpers import symmetry_families, symmetry_libraries, symmetry_networks
 
 from metanet import importers
 from metanet import symmetry as sym
@@ -171,8 +169,10 @@ def line(row: Row) -> str:
     deviation = sym.check(
         found, row.network.apply_fn, row.network.params, *row.network.inputs
     )
-    kinds = Counter(f.kind for f in found.families)
-    families = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "-"
+    kinds = Counter(f.kind for f in found.scaling_groups)
+    scaling_groups = (
+        ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "-"
+    )
     if row.order is None:
         paper = "not derived"
     elif row.order == found.order:
@@ -180,7 +180,7 @@ def line(row: Row) -> str:
     else:
         paper = f"larger by a factor of {_short(row.order // found.order)}"
     cells = (
-        row.name, row.family, row.library, _group(found), paper, families,
+        row.name, row.family, row.library, _group(found), paper, scaling_groups,
         f"{found.coverage().share:.1%}", f"{deviation:.0e}",
         "" if row.error is None else f"{row.error:.0e}", f"{seconds:.2f}",
     )  # fmt: skip

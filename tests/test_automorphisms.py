@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator
 
 import pytest
-from graph_networks import NETWORKS
+from helpers.graph_networks import NETWORKS
 
 from metanet.graphs import EdgeSet, NodeSet, Topology, build_topology
 from metanet.symmetry import discover
@@ -75,7 +75,7 @@ def expand(topology: Topology) -> Expanded:
         for unit in units(node):
             graph.node(topology, k, unit)
     for e, edge in enumerate(topology.edges):
-        tile = (edge.leaf, edge.bounds)
+        block = (edge.leaf, edge.bounds)
         sources = [()]
         if edge.source is not None:
             sources = list(units(topology.nodes[edge.source]))
@@ -84,7 +84,7 @@ def expand(topology: Topology) -> Expanded:
             place = parallel(edge, index)
             # Tied uses meet in the parameter: named by its place in the leaf.
             home = tuple(index[edge.order.index(i)] for i in range(len(index)))
-            parameter = graph.vertex((*tile, home), (*tile, place))
+            parameter = graph.vertex((*block, home), (*block, place))
             for source, target in itertools.product(sources, targets):
                 if not agrees(edge, index, source, target):
                     continue
@@ -98,7 +98,7 @@ def expand(topology: Topology) -> Expanded:
                     start = graph.vertex(("start", *key), ("start", e, place))
                     node = graph.node(topology, edge.source, source)
                     graph.adjacent[start] += [end, node]
-    for j, join in enumerate(topology.joins):
+    for j, join in enumerate(topology.identity_edges):
         ends = (topology.nodes[join.source], topology.nodes[join.target])
         for source, target in itertools.product(*map(units, ends)):
             if all(source[i] == target[k] for i, k in join.join):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch_writer
+from helpers import torch_writer
 from test_report import parse
 
 from metanet.cli import main

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_cases import config, without_discovery, write_zoo
+from helpers.training_cases import config, without_discovery, write_zoo
 
 from metanet.errors import MetanetError
 from metanet.training import Interrupted, read_metrics, train
@@ -202,7 +202,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 sys.path.insert(0, TESTS)
 from pathlib import Path
-from training_cases import config
+from helpers.training_cases import config
 from metanet.errors import MetanetError
 from metanet.training import train
 LIMIT

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_cases import write_zoo
+from helpers.training_cases import write_zoo
 
 from metanet.training import read_metrics
 
@@ -21,7 +21,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", DEVICES)
 sys.path.insert(0, TESTS)
 from pathlib import Path
-from training_cases import config
+from helpers.training_cases import config
 from metanet.training import ProcessConfig, start_processes, train
 if COUNT > 1:
     start_processes(ProcessConfig("127.0.0.1:PORT", COUNT, INDEX))

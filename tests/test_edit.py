@@ -18,7 +18,7 @@ def head_for(net, homogeneous=False):
     edges = net.config.heads if hasattr(net.config, "heads") else net.config.dim
     edges = getattr(net.config, "edge_dim", edges)
     return EditHead(
-        net.vocabulary,
+        net.schema,
         net.config.dim,
         edges,
         homogeneous=homogeneous,
@@ -44,7 +44,7 @@ def test_edits_move_along_with_the_parameters(model, name, factors):
     act = jax.vmap(
         lambda p: sym.act(
             case.symmetry,
-            sym.random(
+            sym.random_element(
                 case.symmetry,
                 jax.random.key(3),
                 signs=factors,
@@ -79,7 +79,7 @@ def test_packed_edits_equal_stacked_ones():
     case = subject("mlp")
     net = build("gmn", [case])
     head = head_for(net)
-    part = plan(case.topology, net.vocabulary)
+    part = plan(case.topology, net.schema)
     batch = pack(
         [part], [flat(case.params, 0)], Budget(part.nodes + 3, part.edges + 5, 2)
     )
@@ -133,7 +133,7 @@ def test_two_layers_can_be_set_to_compute_the_forward_pass_of_an_mlp():
     encoder.on_nodes.direct[0].kernel[...] = jnp.zeros((1, 8)).at[0, 1].set(1.0)
     embedding = encoder.embedding
     embedding.kind[...] = embedding.kind[...].at[:, 2].set(big)
-    kinds = [kind for kind, _ in model.vocabulary.identities]
+    kinds = [kind for kind, _ in model.schema.identities]
     assert kinds[0] == "input"
     embedding.identity[...] = embedding.identity[...].at[:4, 0].set(point)
     unnorm = big / np.sqrt(8)  # norm(x) = x / unnorm, up to (x / big)^2

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from symmetry_networks import NETWORKS, Case, array, tanh
+from helpers.symmetry_networks import NETWORKS, Case, array, tanh
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -81,7 +81,7 @@ def permutation_of(found, specs, params, element):
 
 def elements(found, count=16):
     only = {"signs": False, "scales": False, "phases": False}
-    return [sym.random(found, jax.random.key(i), **only) for i in range(count)]
+    return [sym.random_element(found, jax.random.key(i), **only) for i in range(count)]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,8 +5,8 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from symmetry_families import FAMILIES
-from symmetry_networks import NETWORKS
+from helpers.symmetry_families import FAMILIES
+from helpers.symmetry_networks import NETWORKS
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -51,7 +51,7 @@ def refined(arrays, rounds: int = 4):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_permuted_network_has_an_isomorphic_graph(name):
     network, found, topology = graph_of(name)
-    element = sym.random(
+    element = sym.random_element(
         found, jax.random.key(1), scales=False, signs=False, phases=False
     )
     moved = sym.act(found, element, network.params)

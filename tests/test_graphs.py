@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from graph_networks import NETWORKS, wide_siren
+from helpers.graph_networks import NETWORKS, wide_siren
 
 from metanet.errors import MetanetError
 from metanet.graphs import (
@@ -16,14 +16,14 @@ from metanet.graphs import (
     Topology,
     build_topology,
     draw,
-    edge_groups,
+    edge_blocks,
     node_parameters,
     stack,
     to_graph,
     to_params,
 )
 from metanet.networks import Network
-from metanet.symmetry import act, discover, random
+from metanet.symmetry import act, discover, random_element
 
 BATCHED = sorted({*NETWORKS} - {"dead", "generated"})
 
@@ -123,7 +123,7 @@ def test_equal_topologies_share_a_trace(networks, topologies):
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds", "depths", "joins"),
+    ("name", "kinds", "depths", "identity_edges"),
     [
         ("mlp", ["input", "hidden", "hidden", "output"], [0, 1, 2, 3], []),
         ("siren", ["input", "hidden", "hidden", "output"], [0, 1, 2, 3], []),
@@ -144,11 +144,11 @@ def test_equal_topologies_share_a_trace(networks, topologies):
         ("low_rank", ["input", "hidden", "output", "latent"], [0, 1, 2, 1], []),
     ],
 )
-def test_layers_are_node_sets(name, kinds, depths, joins, topologies):
+def test_layers_are_node_sets(name, kinds, depths, identity_edges, topologies):
     topology = topologies[name]
     assert [n.kind for n in topology.nodes] == kinds
     assert [n.depth for n in topology.nodes] == depths
-    assert [j.kind for j in topology.joins] == joins
+    assert [j.kind for j in topology.identity_edges] == identity_edges
     for node in topology.nodes:
         assert node.identified == (node.kind in ("input", "output"))
 
@@ -163,7 +163,7 @@ def test_siren_reads_well(topologies):
     ]
     assert [n.size for n in topology.nodes] == [3, 4, 5, 2]
     assert [n.symmetry for n in topology.nodes[1:3]] == ["phase", "phase"]
-    assert [n.activation for n in topology.nodes[1:3]] == [("sin",), ("sin",)]
+    assert [n.nonlinearity for n in topology.nodes[1:3]] == [("sin",), ("sin",)]
     assert {e.name: e.kind for e in topology.edges} == {
         f"layers/{i}/{k}": {"kernel": "weight"}.get(k, k)
         for i in range(3)
@@ -191,10 +191,14 @@ def test_groups_lie_on_the_diagonal_axis(networks, topologies):
 
 def test_tied_weights_are_stored_once(networks, topologies):
     topology, params = topologies["tied"], networks["tied"].params
-    uses = [e for e in topology.edges if e.name.startswith("w")]
-    assert [e.primary for e in uses] == [True, False]
+    parameter_edges = [e for e in topology.edges if e.name.startswith("w")]
+    assert [e.primary for e in parameter_edges] == [True, False]
     graph = to_graph(topology, params)
-    copies = [b for e, b in zip(topology.edges, graph.edges, strict=True) if e in uses]
+    copies = [
+        b
+        for e, b in zip(topology.edges, graph.edges, strict=True)
+        if e in parameter_edges
+    ]
     np.testing.assert_array_equal(copies[0], copies[1])
 
 
@@ -206,13 +210,15 @@ def test_quotient_has_one_node_set_per_group(name, symmetries):
     topology = build_topology(symmetry, "quotient")
     free = [
         frozenset(
-            a for a in symmetry.sites[n.site].units if symmetry.atoms[a].pinned is None
+            a
+            for a in symmetry.activations[n.activation].units
+            if symmetry.indices[a].pinned is None
         )
         for n in topology.nodes
     ]
     moved = [f for f in free if f]
     assert len(set(moved)) == len(moved)
-    groups = {a for g in symmetry.groups for a in g.atoms}
+    groups = {a for g in symmetry.groups for a in g.indices}
     assert set().union(*moved) == groups
 
 
@@ -237,7 +243,7 @@ def test_permuting_the_network_permutes_the_nodes(
 ):
     topology, params = topologies[name], networks[name].params
     symmetry = symmetries[name]
-    element = random(symmetry, key, signs=False, scales=False, phases=False)
+    element = random_element(symmetry, key, signs=False, scales=False, phases=False)
     before = to_graph(topology, params)
     after = to_graph(topology, act(symmetry, element, params))
     orders, moved = [], False
@@ -265,7 +271,7 @@ def test_permuting_the_network_permutes_the_nodes(
 @pytest.mark.parametrize("name", BATCHED)
 def test_batch_layout_takes_the_topology(name, topologies):
     topology = topologies[name]
-    groups = edge_groups(topology)
+    groups = edge_blocks(topology)
     parameters = node_parameters(topology)
     held = {g.edge for g in groups if g.edge >= 0} | {
         i for p in parameters for i, _ in p

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import torch_writer
+from helpers import torch_writer
 from safetensors.numpy import save_file
 
 from metanet.errors import MetanetError

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from symmetry_families import FAMILIES
-from symmetry_networks import NETWORKS
+from helpers.symmetry_families import FAMILIES
+from helpers.symmetry_networks import NETWORKS
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -19,12 +19,12 @@ from metanet.graphs import (
     Budget,
     Topology,
     build_topology,
-    fill,
+    first_fit_decreasing,
     pack,
     plan,
     to_graph,
 )
-from metanet.graphs.scales import rest_of
+from metanet.graphs.scales import remaining_symmetry
 from metanet.models import MODELS, Probe, build_model
 from metanet.networks import Architecture, ParamSpec, create
 
@@ -77,7 +77,7 @@ PROBING = ("probegen", "product_gmn probes")
 UNPROBED = {"transformer block", "GRU", "RNN", "DeepSets", "residual CNN with norm"}
 
 
-class Subject(NamedTuple):
+class ModelInputs(NamedTuple):
     """A network, its structure, and three parameter sets stacked."""
 
     network: Any
@@ -87,7 +87,7 @@ class Subject(NamedTuple):
 
 
 @functools.cache
-def subject(name: str) -> Subject:
+def subject(name: str) -> ModelInputs:
     network = SUBJECTS[name]()
     found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
 
@@ -100,17 +100,17 @@ def subject(name: str) -> Subject:
         )  # fmt: skip
 
     params = jax.jit(jax.vmap(noisy))(jax.random.split(jax.random.key(0), 3))
-    return Subject(network, found, build_topology(found), params)
+    return ModelInputs(network, found, build_topology(found), params)
 
 
-def build(model: str, subjects: list[Subject], seed: int = 0):
+def build(model: str, subjects: list[ModelInputs], seed: int = 0):
     first = subjects[0]
     small = {"dim": 16, "depth": 2}
     options = {k: v for k, v in small.items() if k in MODELS[model.split()[0]].options}
     probe = None
     if model in PROBING:
         apply_fn, shape = first.network.apply_fn, first.network.inputs[0].shape[1:]
-        run = lambda p, x: sym.activations(apply_fn, first.symmetry, p, x)
+        run = lambda p, x: sym.compute_activations(apply_fn, first.symmetry, p, x)
         probe = Probe(run, ParamSpec.of(first.network.params), shape)
     return build_model(
         model.split()[0],
@@ -126,18 +126,20 @@ def carries_factors(model: str) -> bool:
     return MODELS[model.split()[0]].carries_factors
 
 
-def graphs_of(subject: Subject, factors: bool):
+def graphs_of(subject: ModelInputs, factors: bool):
     """Parameters to graphs, canonical but for the factors that some models carry."""
     left = subject.symmetry
     if factors:
-        left = rest_of(subject.symmetry, subject.topology)
+        left = remaining_symmetry(subject.symmetry, subject.topology)
     canonical = jax.vmap(lambda p: sym.canonicalize(left, p))
     return lambda params: to_graph(subject.topology, canonical(params))
 
 
-def moved(subject: Subject, params: Any, seed: int = 5):
+def moved(subject: ModelInputs, params: Any, seed: int = 5):
     keys = jax.random.split(jax.random.key(seed), 3)
-    act = lambda k, p: sym.act(subject.symmetry, sym.random(subject.symmetry, k), p)
+    act = lambda k, p: sym.act(
+        subject.symmetry, sym.random_element(subject.symmetry, k), p
+    )
     return jax.vmap(act)(keys, params)
 
 
@@ -232,7 +234,7 @@ def flat(params: Any, i: int) -> np.ndarray:
 def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, names):
     cases = [subject(n) for n in names]
     net = build(model, cases)
-    plans = [plan(c.topology, net.vocabulary) for c in cases for _ in range(2)]
+    plans = [plan(c.topology, net.schema) for c in cases for _ in range(2)]
     weights = [flat(c.params, i) for c in cases for i in range(2)]
     count = len(plans)
     budget = Budget(
@@ -263,7 +265,7 @@ def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, name
         np.testing.assert_allclose(one, stacked[:1], atol=1e-5)
 
 
-def stacked_and_single(net: Any, case: Subject):
+def stacked_and_single(net: Any, case: ModelInputs):
     """Outputs for the first two networks as a stack, and for the first by itself."""
 
     @nnx.jit
@@ -278,14 +280,14 @@ def stacked_and_single(net: Any, case: Subject):
 def test_node_features_of_scale_gmn_carry_the_factors(kind):
     case = subject("mlp" if kind == "positive" else "siren")
     net = build("scale_gmn_b", [case])
-    element = sym.random(
+    element = sym.random_element(
         case.symmetry, jax.random.key(3), permutations=False, phases=False
     )
     act = jax.vmap(lambda p: sym.act(case.symmetry, element, p))
     run = nnx.jit(lambda net, p: net(to_graph(case.topology, p)))
     before, after = run(net, case.params), run(net, act(case.params))
     start, checked = 0, 0
-    families = [f for f in case.symmetry.families if f.kind == kind]
+    scaling_groups = [f for f in case.symmetry.scaling_groups if f.kind == kind]
     for node in case.topology.nodes:
         own = slice(start, start + node.size)
         start += node.size
@@ -305,7 +307,7 @@ def test_node_features_of_scale_gmn_carry_the_factors(kind):
             factor, jnp.broadcast_to(factor[:1], factor.shape), rtol=1e-3
         )
         checked += 1
-    assert checked == len(families) == 2
+    assert checked == len(scaling_groups) == 2
 
 
 @pytest.mark.parametrize("model", ["scale_gmn_b", "scale_product_gmn"])
@@ -334,7 +336,9 @@ def test_tiny_weights_keep_values_and_gradients_small(model):
 def test_functional_arrays_move_along():
     case = subject("mlp")
     net = build("unf", [case])
-    element = sym.random(case.symmetry, jax.random.key(3), signs=False, scales=False)
+    element = sym.random_element(
+        case.symmetry, jax.random.key(3), signs=False, scales=False
+    )
     act = jax.vmap(lambda p: sym.act(case.symmetry, element, p))
     run = nnx.jit(lambda net, p: net.arrays(to_graph(case.topology, p)))
     before, after = run(net, case.params), run(net, act(case.params))
@@ -349,7 +353,7 @@ def test_bins_hold_every_network_once():
     rng = np.random.default_rng(0)
     sizes = [(int(n), int(20 * n)) for n in rng.integers(5, 60, 300)]
     budget = Budget(nodes=400, edges=6000, graphs=64)
-    bins = fill(sizes, budget)
+    bins = first_fit_decreasing(sizes, budget)
     assert sorted(i for held in bins for i in held) == list(range(300))
     for held in bins:
         assert sum(sizes[i][0] for i in held) <= budget.nodes
@@ -357,17 +361,17 @@ def test_bins_hold_every_network_once():
     used = sum(e for _, e in sizes) / (len(bins) * budget.edges)
     assert used > 0.95
     with pytest.raises(MetanetError, match="more than the budget"):
-        fill([(500, 10)], budget)
+        first_fit_decreasing([(500, 10)], budget)
 
 
 def test_what_packing_refuses():
     case, other = subject("mlp"), subject("GRU")
     net = build("product_gmn", [case])
     with pytest.raises(MetanetError, match="does not know"):
-        plan(other.topology, net.vocabulary)
+        plan(other.topology, net.schema)
     with pytest.raises(MetanetError, match="does not know"):
         net(to_graph(other.topology, other.params))
-    known = plan(case.topology, net.vocabulary)
+    known = plan(case.topology, net.schema)
     weights = flat(case.params, 0)
     with pytest.raises(MetanetError, match="has 3 weights"):
         pack([known], [weights[:3]], Budget(100, 1000, 4))
@@ -378,4 +382,4 @@ def test_what_packing_refuses():
     topology = build_topology(found)
     net = build_model("gmn", {}, topology=topology, rngs=nnx.Rngs(0))
     with pytest.raises(MetanetError, match="stack graphs of one topology"):
-        plan(topology, net.vocabulary)
+        plan(topology, net.schema)

@@ -142,7 +142,7 @@ def test_graphs_tell_activation_and_depth_if_asked(zoo, field):
     for told in (True, False):
         one = config(zoo.path, graph={field: told})
         types = [
-            {(n.depth, n.activation) for n in InputNetwork.of(a, one).topology.nodes}
+            {(n.depth, n.nonlinearity) for n in InputNetwork.of(a, one).topology.nodes}
             for a in (relu, relu.with_option("activation", "tanh"))
         ]
         depths = {depth for depth, _ in types[0]}

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from symmetry_families import FAMILIES
-from symmetry_networks import NETWORKS
+from helpers.symmetry_families import FAMILIES
+from helpers.symmetry_networks import NETWORKS
 
 from metanet import symmetry as sym
 from metanet.graphs import build_topology, to_graph
@@ -44,7 +44,7 @@ def test_invariant_to_the_discovered_group(name):
 
     graphs = lambda p: to_graph(topology, p)
     canonical = lambda p: graphs(sym.canonicalize(found, p))
-    act = lambda k, p: sym.act(found, sym.random(found, k), p)
+    act = lambda k, p: sym.act(found, sym.random_element(found, k), p)
     keys = jax.random.split(jax.random.key(0), 3)
 
     @nnx.jit

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_metanetworks import Subject, build, carries_factors, graphs_of, subject
+from test_metanetworks import ModelInputs, build, carries_factors, graphs_of, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -16,7 +16,7 @@ from metanet.models.dmc import halved
 from metanet.models.layers import NormLinear, bf16_products, product
 
 
-def read(model: str, case: Subject, *params):
+def read(model: str, case: ModelInputs, *params):
     """What a model makes of each batch of parameter sets, by one program."""
     net = build(model, [case])
     graphs = graphs_of(case, carries_factors(model))
@@ -28,7 +28,7 @@ def read(model: str, case: Subject, *params):
 @pytest.mark.parametrize("model", ["flat_mlp", "dmc"])
 def test_models_that_read_an_order_are_not_invariant(model):
     case = subject("siren")
-    element = sym.random(case.symmetry, jax.random.key(5))
+    element = sym.random_element(case.symmetry, jax.random.key(5))
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
     before, after = (x.pooled for x in read(model, case, case.params, moved))
     assert float(jnp.abs(before - after).max()) > 1e-2
@@ -36,7 +36,9 @@ def test_models_that_read_an_order_are_not_invariant(model):
 
 def test_node_features_move_along():
     case = subject("siren")
-    element = sym.random(case.symmetry, jax.random.key(3), signs=False, phases=False)
+    element = sym.random_element(
+        case.symmetry, jax.random.key(3), signs=False, phases=False
+    )
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
     before, after = (x.nodes for x in read("product_gmn", case, case.params, moved))
     hidden = [i for i, n in enumerate(case.topology.nodes) if n.kind == "hidden"]
@@ -89,9 +91,9 @@ def test_carry_and_match_equal_loops_over_the_edges(shape):
     both, sources, targets = shape
     heads, width, batch = 2, 6, 2
     ends = tuple(
-        graph_batch.EndView((both, n), (0, 1), (1, both, n, 1)) for n in shape[1:]
+        graph_batch.AxisMap((both, n), (0, 1), (1, both, n, 1)) for n in shape[1:]
     )
-    group = graph_batch.EdgeGroup(0, 1, shape, ends)
+    group = graph_batch.EdgeBlock(0, 1, shape, ends)
     key = jax.random.split(jax.random.key(0), 3)
     edges = jax.random.normal(key[0], (batch, both, heads, sources, targets))
     at_source = jax.random.normal(key[1], (batch, both * sources, width))
@@ -105,12 +107,15 @@ def test_carry_and_match_equal_loops_over_the_edges(shape):
         to_source[b, i, run] += e * at_target[b, j, run]
         dot = np.vdot(at_source[b, i, run], at_target[b, j, run])
         products[b, z, h, s, t] = dot / np.sqrt(width / heads)
-    carry, match = graph_batch.carry, graph_batch.match
-    forth = carry(edges, at_source, group, "target")
+    aggregate_messages, edge_scores = (
+        graph_batch.aggregate_messages,
+        graph_batch.edge_scores,
+    )
+    forth = aggregate_messages(edges, at_source, group, "target")
     np.testing.assert_allclose(forth, to_target, atol=1e-5)
-    back = carry(edges, at_target, group, "source")
+    back = aggregate_messages(edges, at_target, group, "source")
     np.testing.assert_allclose(back, to_source, atol=1e-5)
-    found = match(at_source, at_target, group, heads)
+    found = edge_scores(at_source, at_target, group, heads)
     np.testing.assert_allclose(found, products, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from metanet.networks import (
     ARCHITECTURES,
     Architecture,
     ParamSpec,
-    blueprint,
+    abstract_network,
     coordinate_grid,
     create,
     fast_sin,
@@ -175,7 +175,7 @@ def test_symmetries_of_architectures_hold(name, key):
     if architecture is None:
         shape = ImageShape(8, 1, 10)
         [(_, architecture)] = draw_architectures((name,), 1, shape, seed=1)
-    shapes = blueprint(architecture, 8)
+    shapes = abstract_network(architecture, 8)
     found = symmetry.discover(*shapes[:2], *shapes.inputs, check=False)
     network = create(architecture, key, 8)
     symmetry.check(found, *network[:2], *network.inputs)

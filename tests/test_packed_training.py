@@ -24,7 +24,7 @@ from metanet.training.packed import (
     make_packed_step,
     pack_batch,
 )
-from metanet.training.prefetch import ahead
+from metanet.training.prefetch import prefetch
 from metanet.training.step import initial_state
 
 ARCHITECTURES = [
@@ -52,7 +52,7 @@ def zoo():
         topology=topologies,
         rngs=nnx.Rngs(0),
     )
-    plans = [plan(t, model.vocabulary) for t in topologies]
+    plans = [plan(t, model.schema) for t in topologies]
     return topologies, params, weights, plans, model
 
 
@@ -124,9 +124,9 @@ def test_empty_bins_count_nothing(zoo):
 
 
 def test_a_thread_packs_ahead_and_passes_errors_on():
-    assert list(ahead(iter(range(20)))) == list(range(20))
+    assert list(prefetch(iter(range(20)))) == list(range(20))
     before = threading.active_count()
-    reader = ahead(itertools.count())
+    reader = prefetch(itertools.count())
     assert [next(reader) for _ in range(3)] == [0, 1, 2]
     reader.close()
     assert threading.active_count() == before
@@ -135,7 +135,7 @@ def test_a_thread_packs_ahead_and_passes_errors_on():
         yield 1
         raise MetanetError("the shard is gone")
 
-    reader = ahead(broken())
+    reader = prefetch(broken())
     assert next(reader) == 1
     with pytest.raises(MetanetError, match="the shard is gone"):
         next(reader)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from symmetry_networks import NETWORKS, NHWC, array, case, mlp, relu
+from helpers.symmetry_networks import NETWORKS, NHWC, array, case, mlp, relu
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -121,7 +121,7 @@ def test_discovery_finds_the_hand_written_spec(name, key):
         sym.from_rebasin(sym.to_rebasin(own), params),
         sym.from_unf(integers, params, fixed),
     )
-    element = sym.random(own, key, signs=False, scales=False, phases=False)
+    element = sym.random_element(own, key, signs=False, scales=False, phases=False)
     moved = sym.act(own, element, params)
     for other in others:
         sym.check(other, network.apply_fn, params, *network.inputs)

@@ -178,13 +178,13 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_finds_the_group_on_paper(name):
-    (apply_fn, params, inputs), order, families = NETWORKS[name]
+    (apply_fn, params, inputs), order, scaling_groups = NETWORKS[name]
     found = sym.discover(apply_fn, params, *inputs)  # checks itself in float64
     assert found.order == order
     assert not found.unknown
-    if families is not None:
-        kinds = [f.kind for f in found.families]
-        assert {k: kinds.count(k) for k in kinds} == families
+    if scaling_groups is not None:
+        kinds = [f.kind for f in found.scaling_groups]
+        assert {k: kinds.count(k) for k in kinds} == scaling_groups
 
 
 # Programs that tempt a rule to find too much: whatever is found must hold.
@@ -261,8 +261,8 @@ def test_check_rejects_a_false_phase(siren):
 def test_group_laws(name, first, second):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
     found = sym.discover(apply_fn, params, *inputs, check=False)
-    a = sym.random(found, jax.random.key(first))
-    b = sym.random(found, jax.random.key(second))
+    a = sym.random_element(found, jax.random.key(first))
+    b = sym.random_element(found, jax.random.key(second))
     act = jax.jit(lambda e, p: sym.act(found, e, p))
     both = jax.jit(lambda a, b: sym.compose(found, a, b))(a, b)
     assert distance(act(both, params), act(a, act(b, params))) < 1e-5
@@ -279,7 +279,7 @@ def test_acting_leaves_the_function_unchanged_under_vmap(name):
     @jax.jit
     @jax.vmap
     def outputs(key):
-        return apply_fn(sym.act(found, sym.random(found, key), params), *inputs)
+        return apply_fn(sym.act(found, sym.random_element(found, key), params), *inputs)
 
     reference = apply_fn(params, *inputs)
     moved = outputs(jax.random.split(KEY, 3))
@@ -296,7 +296,7 @@ def test_canonical_form_is_one_per_orbit(name):
     change = apply_fn(reference, *inputs) - apply_fn(params, *inputs)
     assert float(jnp.abs(change).max()) < 1e-5
     for seed in range(5):
-        element = sym.random(found, jax.random.key(seed), permutations=False)
+        element = sym.random_element(found, jax.random.key(seed), permutations=False)
         moved = canonical(sym.act(found, element, params))
         assert distance(moved, reference) < 1e-5
         assert distance(canonical(reference), reference) < 1e-6
@@ -314,7 +314,7 @@ def test_canonical_form_is_one_per_orbit(name):
 def test_no_phase_where_the_bias_is_used_otherwise(spoil):
     params = {"w": array(1, 3, 4), "b": array(2, 4), "o": array(3, 4, 2)}
     found = sym.discover(lambda p, x: spoil(p, x @ p["w"]) @ p["o"], params, X)
-    assert "phase" not in [f.kind for f in found.families]
+    assert "phase" not in [f.kind for f in found.scaling_groups]
 
 
 def test_explain_names_equation_and_line(siren):
@@ -381,14 +381,16 @@ def test_activations_are_those_of_the_network(siren):
     first = jnp.sin(3.0 * (x @ p["w1"] + p["b1"][None]))
     second = jnp.sin(3.0 * (first @ p["w2"] + p["b2"][None]))
     expected = {4: [first.T, second.T], 2: [apply_fn(p, x).T]}
-    values = jax.jit(lambda p, x: sym.activations(apply_fn, found, p, x))(p, x)
+    values = jax.jit(lambda p, x: sym.compute_activations(apply_fn, found, p, x))(p, x)
     held = [v for v in values if v is not None]
     assert held and values[0] is None
     for wanted in expected[4] + expected[2]:
         assert any(
             v.shape == wanted.shape and np.allclose(v, wanted, atol=1e-5) for v in held
         )
-    total = lambda p: sum(v.sum() for v in sym.activations(apply_fn, found, p, x)[1:])
+    total = lambda p: sum(
+        v.sum() for v in sym.compute_activations(apply_fn, found, p, x)[1:]
+    )
     gradient = jax.grad(total)(p)
     assert all(
         math.isfinite(float(jnp.abs(g).sum())) for g in jax.tree.leaves(gradient)

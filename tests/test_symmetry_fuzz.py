@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.symmetry_networks import array, relu, tanh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from symmetry_networks import array, relu, tanh
 
 from metanet import symmetry as sym
 

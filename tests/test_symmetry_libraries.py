@@ -1,7 +1,7 @@
 """The same kinds of network, as other libraries write them, have the group on paper."""
 
 import pytest
-from symmetry_libraries import LINEN, equinox_cases
+from helpers.symmetry_libraries import LINEN, equinox_cases
 
 from metanet import symmetry as sym
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from symmetry_families import FAMILIES
-from symmetry_networks import NETWORKS as FIRST
-from symmetry_networks import Case, array, case, relu, tanh
+from helpers.symmetry_families import FAMILIES
+from helpers.symmetry_networks import NETWORKS as FIRST
+from helpers.symmetry_networks import Case, array, case, relu, tanh
 
 from metanet import symmetry as sym
 from metanet.graphs import build_topology
@@ -31,8 +31,8 @@ def found_of(name: str) -> tuple[Case, sym.Symmetry]:
 def test_finds_the_group_on_paper(name):
     network, found = found_of(name)
     assert found.order == network.order
-    kinds = [f.kind for f in found.families]
-    assert {k: kinds.count(k) for k in kinds} == network.families
+    kinds = [f.kind for f in found.scaling_groups]
+    assert {k: kinds.count(k) for k in kinds} == network.scaling_groups
     sym.check(found, network.apply_fn, network.params, *network.inputs)
 
 
@@ -72,7 +72,7 @@ def test_canonical_form_is_one_per_orbit(name):
         once = sym.canonicalize(found, params)
         return once, sym.canonicalize(found, once), sym.canonicalize(found, moved)
 
-    element = sym.random(found, jax.random.key(3), permutations=False)
+    element = sym.random_element(found, jax.random.key(3), permutations=False)
     once, twice, other = forms(element, network.params)
     for a, b, c in zip(
         *(jax.tree.leaves(f) for f in (once, twice, other)), strict=True
@@ -196,7 +196,7 @@ def test_nothing_false_is_found(name):
 def test_no_leaf_can_be_left_behind(name):
     """An element that spares one leaf which it ought to move changes the outputs."""
     network, found = found_of(name)
-    element = sym.random(found, jax.random.key(1), phases=False)
+    element = sym.random_element(found, jax.random.key(1), phases=False)
     run = jax.jit(network.apply_fn)
     leaves, treedef = jax.tree.flatten(network.params)
     moved = jax.tree.leaves(sym.act(found, element, network.params))
@@ -222,23 +222,25 @@ def test_activations_are_what_all_readers_see():
     p = network.params
     found = sym.discover(apply_fn, p, X, check=False)
     x = array(7, 3, seed=4)
-    values = sym.activations(apply_fn, found, p, x)
+    values = sym.compute_activations(apply_fn, found, p, x)
     h = x @ p["a"] + p["c"][None]
     branch = tanh(relu(h) @ p["b"])
     # Read raw and through relu: itself. Read by one: as that one reads it.
     for wanted in (x @ p["a"], h, branch, relu(h + branch), relu(h + branch) @ p["o"]):
         near = [v for v in values if v is not None and v.shape == wanted.T.shape]
         assert any(np.allclose(v, wanted.T, atol=1e-5) for v in near)
-    assert len(values) == len(found.sites)
+    assert len(values) == len(found.activations)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_node_has_activations(name):
     network, found = found_of(name)
-    values = sym.activations(network.apply_fn, found, network.params, *network.inputs)
-    for site, value in zip(found.sites, values, strict=True):
-        sizes = tuple(found.atoms[a].size for a in site.units)
-        assert (value is None) == (site.kind == "input")
+    values = sym.compute_activations(
+        network.apply_fn, found, network.params, *network.inputs
+    )
+    for activation, value in zip(found.activations, values, strict=True):
+        sizes = tuple(found.indices[a].size for a in activation.units)
+        assert (value is None) == (activation.kind == "input")
         assert value is None or value.shape[: len(sizes)] == sizes
 
 
@@ -254,7 +256,7 @@ def test_activations_inside_loops():
     for x in xs:
         states.append(h)
         h = tanh(x @ p["wi"] + h @ p["wh"] + p["b"][None])
-    run = jax.jit(lambda p: sym.activations(network.apply_fn, found, p, xs))
+    run = jax.jit(lambda p: sym.compute_activations(network.apply_fn, found, p, xs))
     # Units, turns, batch: the state that each turn finds.
     assert near(run(p), jnp.stack(states).transpose(2, 0, 1))
     gradient = jax.grad(lambda p: sum(v.sum() for v in run(p) if v is not None))(p)
@@ -269,7 +271,7 @@ def test_activations_of_stacked_layers_have_the_layer_as_a_unit():
         q = jax.tree.map(lambda a, i=i: a[i], p["layers"])
         layers.append(relu(h @ q["w"] + q["b"][None]))
         h = h + layers[-1] @ q["v"]
-    values = sym.activations(network.apply_fn, found, p, x)
+    values = sym.compute_activations(network.apply_fn, found, p, x)
     assert near(values, jnp.stack(layers).transpose(2, 0, 1))
 
 
@@ -279,7 +281,7 @@ def test_activations_of_a_while_are_those_of_the_last_turn():
     h = x @ p["w"]
     for _ in range(x.shape[0]):
         before, h = h, tanh(h @ p["u"])
-    values = sym.activations(network.apply_fn, found, p, x)
+    values = sym.compute_activations(network.apply_fn, found, p, x)
     assert near(values, before.T)
 
 
@@ -293,7 +295,7 @@ def test_activations_keep_custom_derivatives():
     found = sym.discover(network.apply_fn, network.params, X, check=False)
 
     def total(x):
-        values = sym.activations(network.apply_fn, found, network.params, x)
+        values = sym.compute_activations(network.apply_fn, found, network.params, x)
         return next(v for v in values if v is not None and v.shape[0] == 4).sum()
 
     expected = 7.0 * network.params["w"].sum(1)

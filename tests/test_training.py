@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from training_cases import (
+from helpers.training_cases import (
     TEST,
     TRAIN,
     config,

@@ -49,7 +49,7 @@ def build_augmentation(
     def augment(key: jax.Array, params: Params) -> Params:
         key_element, key_noise = jax.random.split(key)
         if moves:
-            element = sym.random(
+            element = sym.random_element(
                 symmetry,
                 key_element,
                 permutations=config.permutation,

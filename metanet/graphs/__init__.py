@@ -1,53 +1,60 @@
 """Parameter graphs: a network's parameters as typed node sets and dense edge blocks."""
 
-from metanet.graphs.batch import EdgeGroup, edge_groups, node_parameters
+from metanet.graphs.batch import EdgeBlock, edge_blocks, node_parameters
 from metanet.graphs.build import build_topology
 from metanet.graphs.draw import draw
 from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
 from metanet.graphs.fan import fan_in
-from metanet.graphs.form import Form, reform
+from metanet.graphs.form import GraphForm, apply_form
 from metanet.graphs.layout import Edges, Layout, Rows, attention, map_edges
-from metanet.graphs.open import GraphBatch, open_graphs
-from metanet.graphs.packed import Packed
-from metanet.graphs.packing import Budget, PackedGraphs, Plan, fill, pack, plan
-from metanet.graphs.stacked import Stacked
-from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
+from metanet.graphs.open import GraphBatch, make_layout
+from metanet.graphs.packed import SparseLayout
+from metanet.graphs.packing import (
+    Budget,
+    PackedGraphs,
+    Plan,
+    first_fit_decreasing,
+    pack,
+    plan,
+)
+from metanet.graphs.schema import GraphSchema, KernelGrid
+from metanet.graphs.stacked import DenseLayout
+from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
 from metanet.graphs.view import ParameterGraph, stack, to_graph, to_params
-from metanet.graphs.vocabulary import Canvas, Vocabulary
 
 __all__ = [
     "Budget",
-    "Canvas",
+    "KernelGrid",
     "EdgeArrays",
-    "EdgeGroup",
+    "EdgeBlock",
     "EdgeSet",
     "Edges",
-    "Form",
+    "GraphForm",
     "GraphBatch",
-    "JoinSet",
+    "IdentityEdgeSet",
     "Layout",
     "NodeSet",
-    "Packed",
+    "SparseLayout",
     "PackedGraphs",
     "ParameterGraph",
     "Plan",
     "Rows",
-    "Stacked",
+    "DenseLayout",
     "Topology",
-    "Vocabulary",
+    "GraphSchema",
     "attention",
     "build_topology",
     "draw",
     "edge_arrays",
-    "edge_groups",
+    "edge_blocks",
     "fan_in",
-    "fill",
+    "first_fit_decreasing",
     "map_edges",
     "node_parameters",
-    "open_graphs",
+    "make_layout",
     "pack",
     "plan",
-    "reform",
+    "apply_form",
     "stack",
     "to_graph",
     "to_networkx",

@@ -24,7 +24,7 @@ End = Literal["source", "target"]
 
 
 @dataclass(frozen=True)
-class EndView:
+class AxisMap:
     """How the nodes of a set stand at one end of an edge group.
 
     Attributes:
@@ -48,7 +48,7 @@ class EndView:
 
 
 @dataclass(frozen=True)
-class EdgeGroup:
+class EdgeBlock:
     """Edges between two node sets that one array holds.
 
     Attributes:
@@ -62,13 +62,13 @@ class EdgeGroup:
     source: int
     target: int
     shape: tuple[int, int, int]
-    ends: tuple[EndView, EndView]
+    ends: tuple[AxisMap, AxisMap]
     edge: int = -1
     join: int = -1
 
 
 @lru_cache
-def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
+def edge_blocks(topology: Topology) -> tuple[EdgeBlock, ...]:
     """The edge groups of a topology: one per edge set with a source, one per join.
 
     Edge sets without a source (biases, gains, running statistics) are features of the
@@ -88,8 +88,8 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
             _end_view(topology, edge, "target"),
         )
         shape = (both, sources, targets)
-        groups.append(EdgeGroup(edge.source, edge.target, shape, ends, edge=i))
-    for i, join in enumerate(topology.joins):
+        groups.append(EdgeBlock(edge.source, edge.target, shape, ends, edge=i))
+    for i, join in enumerate(topology.identity_edges):
         ends = (
             _join_view(topology.nodes[join.source].units, [a for a, _ in join.join]),
             _join_view(topology.nodes[join.target].units, [b for _, b in join.join]),
@@ -102,11 +102,11 @@ def edge_groups(topology: Topology) -> tuple[EdgeGroup, ...]:
                 "the stacked layout does not support"
             )
         shape = (both, ends[0].shape[2], ends[1].shape[2])
-        groups.append(EdgeGroup(join.source, join.target, shape, ends, join=i))
+        groups.append(EdgeBlock(join.source, join.target, shape, ends, join=i))
     return tuple(groups)
 
 
-def _end_view(topology: Topology, edge: EdgeSet, end: End) -> EndView:
+def _end_view(topology: Topology, edge: EdgeSet, end: End) -> AxisMap:
     """The view of the nodes at one end of an edge set."""
     k = 0 if end == "source" else 1
     node = topology.nodes[edge.source if end == "source" else edge.target]  # type: ignore[index]
@@ -127,35 +127,35 @@ def _view(
     shared: tuple[int, ...],
     both: tuple[int, ...],
     own: tuple[int, ...],
-) -> EndView:
+) -> AxisMap:
     rest = tuple(i for i in range(len(units)) if i not in {*shared, *both, *own})
     kinds = (shared, both, own, rest)
     shared_n, both_n, own_n, rest_n = (math.prod(units[i] for i in k) for k in kinds)
-    return EndView(
+    return AxisMap(
         units, (*shared, *both, *own, *rest), (shared_n, both_n, own_n, rest_n)
     )
 
 
-def _join_view(units: tuple[int, ...], joined: list[int]) -> EndView:
+def _join_view(units: tuple[int, ...], joined: list[int]) -> AxisMap:
     both = tuple(dict.fromkeys(joined))
     own = tuple(i for i in range(len(units)) if i not in both)
     return _view(units, (), both, own)
 
 
 @lru_cache
-def node_parameters(topology: Topology) -> tuple[tuple[tuple[int, EndView], ...], ...]:
+def node_parameters(topology: Topology) -> tuple[tuple[tuple[int, AxisMap], ...], ...]:
     """Per node set the edge sets without a source, which are features of its nodes.
 
     Each with the view along which `from_end` brings its values to the nodes.
     """
-    found: list[list[tuple[int, EndView]]] = [[] for _ in topology.nodes]
+    found: list[list[tuple[int, AxisMap]]] = [[] for _ in topology.nodes]
     for i, edge in enumerate(topology.edges):
         if edge.source is None:
             found[edge.target].append((i, _end_view(topology, edge, "target")))
     return tuple(tuple(f) for f in found)
 
 
-def to_end(nodes: jax.Array, view: EndView) -> jax.Array:
+def to_end(nodes: jax.Array, view: AxisMap) -> jax.Array:
     """Node values ``[B, N, d]`` to ``[B, shared, both, n, d]``, averaged over the rest."""
     batch, d = nodes.shape[0], nodes.shape[-1]
     if view.plain:
@@ -165,7 +165,7 @@ def to_end(nodes: jax.Array, view: EndView) -> jax.Array:
     return turned.reshape(batch, *view.shape, d).mean(axis=4)
 
 
-def from_end(values: jax.Array, view: EndView) -> jax.Array:
+def from_end(values: jax.Array, view: AxisMap) -> jax.Array:
     """Values ``[B, shared, both, n, d]`` to nodes ``[B, N, d]``, the rest all alike."""
     batch, d = values.shape[0], values.shape[-1]
     if view.plain:
@@ -178,7 +178,9 @@ def from_end(values: jax.Array, view: EndView) -> jax.Array:
     return turned.reshape(batch, -1, d)
 
 
-def carry(edges: jax.Array, values: jax.Array, group: EdgeGroup, end: End) -> jax.Array:
+def aggregate_messages(
+    edges: jax.Array, values: jax.Array, group: EdgeBlock, end: End
+) -> jax.Array:
     """Sums over each node's edges: the edge's features times values of the other end.
 
     Args:
@@ -207,8 +209,8 @@ def carry(edges: jax.Array, values: jax.Array, group: EdgeGroup, end: End) -> ja
     return from_end(sums.reshape(batch, shared, both, count, -1), view)
 
 
-def match(
-    at_source: jax.Array, at_target: jax.Array, group: EdgeGroup, heads: int
+def edge_scores(
+    at_source: jax.Array, at_target: jax.Array, group: EdgeBlock, heads: int
 ) -> jax.Array:
     """Scaled inner products of both ends of every edge, ``[B, both, h, S, T]``.
 
@@ -221,7 +223,7 @@ def match(
     return jnp.einsum("bzshk,bzthk->bzhst", source * scale, target)
 
 
-def _per_head(nodes: jax.Array, group: EdgeGroup, end: End, heads: int) -> jax.Array:
+def _per_head(nodes: jax.Array, group: EdgeBlock, end: End, heads: int) -> jax.Array:
     """Node values as ``[B, both, n, h, shared * k]``."""
     values = to_end(nodes, group.ends[end == "target"])
     batch, shared, both, count, _ = values.shape
@@ -231,6 +233,6 @@ def _per_head(nodes: jax.Array, group: EdgeGroup, end: End, heads: int) -> jax.A
     return jnp.moveaxis(values, 1, 4).reshape(batch, both, count, heads, -1)
 
 
-def fan(group: EdgeGroup, end: End) -> int:
+def fan(group: EdgeBlock, end: End) -> int:
     """Number of edges of the group at each node of an end."""
     return group.shape[2] if end == "source" else group.shape[1]

@@ -16,8 +16,8 @@ import numpy as np
 from metanet.errors import MetanetError, suggest
 from metanet.graphs.fuse import Fused, fuse_readers, quotient
 from metanet.graphs.scales import with_carries
-from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
-from metanet.symmetry.structure import Tile, Use
+from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
+from metanet.symmetry.structure import Block, ParameterEdge
 
 if TYPE_CHECKING:
     from metanet.symmetry import Symmetry
@@ -57,35 +57,43 @@ class _Builder:
 
     def __init__(self, symmetry: Symmetry, fuse: Fuse):
         self.symmetry = symmetry
-        self.atoms = symmetry.atoms
-        self.tiles = {(t.leaf, t.segments): t for t in symmetry.tiles}
-        layers = fuse_readers(symmetry.sites, symmetry.uses, symmetry.joins)
+        self.indices = symmetry.indices
+        self.blocks = {(t.leaf, t.segments): t for t in symmetry.blocks}
+        layers = fuse_readers(
+            symmetry.activations, symmetry.parameter_edges, symmetry.identity_edges
+        )
         depth = _depths(layers)
-        use_depths = [depth[u.target] for u in layers.uses]
+        use_depths = [depth[u.target] for u in layers.parameter_edges]
         if fuse == "quotient":
-            self.fused = quotient(layers, symmetry.atoms)
+            self.fused = quotient(layers, symmetry.indices)
             depth = _least_depths(layers, self.fused, depth)
         else:
             self.fused = layers
         self.depth = depth
-        self.index = {site: i for i, site in enumerate(self.fused.sites)}
+        self.index = {
+            activation: i for i, activation in enumerate(self.fused.activations)
+        }
         self.latent: dict[tuple[int, ...], NodeSet] = {}
-        self.joins: list[JoinSet] = []
+        self.identity_edges: list[IdentityEdgeSet] = []
         self.seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
         self.edges = [
-            self.edge(use, d)
-            for use, d in zip(self.fused.uses, use_depths, strict=True)
+            self.edge(parameter_edge, d)
+            for parameter_edge, d in zip(
+                self.fused.parameter_edges, use_depths, strict=True
+            )
         ]
         self.edges += [
-            self.unused(t) for k, t in self.tiles.items() if not self.seen[k]
+            self.unused(t) for k, t in self.blocks.items() if not self.seen[k]
         ]
 
     def topology(self) -> Topology:
-        joins = tuple(
-            JoinSet(self.index[j.source], self.index[j.target], j.kind, j.chain, j.join)
-            for j in self.fused.joins
+        identity_edges = tuple(
+            IdentityEdgeSet(
+                self.index[j.source], self.index[j.target], j.kind, j.chain, j.join
+            )
+            for j in self.fused.identity_edges
         )
-        joins += tuple(dict.fromkeys(self.joins))
+        identity_edges += tuple(dict.fromkeys(self.identity_edges))
         nodes = (*self.nodes(), *self.latent.values())
         names = _unique(n.name for n in nodes)
         nodes = tuple(replace(n, name=s) for n, s in zip(nodes, names, strict=True))
@@ -96,48 +104,50 @@ class _Builder:
             )
         )
         leaves = tuple((leaf.path, leaf.shape) for leaf in self.symmetry.leaves)
-        return Topology(nodes, edges, joins, leaves)
+        return Topology(nodes, edges, identity_edges, leaves)
 
     def nodes(self) -> Iterable[NodeSet]:
         chains = defaultdict(set)
-        for edge in (*self.fused.uses, *self.fused.joins):
+        for edge in (*self.fused.parameter_edges, *self.fused.identity_edges):
             if edge.source is not None:
                 chains[edge.source].add(edge.chain)
-        acting = self.families()
-        for index, site in self.fused.sites.items():
-            pinned = tuple(self.atoms[a].pinned is not None for a in site.units)
+        acting = self.scaling_groups()
+        for index, activation in self.fused.activations.items():
+            pinned = tuple(self.indices[a].pinned is not None for a in activation.units)
             shared = chains[index]
             yield NodeSet(
                 name=self.name(index),
-                units=tuple(self.atoms[a].size for a in site.units),
-                kind=site.kind,
+                units=tuple(self.indices[a].size for a in activation.units),
+                kind=activation.kind,
                 depth=self.depth[index],
-                identified=all(pinned) if pinned else site.kind in ("input", "output"),
+                identified=all(pinned)
+                if pinned
+                else activation.kind in ("input", "output"),
                 symmetry=max(acting[index], key=_STRENGTH.index, default="none"),
-                activation=next(iter(shared)) if len(shared) == 1 else (),
-                site=index,
+                nonlinearity=next(iter(shared)) if len(shared) == 1 else (),
+                activation=index,
                 pinned=pinned,
             )
 
     def name(self, index: int) -> str:
         """Module path of the weight that produces a site, or its kind."""
-        site = self.fused.sites[index]
-        if site.kind != "hidden":
-            return site.kind
-        uses = [u for u in self.fused.uses if u.target == index]
-        if uses:
-            uses.sort(key=lambda u: (u.source is None, -self.size(u)))
-            path = self.symmetry.leaves[uses[0].leaf].path
+        activation = self.fused.activations[index]
+        if activation.kind != "hidden":
+            return activation.kind
+        parameter_edges = [u for u in self.fused.parameter_edges if u.target == index]
+        if parameter_edges:
+            parameter_edges.sort(key=lambda u: (u.source is None, -self.size(u)))
+            path = self.symmetry.leaves[parameter_edges[0].leaf].path
             # "layers/0/kernel" and "layers.0.weight" to the module's name.
             return re.sub(r"[/.][^/.]*$", "", path)
-        kinds = [j.kind for j in self.fused.joins if j.target == index]
+        kinds = [j.kind for j in self.fused.identity_edges if j.target == index]
         return kinds[0] if kinds else "hidden"
 
-    def size(self, use: Use) -> int:
-        atoms = self.tiles[use.leaf, use.segments].atoms
-        return math.prod(self.atoms[a].size for a in atoms)
+    def size(self, parameter_edge: ParameterEdge) -> int:
+        indices = self.blocks[parameter_edge.leaf, parameter_edge.segments].indices
+        return math.prod(self.indices[a].size for a in indices)
 
-    def families(self) -> dict[int, set[str]]:
+    def scaling_groups(self) -> dict[int, set[str]]:
         """Per site, the kinds of the factors that may multiply its activations.
 
         A family acts on a site where it acts on a parameter along an axis that indexes
@@ -145,48 +155,58 @@ class _Builder:
         """
         acting: dict[int, set[str]] = defaultdict(set)
         powers = defaultdict(set)
-        for family in self.symmetry.families:
-            for term in (*family.exponents, *family.shifts):
-                powers[term.leaf, term.position].add(family.kind)
-        for use in self.fused.uses:
-            tile = self.tiles[use.leaf, use.segments]
-            for position, roles in zip(tile.positions, use.roles, strict=True):
+        for scaling_group in self.symmetry.scaling_groups:
+            for term in (*scaling_group.exponents, *scaling_group.shifts):
+                powers[term.leaf, term.position].add(scaling_group.kind)
+        for parameter_edge in self.fused.parameter_edges:
+            block = self.blocks[parameter_edge.leaf, parameter_edge.segments]
+            for position, roles in zip(
+                block.positions, parameter_edge.roles, strict=True
+            ):
                 for role in roles:
-                    site = use.source if role.end == "source" else use.target
-                    if site is not None:
-                        acting[site] |= powers[use.leaf, position]
+                    activation = (
+                        parameter_edge.source
+                        if role.end == "source"
+                        else parameter_edge.target
+                    )
+                    if activation is not None:
+                        acting[activation] |= powers[parameter_edge.leaf, position]
         return acting
 
-    def latent_set(self, atoms: tuple[int, ...], depth: int) -> int:
+    def latent_set(self, indices: tuple[int, ...], depth: int) -> int:
         """Index of a node set that stands for no site: the joint index of atoms."""
-        if atoms not in self.latent:
-            self.latent[atoms] = NodeSet(
-                name="latent" if atoms else "unused",
-                units=tuple(self.atoms[a].size for a in atoms),
+        if indices not in self.latent:
+            self.latent[indices] = NodeSet(
+                name="latent" if indices else "unused",
+                units=tuple(self.indices[a].size for a in indices),
                 kind="latent",
                 depth=depth,
                 identified=False,
-                pinned=tuple(self.atoms[a].pinned is not None for a in atoms),
+                pinned=tuple(self.indices[a].pinned is not None for a in indices),
             )
-        return len(self.index) + list(self.latent).index(atoms)
+        return len(self.index) + list(self.latent).index(indices)
 
-    def edge(self, use: Use, depth: int) -> EdgeSet:
-        tile = self.tiles[use.leaf, use.segments]
-        ends = [_places(roles) for roles in use.roles]
-        source, target, join = use.source, self.index[use.target], use.join
+    def edge(self, parameter_edge: ParameterEdge, depth: int) -> EdgeSet:
+        block = self.blocks[parameter_edge.leaf, parameter_edge.segments]
+        ends = [_places(roles) for roles in parameter_edge.roles]
+        source, target, join = (
+            parameter_edge.source,
+            self.index[parameter_edge.target],
+            parameter_edge.join,
+        )
         if source is not None:
             # Read alike by all nodes of the source (a gain of weight normalisation): a
             # parameter of the target alone.
             alike = (
-                self.fused.sites[source].units
+                self.fused.activations[source].units
                 and not join
                 and all(s < 0 for s, _ in ends)
             )
             source = None if alike else self.index[source]
         free = [
             i
-            for i, (a, end) in enumerate(zip(tile.atoms, ends, strict=True))
-            if end == (-1, -1) and self.atoms[a].pinned is None
+            for i, (a, end) in enumerate(zip(block.indices, ends, strict=True))
+            if end == (-1, -1) and self.indices[a].pinned is None
         ]
         if free:
             # An index of neither end (the rank of a low-rank factor) has nodes of its
@@ -196,35 +216,35 @@ class _Builder:
             first = free[: len(free) if writes else 0 if reads else len(free) // 2]
             second = free[len(first) :]
             if reads and writes:
-                target = self.between(tile, free, ends, use, depth)
+                target = self.between(block, free, ends, parameter_edge, depth)
                 join = tuple((i, k + len(free)) for i, k in join)
             elif first:
-                source, join = self.at_latent(tile, first, 0, ends, depth), ()
+                source, join = self.at_latent(block, first, 0, ends, depth), ()
             if second and not writes:
-                target, join = self.at_latent(tile, second, 1, ends, depth), ()
-        return self.block(tile, ends, source, target, use, depth, join)
+                target, join = self.at_latent(block, second, 1, ends, depth), ()
+        return self.block(block, ends, source, target, parameter_edge, depth, join)
 
     def at_latent(
         self,
-        tile: Tile,
+        block: Block,
         where: list[int],
         end: int,
         ends: list[tuple[int, int]],
         depth: int,
     ) -> int:
         """Makes the tile positions ``where`` index a latent set; returns the set."""
-        atoms = tuple(tile.atoms[i] for i in where)
+        indices = tuple(block.indices[i] for i in where)
         for i in where:
-            place = sorted(atoms).index(tile.atoms[i])
+            place = sorted(indices).index(block.indices[i])
             ends[i] = (place, -1) if end == 0 else (-1, place)
-        return self.latent_set(tuple(sorted(atoms)), depth)
+        return self.latent_set(tuple(sorted(indices)), depth)
 
     def between(
         self,
-        tile: Tile,
+        block: Block,
         where: list[int],
         ends: list[tuple[int, int]],
-        use: Use,
+        parameter_edge: ParameterEdge,
         depth: int,
     ) -> int:
         """Puts a set between the ends of a parameter that also has a third index.
@@ -232,8 +252,8 @@ class _Builder:
         Its nodes are the joint index of the tile positions ``where`` and the target's
         units (an index of a generated weight); joins tie them to both.
         """
-        third = tuple(tile.atoms[i] for i in where)
-        units = self.fused.sites[use.target].units
+        third = tuple(block.indices[i] for i in where)
+        units = self.fused.activations[parameter_edge.target].units
         between = self.latent_set((*third, *units), depth)
         for i, (s, t) in enumerate(ends):
             if i in where:
@@ -243,28 +263,32 @@ class _Builder:
         own = self.latent_set(tuple(sorted(third)), depth)
         member = tuple((sorted(third).index(a), k) for k, a in enumerate(third))
         along = tuple((k + len(third), k) for k in range(len(units)))
-        target = self.index[use.target]
-        self.joins += [
-            JoinSet(own, between, "latent", (), member),
-            JoinSet(between, target, "latent", (), along),
+        target = self.index[parameter_edge.target]
+        self.identity_edges += [
+            IdentityEdgeSet(own, between, "latent", (), member),
+            IdentityEdgeSet(between, target, "latent", (), along),
         ]
         return between
 
-    def unused(self, tile: Tile) -> EdgeSet:
+    def unused(self, block: Block) -> EdgeSet:
         """The edge set of a tile that no use reads: it must still be stored."""
-        ends = [(-1, -1)] * len(tile.atoms)
-        free = [i for i, a in enumerate(tile.atoms) if self.atoms[a].pinned is None]
-        target = self.at_latent(tile, free, 1, ends, 0)
-        use = Use(tile.leaf, tile.segments, None, target, "unused", (), ())
-        return self.block(tile, ends, None, target, use, 0, ())
+        ends = [(-1, -1)] * len(block.indices)
+        free = [
+            i for i, a in enumerate(block.indices) if self.indices[a].pinned is None
+        ]
+        target = self.at_latent(block, free, 1, ends, 0)
+        parameter_edge = ParameterEdge(
+            block.leaf, block.segments, None, target, "unused", (), ()
+        )
+        return self.block(block, ends, None, target, parameter_edge, 0, ())
 
     def block(
         self,
-        tile: Tile,
+        block: Block,
         ends: list[tuple[int, int]],
         source: int | None,
         target: int,
-        use: Use,
+        parameter_edge: ParameterEdge,
         depth: int,
         join: tuple[tuple[int, int], ...],
     ) -> EdgeSet:
@@ -276,29 +300,29 @@ class _Builder:
         for group in kinds[:3]:
             group.sort(key=lambda i: (ends[i][1], ends[i][0]))
         order = tuple(itertools.chain(*kinds))
-        split = tuple(self.atoms[a].size for a in tile.atoms)
+        split = tuple(self.indices[a].size for a in block.indices)
         both, sources, targets, parallel = (
             math.prod(split[i] for i in group) for group in kinds
         )
-        self.seen[tile.leaf, tile.segments] += 1
-        path = self.symmetry.leaves[tile.leaf].path
-        parts = [t for t in self.symmetry.tiles if t.leaf == tile.leaf]
-        suffix = f"[{','.join(map(str, tile.segments))}]" if len(parts) > 1 else ""
+        self.seen[block.leaf, block.segments] += 1
+        path = self.symmetry.leaves[block.leaf].path
+        parts = [t for t in self.symmetry.blocks if t.leaf == block.leaf]
+        suffix = f"[{','.join(map(str, block.segments))}]" if len(parts) > 1 else ""
         return EdgeSet(
             name=path + suffix,
-            leaf=tile.leaf,
-            bounds=tile.bounds,
+            leaf=block.leaf,
+            bounds=block.bounds,
             split=split,
             order=order,
             shape=(both, sources, targets, parallel),
             source=source,
             target=target,
-            kind=use.kind,
+            kind=parameter_edge.kind,
             depth=depth,
-            chain=use.chain,
+            chain=parameter_edge.chain,
             positions=_grid(tuple(split[i] for i in kinds[3])),
-            stride=dict(use.attributes).get("stride", ()),
-            primary=self.seen[tile.leaf, tile.segments] == 1,
+            stride=dict(parameter_edge.attributes).get("stride", ()),
+            primary=self.seen[block.leaf, block.segments] == 1,
             units=tuple(ends[i] for i in order),
             join=join,
         )
@@ -322,17 +346,17 @@ def _depths(fused: Fused) -> dict[int, int]:
     A site that no input reaches (a token) stands just before its first reader.
     """
     sources, readers = defaultdict(set), defaultdict(set)
-    for edge in (*fused.uses, *fused.joins):
+    for edge in (*fused.parameter_edges, *fused.identity_edges):
         if edge.source is not None and edge.source < edge.target:
             sources[edge.target].add(edge.source)
             readers[edge.source].add(edge.target)
     depth: dict[int, int] = {}
-    for site in fused.sites:
-        depth[site] = max((depth[s] + 1 for s in sources[site]), default=0)
-    for site in reversed(fused.sites):
-        if not sources[site] and fused.sites[site].kind != "input":
-            first = min((depth[r] for r in readers[site]), default=1)
-            depth[site] = max(first - 1, 0)
+    for activation in fused.activations:
+        depth[activation] = max((depth[s] + 1 for s in sources[activation]), default=0)
+    for activation in reversed(fused.activations):
+        if not sources[activation] and fused.activations[activation].kind != "input":
+            first = min((depth[r] for r in readers[activation]), default=1)
+            depth[activation] = max(first - 1, 0)
     return depth
 
 
@@ -341,12 +365,14 @@ def _least_depths(
 ) -> dict[int, int]:
     """Depth of a set of identified layers: that of its first layer."""
     into = {}
-    for before, after in zip(layers.uses, merged.uses, strict=True):
+    for before, after in zip(
+        layers.parameter_edges, merged.parameter_edges, strict=True
+    ):
         into[before.target] = after.target
         into[before.source] = after.source
-    least = {site: depth[site] for site in merged.sites}
-    for site, d in depth.items():
-        target = into.get(site, site)
+    least = {activation: depth[activation] for activation in merged.activations}
+    for activation, d in depth.items():
+        target = into.get(activation, activation)
         if target in least:
             least[target] = min(least[target], d)
     return least

@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 
 from metanet.errors import MetanetError, suggest
 from metanet.files import write_file
-from metanet.graphs.topology import EdgeSet, JoinSet, NodeSet, Topology
+from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
 _SHOWN = 12
@@ -107,7 +107,7 @@ def _figure(topology: Topology, graph: ParameterGraph | None) -> Figure:
         value = None if values is None else values[i]
         reach = _lines(axes, topology, columns, edge, value, palette[edge.kind])
         highest = max(highest, reach)
-    for join in topology.joins:
+    for join in topology.identity_edges:
         highest = max(highest, _lines(axes, topology, columns, join, None, _FAINT))
     axes.set_ylim(bottom - 1.2, highest + 0.4)
     for i, (node, column) in enumerate(zip(topology.nodes, columns, strict=True)):
@@ -180,7 +180,7 @@ def _lines(
     axes: Axes,
     topology: Topology,
     columns: list[_Column],
-    edge: EdgeSet | JoinSet,
+    edge: EdgeSet | IdentityEdgeSet,
     values: np.ndarray | None,
     colour: str,
 ) -> float:
@@ -198,7 +198,7 @@ def _lines(
             if s is None or t is None:
                 continue
             source, target = _unit_index(nodes[0], s), _unit_index(nodes[1], t)
-            if isinstance(edge, JoinSet):
+            if isinstance(edge, IdentityEdgeSet):
                 if any(source[i] != target[k] for i, k in edge.join):
                     continue
                 value = 0.0
@@ -209,7 +209,7 @@ def _lines(
                 value = 0.0 if values is None else float(values[entry])
             found.append((abs(value), value, _curve(places[0].x, y0, places[1].x, y1)))
     found.sort(key=lambda f: f[0])
-    if isinstance(edge, JoinSet):
+    if isinstance(edge, IdentityEdgeSet):
         style = {"colors": [to_rgba(colour, 0.8)], "linestyles": "dashed"}
         widths = [1.0] * len(found)
     elif values is None:
@@ -254,7 +254,7 @@ def _dots(axes: Axes, node: NodeSet, column: _Column) -> None:
     units = " × ".join(map(str, node.units)) or "1"
     notes = [
         units,
-        *(("∘".join(reversed(node.activation)),) if node.activation else ()),
+        *(("∘".join(reversed(node.nonlinearity)),) if node.nonlinearity else ()),
     ]
     top = max(column.y)
     halo = [withStroke(linewidth=3, foreground="white")]
@@ -327,7 +327,7 @@ def _legend(
             handles.append(mark)
         elif not valued:
             handles.append(Line2D([], [], color=colour, label=kind))
-    for kind in dict.fromkeys(j.kind for j in topology.joins):
+    for kind in dict.fromkeys(j.kind for j in topology.identity_edges):
         handles.append(Line2D([], [], color=_FAINT, linestyle="dashed", label=kind))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 6),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.batch import EndView, edge_groups, node_parameters
+from metanet.graphs.batch import AxisMap, edge_blocks, node_parameters
 from metanet.graphs.topology import NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
@@ -24,7 +24,7 @@ class EdgeArrays(NamedTuple):
         edge_index: ``[2, E]`` int64, source and target of every edge.
         edge_attr: ``[E, F]`` values of the parameter, 0 for parameter-free edges.
         edge_set: ``[E]`` index into ``topology.edges``, and behind these into
-            ``topology.joins``.
+            ``topology.identity_edges``.
         edge_position: ``[E]`` which of the parallel edges (kernel position).
         node_set: ``[N]`` index into ``topology.nodes``; -1 for the bias node.
         node_unit: ``[N]`` place of a node in its set.
@@ -62,7 +62,7 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
     blocks = [np.asarray(block) for block in graph.edges]
     width = blocks[0].shape[-1] if blocks else 1
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
-    for group in edge_groups(topology):
+    for group in edge_blocks(topology):
         source, target = (
             first[node] + _nodes(view)
             for node, view in zip((group.source, group.target), group.ends, strict=True)
@@ -91,7 +91,7 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
     )
 
 
-def _nodes(view: EndView) -> np.ndarray:
+def _nodes(view: AxisMap) -> np.ndarray:
     """Node numbers ``[shared, both, n, rest]`` within a set."""
     numbers = np.arange(math.prod(view.units)).reshape(view.units)
     return numbers.transpose(view.order).reshape(view.shape)
@@ -161,4 +161,4 @@ def to_networkx(graph: ParameterGraph) -> Any:
 
 def _facts(topology: Topology) -> list[dict[str, Any]]:
     edges = [{"kind": e.kind, "parameter": e.name} for e in topology.edges]
-    return [*edges, *({"kind": j.kind} for j in topology.joins)]
+    return [*edges, *({"kind": j.kind} for j in topology.identity_edges)]

@@ -18,7 +18,7 @@ from metanet.graphs.view import ParameterGraph
 
 
 @dataclass(frozen=True)
-class Form:
+class GraphForm:
     """How a model wants its graphs.
 
     Attributes:
@@ -33,7 +33,7 @@ class Form:
 
 
 @lru_cache
-def reform(topology: Topology, form: Form) -> Topology:
+def apply_form(topology: Topology, form: GraphForm) -> Topology:
     """The topology with biases where the form wants them."""
     if form.bias == "feature":
         return topology
@@ -60,9 +60,9 @@ def _loop(edge: EdgeSet) -> EdgeSet:
     return replace(edge, source=edge.target, shape=shape, units=units)
 
 
-def reformed(graphs: ParameterGraph, form: Form) -> ParameterGraph:
+def apply_form_to_graph(graphs: ParameterGraph, form: GraphForm) -> ParameterGraph:
     """Graphs in a form; blocks are reshaped at most."""
-    topology = reform(graphs.topology, form)
+    topology = apply_form(graphs.topology, form)
     if topology is graphs.topology:
         return graphs
     edges = tuple(

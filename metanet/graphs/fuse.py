@@ -11,7 +11,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-from metanet.symmetry.structure import Atom, Join, Role, Site, Use
+from metanet.symmetry.structure import (
+    Activation,
+    IdentityEdge,
+    Index,
+    ParameterEdge,
+    Role,
+)
 
 IDENTITY = ("bias", "scale", "residual")
 _RICH = ("scale", "gate", "residual")
@@ -26,13 +32,15 @@ class Fused:
         uses, joins: As in the symmetry, with ends and unit places of the fused sets.
     """
 
-    sites: dict[int, Site]
-    uses: tuple[Use, ...]
-    joins: tuple[Join, ...]
+    activations: dict[int, Activation]
+    parameter_edges: tuple[ParameterEdge, ...]
+    identity_edges: tuple[IdentityEdge, ...]
 
 
 def fuse_readers(
-    sites: tuple[Site, ...], uses: tuple[Use, ...], joins: tuple[Join, ...]
+    activations: tuple[Activation, ...],
+    parameter_edges: tuple[ParameterEdge, ...],
+    identity_edges: tuple[IdentityEdge, ...],
 ) -> Fused:
     """Fuses each hidden site whose only reader is an identity edge into that reader.
 
@@ -41,24 +49,26 @@ def fuse_readers(
     (normalised, gated or sums themselves) only the latest is fused: the sum's nodes
     cannot stand for two of them.
     """
-    readers = Counter(j.source for j in joins)
-    readers.update(u.source for u in uses if u.source is not None)
+    readers = Counter(j.source for j in identity_edges)
+    readers.update(u.source for u in parameter_edges if u.source is not None)
     kinds: dict[int, set[str]] = defaultdict(set)
-    for edge in (*uses, *joins):
+    for edge in (*parameter_edges, *identity_edges):
         kinds[edge.target].add(edge.kind)
     rich = {t for t, k in kinds.items() if k & {*_RICH}}
     sums = {t for t, k in kinds.items() if "residual" in k}
     taken: set[int] = set()
     into: dict[int, tuple[int, dict[int, int]]] = {}
-    for join in sorted(joins, key=lambda j: (j.target, -j.source)):
+    for join in sorted(identity_edges, key=lambda j: (j.target, -j.source)):
         source, target = join.source, join.target
-        widths = {len(sites[s].units) for s in (source, target)} | {len(join.join)}
+        widths = {len(activations[s].units) for s in (source, target)} | {
+            len(join.join)
+        }
         if (
             join.kind not in IDENTITY
             or join.chain
             or source >= target
             or readers[source] != 1
-            or sites[source].kind != "hidden"
+            or activations[source].kind != "hidden"
             or len(widths) != 1
             or (join.kind == "scale" and source in sums)
             or (join.kind == "residual" and source in rich and target in taken)
@@ -69,7 +79,7 @@ def fuse_readers(
         into[source] = (target, dict(join.join))
         rich |= {target} if source in rich else set()
         sums |= {target} if source in sums else set()
-    kept = [j for j in joins if j.source not in into]
+    kept = [j for j in identity_edges if j.source not in into]
     # A target has a higher index than what is fused into it: go downwards, so that
     # what a target is fused into is known.
     for source in sorted(into, reverse=True):
@@ -77,57 +87,62 @@ def fuse_readers(
         if target in into:
             last, further = into[target]
             into[source] = (last, {i: further[k] for i, k in places.items()})
-    return _move(dict(enumerate(sites)), uses, kept, into)
+    return _move(dict(enumerate(activations)), parameter_edges, kept, into)
 
 
-def quotient(fused: Fused, atoms: tuple[Atom, ...]) -> Fused:
+def quotient(fused: Fused, indices: tuple[Index, ...]) -> Fused:
     """Identifies all node sets whose units are the same atoms, one of them free.
 
     Free atoms are equal exactly where one permutation moves both sets.
     """
     last: dict[tuple[int, ...], int] = {}
-    for index, site in fused.sites.items():
-        if any(atoms[a].pinned is None for a in site.units):
-            last[tuple(sorted(site.units))] = index
+    for index, activation in fused.activations.items():
+        if any(indices[a].pinned is None for a in activation.units):
+            last[tuple(sorted(activation.units))] = index
     into = {}
-    for index, site in fused.sites.items():
-        target = last.get(tuple(sorted(site.units)), index)
-        if target == index or len({*site.units}) != len(site.units):
+    for index, activation in fused.activations.items():
+        target = last.get(tuple(sorted(activation.units)), index)
+        if target == index or len({*activation.units}) != len(activation.units):
             continue
-        units = fused.sites[target].units
-        into[index] = (target, {i: units.index(a) for i, a in enumerate(site.units)})
-    moved = _move(fused.sites, fused.uses, fused.joins, into)
-    joins = [j for j in moved.joins if not _is_loop(j, moved.sites)]
-    return replace(moved, joins=tuple(dict.fromkeys(joins)))
+        units = fused.activations[target].units
+        into[index] = (
+            target,
+            {i: units.index(a) for i, a in enumerate(activation.units)},
+        )
+    moved = _move(fused.activations, fused.parameter_edges, fused.identity_edges, into)
+    identity_edges = [
+        j for j in moved.identity_edges if not _is_loop(j, moved.activations)
+    ]
+    return replace(moved, identity_edges=tuple(dict.fromkeys(identity_edges)))
 
 
-def _is_loop(join: Join, sites: dict[int, Site]) -> bool:
+def _is_loop(join: IdentityEdge, activations: dict[int, Activation]) -> bool:
     """Whether a join connects every node with itself and nothing else."""
-    every = {(i, i) for i in range(len(sites[join.target].units))}
+    every = {(i, i) for i in range(len(activations[join.target].units))}
     return join.source == join.target and {*join.join} == every
 
 
 def _move(
-    sites: dict[int, Site],
-    uses: tuple[Use, ...],
-    joins: list[Join] | tuple[Join, ...],
+    activations: dict[int, Activation],
+    parameter_edges: tuple[ParameterEdge, ...],
+    identity_edges: list[IdentityEdge] | tuple[IdentityEdge, ...],
     into: dict[int, tuple[int, dict[int, int]]],
 ) -> Fused:
     """Rewrites all ends: site ``s`` becomes ``into[s]`` with its units' new places."""
 
-    def place(site: int | None, unit: int) -> int:
-        return into[site][1][unit] if site in into else unit
+    def place(activation: int | None, unit: int) -> int:
+        return into[activation][1][unit] if activation in into else unit
 
-    def site_of(site: int) -> int:
-        return into[site][0] if site in into else site
+    def site_of(activation: int) -> int:
+        return into[activation][0] if activation in into else activation
 
-    def pairs(edge: Use | Join) -> tuple[tuple[int, int], ...]:
+    def pairs(edge: ParameterEdge | IdentityEdge) -> tuple[tuple[int, int], ...]:
         return tuple(
             (place(edge.source, i), place(edge.target, k)) for i, k in edge.join
         )
 
-    def role(use: Use, r: Role) -> Role:
-        end = use.source if r.end == "source" else use.target
+    def role(parameter_edge: ParameterEdge, r: Role) -> Role:
+        end = parameter_edge.source if r.end == "source" else parameter_edge.target
         return Role(r.end, place(end, r.unit))
 
     new_uses = tuple(
@@ -138,10 +153,12 @@ def _move(
             roles=tuple(tuple(role(u, r) for r in rs) for rs in u.roles),
             join=pairs(u),
         )
-        for u in uses
+        for u in parameter_edges
     )
     new_joins = tuple(
         replace(j, source=site_of(j.source), target=site_of(j.target), join=pairs(j))
-        for j in joins
+        for j in identity_edges
     )
-    return Fused({i: s for i, s in sites.items() if i not in into}, new_uses, new_joins)
+    return Fused(
+        {i: s for i, s in activations.items() if i not in into}, new_uses, new_joins
+    )

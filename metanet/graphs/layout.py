@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.graphs.batch import End
-from metanet.graphs.vocabulary import Vocabulary
+from metanet.graphs.schema import GraphSchema
 
 Edges = tuple[jax.Array, ...]
 Reduction = Literal["sum", "mean", "max", "min"]
@@ -46,15 +46,15 @@ class Layout(Protocol):
     """How the features of a batch lie in memory, and how they move.
 
     Attributes:
-        vocabulary: What the graphs are made of.
+        schema: What the graphs are made of.
         size: Number of graphs G.
-        node_type, identity: Per node its number in ``vocabulary.node_types`` and its
+        node_type, identity: Per node its number in ``schema.node_types`` and its
             identity (-1: none), integer arrays that broadcast against node values
             without their last axis.
-        edge_type: Per edge its number in ``vocabulary.edge_types``, likewise.
+        edge_type: Per edge its number in ``schema.edge_types``, likewise.
     """
 
-    vocabulary: Vocabulary
+    schema: GraphSchema
     size: int
     node_type: jax.Array
     identity: jax.Array
@@ -74,7 +74,7 @@ class Layout(Protocol):
         ...
 
     def decode(self, on_edges: Edges, on_nodes: jax.Array) -> Any:
-        """One value per parameter, from values per canvas column.
+        """One value per parameter, from values per grid column.
 
         Args:
             on_edges: Per edge ``[..., edge_columns]`` (parallel edges: ``[..., 1]``).
@@ -86,7 +86,7 @@ class Layout(Protocol):
         """
         ...
 
-    def send(self, nodes: jax.Array, end: End) -> Edges:
+    def gather(self, nodes: jax.Array, end: End) -> Edges:
         """Values of the nodes at an end of every edge; broadcasts against edges."""
         ...
 
@@ -98,7 +98,7 @@ class Layout(Protocol):
         """Number of edges at each node, at least 1, as node values of width 1."""
         ...
 
-    def carry(
+    def aggregate_messages(
         self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
         """Sums over each node's edges of edge features times values of the other end.
@@ -109,19 +109,21 @@ class Layout(Protocol):
         """
         ...
 
-    def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+    def edge_scores(
+        self, at_source: jax.Array, at_target: jax.Array, heads: int
+    ) -> Edges:
         """Per edge and head the scaled inner product of both ends, as `heads`."""
         ...
 
-    def heads(self, edges: Edges) -> Edges:
+    def to_head_major(self, edges: Edges) -> Edges:
         """Edge features in the order that `carry` and `match` want."""
         ...
 
-    def features_last(self, edges: Edges) -> Edges:
+    def to_feature_major(self, edges: Edges) -> Edges:
         """The inverse of `heads`."""
         ...
 
-    def mix(self, edges: Edges, weight: jax.Array) -> Edges:
+    def project_heads(self, edges: Edges, weight: jax.Array) -> Edges:
         """Features in the order of `heads` times a matrix ``[h, h']``."""
         ...
 
@@ -148,7 +150,7 @@ class Layout(Protocol):
         """Nodes and edges one by one, in the order of the graphs' topology."""
         ...
 
-    def settle(self, edges: Edges) -> Edges:
+    def mean_over_shared(self, edges: Edges) -> Edges:
         """Edge values computed from `send`, one per edge again.
 
         Where several pairs of nodes share an edge (channels of a product over tokens),
@@ -192,7 +194,7 @@ def attention(
     total: jax.Array | float = 0.0
     for scores, values, end in parts:
         weights = map_edges(
-            lambda s, m: jnp.exp(s - m), scores, layout.send(highest, end)
+            lambda s, m: jnp.exp(s - m), scores, layout.gather(highest, end)
         )
         total = total + layout.reduce(weights, end)
         sums = sums + layout.reduce(map_edges(weigh, weights, values), end)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from metanet.graphs.layout import Layout
-from metanet.graphs.packed import Packed
+from metanet.graphs.packed import SparseLayout
 from metanet.graphs.packing import PackedGraphs
-from metanet.graphs.stacked import Stacked
+from metanet.graphs.schema import GraphSchema
+from metanet.graphs.stacked import DenseLayout
 from metanet.graphs.view import ParameterGraph
-from metanet.graphs.vocabulary import Vocabulary
 
 # What every model takes: networks of one topology, or of many.
 GraphBatch = ParameterGraph | PackedGraphs
 
 
-def open_graphs(graphs: GraphBatch, vocabulary: Vocabulary) -> Layout:
+def make_layout(graphs: GraphBatch, schema: GraphSchema) -> Layout:
     """The batch as a `Layout`.
 
     Args:
         graphs: Parameter graphs ``[B, ...]`` of one topology, or packed graphs.
-        vocabulary: The model's.
+        schema: The model's.
     """
     if isinstance(graphs, PackedGraphs):
-        return Packed(graphs, vocabulary)
-    return Stacked(graphs, vocabulary)
+        return SparseLayout(graphs, schema)
+    return DenseLayout(graphs, schema)

@@ -17,7 +17,7 @@ from metanet.graphs.batch import End
 from metanet.graphs.edge_products import carried, matched
 from metanet.graphs.layout import Edges, Reduction, Rows
 from metanet.graphs.packing import PackedGraphs
-from metanet.graphs.vocabulary import Vocabulary
+from metanet.graphs.schema import GraphSchema
 
 _REDUCE = {
     "sum": jax.ops.segment_sum,
@@ -27,12 +27,12 @@ _REDUCE = {
 }
 
 
-class Packed:
+class SparseLayout:
     """A batch of packed graphs; see `metanet.graphs.Layout`."""
 
-    def __init__(self, graphs: PackedGraphs, vocabulary: Vocabulary):
+    def __init__(self, graphs: PackedGraphs, schema: GraphSchema):
         graphs = PackedGraphs(*(jnp.asarray(x) for x in graphs))  # type: ignore[arg-type]
-        self.graphs, self.vocabulary = graphs, vocabulary
+        self.graphs, self.schema = graphs, schema
         self.size = graphs.graph_mask.shape[0]
         self.node_type, self.identity = (
             jnp.asarray(graphs.node_type),
@@ -49,11 +49,11 @@ class Packed:
     def encode_edges(self, encoder: Any) -> Edges:
         values = _held(self.graphs.edge_values, self._edge_graph, self.size)
         number = self.edge_type[0]
-        kinds = jnp.asarray(_kinds(self.vocabulary))[number]
-        columns = np.arange(len(self.vocabulary.edge_canvases) + 1)[None]
+        kinds = jnp.asarray(_kinds(self.schema))[number]
+        columns = np.arange(len(self.schema.edge_grids) + 1)[None]
         keys = jnp.where(kinds[:, None] == columns, number[:, None], -1)
         place = None
-        if self.vocabulary.form.parallel:
+        if self.schema.form.parallel:
             place = jnp.asarray(self.graphs.edge_place)
         return (encoder.rows(values, keys, place),)
 
@@ -61,33 +61,33 @@ class Packed:
         self, on_edges: Edges, on_nodes: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         keys = jnp.asarray(self.graphs.node_keys)
-        canvases = self.vocabulary.node_canvases
+        grids = self.schema.node_grids
         has = [jnp.broadcast_to((keys[:, i] >= 0)[:, None], (len(keys), c.size))
-               for i, c in enumerate(canvases)]  # fmt: skip
+               for i, c in enumerate(grids)]  # fmt: skip
         held = jnp.concatenate([jnp.zeros((len(keys), 0), bool), *has], axis=1)
         return self._full(on_edges[0]), jnp.where(held, on_nodes, 0.0)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
-        vocabulary, graphs = self.vocabulary, self.graphs
+        schema, graphs = self.schema, self.graphs
         edges = _held(graphs.edge_values, self._edge_graph, self.size)
         nodes = _held(graphs.node_values, self._node_graph, self.size)
-        kinds = _kinds(vocabulary)
-        spans = [(0, 1)] * len(vocabulary.edge_canvases)
-        if not vocabulary.form.parallel:
-            spans = [(c.start, c.size) for c in vocabulary.edge_canvases]
+        kinds = _kinds(schema)
+        spans = [(0, 1)] * len(schema.edge_grids)
+        if not schema.form.parallel:
+            spans = [(c.start, c.size) for c in schema.edge_grids]
         on_edges, on_nodes = [], []
-        for key in range(len(vocabulary.edge_types)):
-            # Joins, which have no canvas, have no columns either.
+        for key in range(len(schema.edge_types)):
+            # Joins, which have no grid, have no columns either.
             start, count = [*spans, (0, 0)][kinds[key]]
             own = self.edge_type[0] == key
             own &= self._edge_graph < self.size
             on_edges.append(self._key_moments(edges, own, start, count))
         keys = jnp.asarray(graphs.node_keys)
-        for key in range(len(vocabulary.node_keys)):
+        for key in range(len(schema.node_keys)):
             own = (keys == key).any(-1)
-            slot = vocabulary.node_keys[key].rsplit("_", 1)[0]
-            canvas = next(c for c in vocabulary.node_canvases if c.kind == slot)
-            on_nodes.append(self._key_moments(nodes, own, canvas.start, canvas.size))
+            slot = schema.node_keys[key].rsplit("_", 1)[0]
+            grid = next(c for c in schema.node_grids if c.kind == slot)
+            on_nodes.append(self._key_moments(nodes, own, grid.start, grid.size))
         empty = jnp.zeros((0, 3))
         return (
             jnp.stack(on_edges) if on_edges else empty,
@@ -97,9 +97,9 @@ class Packed:
     def _key_moments(
         self, values: jax.Array, own: jax.Array, start: int, count: int
     ) -> jax.Array:
-        width = self.vocabulary.features
+        width = self.schema.features
         part = values[:, start * width : (start + count) * width]
-        # Smaller kernels leave columns of their canvas empty.
+        # Smaller kernels leave columns of their grid empty.
         has = own[:, None] & ((part != 0) if count > 1 else jnp.ones_like(part, bool))
         part = jnp.where(has, part, 0.0)
         return jnp.stack([has.sum(), part.sum(), (part**2).sum()])
@@ -108,7 +108,7 @@ class Packed:
         graphs = self.graphs
         return jnp.asarray(graphs.source if end == "source" else graphs.target)
 
-    def send(self, nodes: jax.Array, end: End) -> Edges:
+    def gather(self, nodes: jax.Array, end: End) -> Edges:
         return (jnp.take(nodes, self._ends(end), axis=0, mode="clip"),)
 
     def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
@@ -126,16 +126,16 @@ class Packed:
         column = 0 if end == "source" else 1
         return jnp.asarray(self.graphs.degree)[:, column, None]
 
-    def heads(self, edges: Edges) -> Edges:
+    def to_head_major(self, edges: Edges) -> Edges:
         return edges
 
-    def features_last(self, edges: Edges) -> Edges:
+    def to_feature_major(self, edges: Edges) -> Edges:
         return edges
 
-    def mix(self, edges: Edges, weight: jax.Array) -> Edges:
+    def project_heads(self, edges: Edges, weight: jax.Array) -> Edges:
         return (edges[0] @ weight,)
 
-    def carry(
+    def aggregate_messages(
         self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
         (e,) = edges
@@ -145,7 +145,9 @@ class Packed:
         start = self._ends("source" if end == "target" else "target")
         return carried(e, nodes, start, self._ends(end))
 
-    def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+    def edge_scores(
+        self, at_source: jax.Array, at_target: jax.Array, heads: int
+    ) -> Edges:
         ends = self._ends("source"), self._ends("target")
         found = jnp.asarray(matched(at_source, at_target, *ends, heads))
         return (found * np.float32((at_source.shape[1] // heads) ** -0.5),)
@@ -189,7 +191,7 @@ class Packed:
             jnp.tile(jnp.arange(self.size), 2),
         )
 
-    def settle(self, edges: Edges) -> Edges:
+    def mean_over_shared(self, edges: Edges) -> Edges:
         return edges
 
 
@@ -198,15 +200,15 @@ def _held(values: Any, graph: jax.Array, size: int) -> jax.Array:
     return jnp.where((graph < size)[:, None], jnp.asarray(values), 0.0)
 
 
-def _kinds(vocabulary: Vocabulary) -> np.ndarray:
+def _kinds(schema: GraphSchema) -> np.ndarray:
     """Canvas of each edge type; for joins one behind the last."""
-    names = [c.kind for c in vocabulary.edge_canvases]
-    kinds = (key.rsplit("_", 1)[0] for key in vocabulary.edge_types)
-    joins = [key.startswith("join_") for key in vocabulary.edge_types]
+    names = [c.kind for c in schema.edge_grids]
+    kinds = (key.rsplit("_", 1)[0] for key in schema.edge_types)
+    identity_edges = [key.startswith("join_") for key in schema.edge_types]
     return np.asarray(
         [
             len(names) if j else names.index(k)
-            for k, j in zip(kinds, joins, strict=True)
+            for k, j in zip(kinds, identity_edges, strict=True)
         ],
         np.int32,
     )

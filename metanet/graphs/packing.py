@@ -17,19 +17,19 @@ from typing import NamedTuple
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.batch import EndView, edge_groups, node_parameters
-from metanet.graphs.form import reform
-from metanet.graphs.topology import EdgeSet, Topology
-from metanet.graphs.view import block_of
-from metanet.graphs.vocabulary import (
-    Vocabulary,
+from metanet.graphs.batch import AxisMap, edge_blocks, node_parameters
+from metanet.graphs.form import apply_form
+from metanet.graphs.schema import (
+    GraphSchema,
     degree,
     edge_type,
     join_type,
     node_key,
+    node_parameter_kinds,
     node_type,
-    slots,
 )
+from metanet.graphs.topology import EdgeSet, Topology
+from metanet.graphs.view import block_of
 
 
 class PackedGraphs(NamedTuple):
@@ -39,15 +39,15 @@ class PackedGraphs(NamedTuple):
     are N, graphs of padding edges and nodes G: whatever is sent there is dropped.
 
     Attributes:
-        edge_values: ``[E, C]`` values in the columns of the edge canvases.
+        edge_values: ``[E, C]`` values in the columns of the edge grids.
         node_values: ``[N, C']`` likewise for parameters of nodes.
         source, target: ``[E]`` node numbers.
-        edge_type: ``[E]`` index into ``vocabulary.edge_types``.
+        edge_type: ``[E]`` index into ``schema.edge_types``.
         edge_place: ``[E]`` kernel position of a parallel edge.
         edge_graph: ``[E]`` graph of the edge.
         fan: ``[E, 2]`` edges of the same group at the edge's source and target.
         node_type, identity: ``[N]`` see `Layout`.
-        node_keys: ``[N, K]`` per node canvas index into ``vocabulary.node_keys``; -1
+        node_keys: ``[N, K]`` per node grid index into ``schema.node_keys``; -1
             where the node has no such parameter.
         node_graph: ``[N]`` graph of the node.
         degree: ``[N, 2]`` edges that leave and arrive.
@@ -111,23 +111,23 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=16384)
-def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
+def plan(topology: Topology, schema: GraphSchema) -> Plan:
     """What packing needs to know of an architecture; kept for later calls.
 
     Raises:
-        MetanetError: for graphs that the vocabulary does not cover, or in which several
+        MetanetError: for graphs that the schema does not cover, or in which several
             pairs of nodes share a parameter (products over tokens): these can only be
             stacked.
     """
-    vocabulary.require(topology)
-    topology, form = reform(topology, vocabulary.form), vocabulary.form
+    schema.require(topology)
+    topology, form = apply_form(topology, schema.form), schema.form
     sizes = [node.size for node in topology.nodes]
     first = [0, *itertools.accumulate(sizes)]
     numbers = leaf_numbers(topology)
-    canvases = {c.kind: c for c in vocabulary.edge_canvases}
-    columns = 1 if form.parallel else vocabulary.edge_columns
+    grids = {c.kind: c for c in schema.edge_grids}
+    columns = 1 if form.parallel else schema.edge_columns
     rows: list[tuple[np.ndarray, ...]] = []
-    for group in edge_groups(topology):
+    for group in edge_blocks(topology):
         parallel, places = 1, (0,)
         if group.edge < 0:
             key = join_type(topology, group.join)
@@ -135,8 +135,8 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
         else:
             edge = topology.edges[group.edge]
             key, name = edge_type(topology, edge), f"parameter {edge.name}"
-            canvas = canvases[edge.kind]
-            places = tuple(canvas.start + i for i in canvas.places(edge))
+            grid = grids[edge.kind]
+            places = tuple(grid.start + i for i in grid.places(edge))
             parallel = edge.shape[3] if form.parallel else 1
         shape = (*group.shape, parallel)
         index = np.full((*shape, columns), -1, np.int32)
@@ -152,7 +152,7 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
             for node, view in zip((group.source, group.target), group.ends, strict=True)
         )
         count = int(np.prod(shape))
-        number = vocabulary.edge_types.index(key)
+        number = schema.edge_types.index(key)
         rows.append(
             (
                 index.reshape(count, columns),
@@ -164,8 +164,8 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
             )
         )
     parts = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    node_index, node_keys = _of_nodes(topology, vocabulary, numbers, first)
-    types = [vocabulary.node_types.index(node_type(n)) for n in topology.nodes]
+    node_index, node_keys = _of_nodes(topology, schema, numbers, first)
+    types = [schema.node_types.index(node_type(n)) for n in topology.nodes]
     index, source, target, kinds, places, fan = parts
     return Plan(
         edge_index=index,
@@ -176,7 +176,7 @@ def plan(topology: Topology, vocabulary: Vocabulary) -> Plan:
         edge_place=places.astype(np.int32),
         fan=fan.astype(np.float32),
         node_type=np.repeat(np.asarray(types, np.int32), sizes),
-        identity=np.concatenate([vocabulary.identity(n) for n in topology.nodes]),
+        identity=np.concatenate([schema.identity(n) for n in topology.nodes]),
         node_keys=node_keys,
         degree=np.stack(
             [degree(topology, form, "source"), degree(topology, form, "target")], -1
@@ -199,7 +199,7 @@ def leaf_numbers(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
     return numbers
 
 
-def _single(view: EndView, name: str) -> np.ndarray:
+def _single(view: AxisMap, name: str) -> np.ndarray:
     """Node numbers ``[both, n]`` at an end where each edge has one node."""
     shared, both, count, rest = view.shape
     if shared > 1 or rest > 1:
@@ -212,29 +212,33 @@ def _single(view: EndView, name: str) -> np.ndarray:
 
 
 def _of_nodes(
-    topology: Topology, vocabulary: Vocabulary, numbers, first: list[int]
+    topology: Topology, schema: GraphSchema, numbers, first: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    index = np.full((first[-1], vocabulary.node_columns), -1, np.int32)
-    keys = np.full((first[-1], len(vocabulary.node_canvases)), -1, np.int32)
-    canvases = {c.kind: (i, c) for i, c in enumerate(vocabulary.node_canvases)}
+    index = np.full((first[-1], schema.node_columns), -1, np.int32)
+    keys = np.full((first[-1], len(schema.node_grids)), -1, np.int32)
+    grids = {c.kind: (i, c) for i, c in enumerate(schema.node_grids)}
     for start, held in zip(first, node_parameters(topology), strict=False):
-        for slot, (place, view) in zip(slots(topology, held), held, strict=True):
+        for slot, (place, view) in zip(
+            node_parameter_kinds(topology, held), held, strict=True
+        ):
             edge = topology.edges[place]
-            kind, canvas = canvases[slot]
+            kind, grid = grids[slot]
             order = np.arange(int(np.prod(view.units, dtype=int))).reshape(view.units)
             nodes = start + order.transpose(view.order).reshape(view.shape)
             # [1, 1, 1, n, M] to [n, 1, M] beside nodes [1, 1, n, rest]
             block = numbers(edge).reshape(-1, 1, edge.shape[3])
             at = nodes.reshape(*nodes.shape[2:], 1)
-            columns = canvas.start + np.asarray(canvas.places(edge))
+            columns = grid.start + np.asarray(grid.places(edge))
             index[at, columns] = block
-            keys[nodes.ravel(), kind] = vocabulary.node_keys.index(
+            keys[nodes.ravel(), kind] = schema.node_keys.index(
                 node_key(topology, edge, slot)
             )
     return index, keys
 
 
-def fill(sizes: Sequence[tuple[int, int]], budget: Budget) -> list[list[int]]:
+def first_fit_decreasing(
+    sizes: Sequence[tuple[int, int]], budget: Budget
+) -> list[list[int]]:
     """Bins of networks that fit a budget each, first fit decreasing by edges.
 
     Args:

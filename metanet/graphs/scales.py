@@ -32,19 +32,19 @@ def passing_families(
     """Families that pass, by index, with the node sets that they act on."""
     powers: dict[int, dict[tuple[int, tuple[tuple[int, int], ...], int], Fraction]]
     powers = defaultdict(dict)
-    tiles = defaultdict(list)
-    for tile in symmetry.tiles:
-        tiles[tile.leaf].append(tile)
-    for index, family in enumerate(symmetry.families):
-        for term in family.exponents:
-            for tile in tiles[term.leaf]:
-                for i, position in enumerate(tile.positions):
+    blocks = defaultdict(list)
+    for block in symmetry.blocks:
+        blocks[block.leaf].append(block)
+    for index, scaling_group in enumerate(symmetry.scaling_groups):
+        for term in scaling_group.exponents:
+            for block in blocks[term.leaf]:
+                for i, position in enumerate(block.positions):
                     if position == term.position and term.power:
-                        powers[index][tile.leaf, tile.bounds, i] = term.power
+                        powers[index][block.leaf, block.bounds, i] = term.power
     found = {}
-    for index, family in enumerate(symmetry.families):
-        if family.kind in _KINDS and not family.shifts:
-            sets = _acts_on(powers[index], topology, family.kind == "sign")
+    for index, scaling_group in enumerate(symmetry.scaling_groups):
+        if scaling_group.kind in _KINDS and not scaling_group.shifts:
+            sets = _acts_on(powers[index], topology, scaling_group.kind == "sign")
             if sets:
                 found[index] = frozenset(sets)
     # What is left is canonicalised by reading parameters that no passing factor may
@@ -54,7 +54,7 @@ def passing_families(
         left = [
             keys
             for i, keys in touched.items()
-            if i not in found and symmetry.families[i].kind != "phase"
+            if i not in found and symmetry.scaling_groups[i].kind != "phase"
         ]
         mixed = [i for i in found if any(touched[i] & keys for keys in left)]
         if not mixed:
@@ -92,7 +92,7 @@ def _acts_on(powers: dict, topology: Topology, sign: bool) -> set[int]:
             return set()
         if edge.source is not None and edge.source in sets and edge.name not in leaving:
             return set()
-    for join in topology.joins:
+    for join in topology.identity_edges:
         touched = (join.source in sets) + (join.target in sets)
         if touched == 1 or (touched and join.kind not in _PLAIN_JOINS):
             return set()
@@ -104,7 +104,7 @@ def with_carries(symmetry: Symmetry, topology: Topology) -> Topology:
     kinds: dict[int, set[str]] = defaultdict(set)
     for index, sets in passing_families(symmetry, topology).items():
         for node in sets:
-            kinds[node].add(_KINDS[symmetry.families[index].kind])
+            kinds[node].add(_KINDS[symmetry.scaling_groups[index].kind])
     nodes = tuple(
         replace(node, carries=tuple(sorted(kinds[i])))
         for i, node in enumerate(topology.nodes)
@@ -112,7 +112,7 @@ def with_carries(symmetry: Symmetry, topology: Topology) -> Topology:
     return replace(topology, nodes=nodes)
 
 
-def rest_of(symmetry: Symmetry, topology: Topology) -> Symmetry:
+def remaining_symmetry(symmetry: Symmetry, topology: Topology) -> Symmetry:
     """The symmetry without the families that pass: what is left to canonicalise.
 
     Args:
@@ -123,5 +123,7 @@ def rest_of(symmetry: Symmetry, topology: Topology) -> Symmetry:
         topology, nodes=tuple(replace(n, carries=()) for n in topology.nodes)
     )
     passing = passing_families(symmetry, plain)
-    families = tuple(f for i, f in enumerate(symmetry.families) if i not in passing)
-    return replace(symmetry, families=families)
+    scaling_groups = tuple(
+        f for i, f in enumerate(symmetry.scaling_groups) if i not in passing
+    )
+    return replace(symmetry, scaling_groups=scaling_groups)

@@ -20,64 +20,66 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.graphs import batch
-from metanet.graphs.batch import EdgeGroup, End
-from metanet.graphs.form import reformed
+from metanet.graphs.batch import EdgeBlock, End
+from metanet.graphs.form import apply_form_to_graph
 from metanet.graphs.layout import Edges, Reduction, Rows
 from metanet.graphs.reductions import broadcast, extreme, total
-from metanet.graphs.topology import Topology
-from metanet.graphs.view import ParameterGraph
-from metanet.graphs.vocabulary import (
-    Vocabulary,
+from metanet.graphs.schema import (
+    GraphSchema,
     degree,
     edge_type,
     join_type,
     node_key,
+    node_parameter_kinds,
     node_type,
-    slots,
 )
+from metanet.graphs.topology import Topology
+from metanet.graphs.view import ParameterGraph
 
 _START = {"max": -jnp.inf, "min": jnp.inf}
 
 
-class Stacked:
+class DenseLayout:
     """A batch of graphs of one topology; see `metanet.graphs.Layout`."""
 
-    def __init__(self, graphs: ParameterGraph, vocabulary: Vocabulary):
-        vocabulary.require(graphs.topology)
+    def __init__(self, graphs: ParameterGraph, schema: GraphSchema):
+        schema.require(graphs.topology)
         self._original = graphs.topology
-        graphs = reformed(graphs, vocabulary.form)
-        self.vocabulary, self.graphs = vocabulary, graphs
+        graphs = apply_form_to_graph(graphs, schema.form)
+        self.schema, self.graphs = schema, graphs
         self.topology = graphs.topology
         self.size = graphs.edges[0].shape[0]
-        self.groups = batch.edge_groups(self.topology)
+        self.groups = batch.edge_blocks(self.topology)
         self.sizes = [node.size for node in self.topology.nodes]
-        types, identities, edges = _numbers(self.topology, vocabulary)
+        types, identities, edges = _numbers(self.topology, schema)
         self.node_type, self.identity = jnp.asarray(types), jnp.asarray(identities)
         self._edge_keys = edges
         self.edge_type = tuple(jnp.full((1,) * 5, key, jnp.int32) for key in edges)
 
     def encode_nodes(self, encoder: Any) -> jax.Array:
         parts = []
-        vocabulary, topology = self.vocabulary, self.topology
-        canvases = {c.kind: (i, c) for i, c in enumerate(vocabulary.node_canvases)}
+        schema, topology = self.schema, self.topology
+        grids = {c.kind: (i, c) for i, c in enumerate(schema.node_grids)}
         for node, held in zip(
             topology.nodes, batch.node_parameters(topology), strict=True
         ):
             x = jnp.zeros((self.size, node.size, encoder.width))
-            for slot, (index, view) in zip(slots(topology, held), held, strict=True):
+            for slot, (index, view) in zip(
+                node_parameter_kinds(topology, held), held, strict=True
+            ):
                 edge = topology.edges[index]
-                kind, canvas = canvases[slot]
-                key = vocabulary.node_keys.index(node_key(topology, edge, slot))
+                kind, grid = grids[slot]
+                key = schema.node_keys.index(node_key(topology, edge, slot))
                 # [B, 1, 1, n, M, F]: the block of an edge set without a source
                 values = _flat(self.graphs.edges[index])
-                places = canvas.places(edge)
+                places = grid.places(edge)
                 x = x + batch.from_end(encoder.block(values, kind, places, key), view)
             parts.append(x)
         return jnp.concatenate(parts, axis=1)
 
     def encode_edges(self, encoder: Any) -> Edges:
-        vocabulary, topology = self.vocabulary, self.topology
-        canvases = {c.kind: (i, c) for i, c in enumerate(vocabulary.edge_canvases)}
+        schema, topology = self.schema, self.topology
+        grids = {c.kind: (i, c) for i, c in enumerate(schema.edge_grids)}
         out = []
         for group, key in zip(self.groups, self._edge_keys, strict=True):
             if group.edge < 0:
@@ -86,43 +88,45 @@ class Stacked:
                 out.append(jnp.broadcast_to(vector, shape))
                 continue
             edge = topology.edges[group.edge]
-            kind, canvas = canvases[edge.kind]
-            block, places = self.graphs.edges[group.edge], canvas.places(edge)
-            if vocabulary.form.parallel:
+            kind, grid = grids[edge.kind]
+            block, places = self.graphs.edges[group.edge], grid.places(edge)
+            if schema.form.parallel:
                 if group.ends[0].shape[0] > 1 and edge.shape[3] > 1:
                     raise MetanetError(
                         f"parameter {edge.name}: parallel edges that several pairs of "
                         "nodes share; use a form with one edge per kernel"
                     )
                 values = jnp.moveaxis(block, -2, 1)
-                numbers = tuple(canvas.start + i for i in places)
+                numbers = tuple(grid.start + i for i in places)
                 out.append(encoder.parallel(values, kind, numbers, key))
             else:
                 out.append(encoder.block(_flat(block)[:, None], kind, places, key))
         return tuple(out)
 
     def decode(self, on_edges: Edges, on_nodes: jax.Array) -> ParameterGraph:
-        vocabulary, topology = self.vocabulary, self.topology
-        canvases = {c.kind: c for c in vocabulary.edge_canvases}
+        schema, topology = self.schema, self.topology
+        grids = {c.kind: c for c in schema.edge_grids}
         blocks: list[Any] = [None] * len(topology.edges)
         for group, values in zip(self.groups, on_edges, strict=True):
             if group.edge < 0:
                 continue
             edge = topology.edges[group.edge]
             values = _filled(values, group)
-            if vocabulary.form.parallel:
+            if schema.form.parallel:
                 block = jnp.moveaxis(values, 1, -2)
             else:
-                canvas = canvases[edge.kind]
-                places = canvas.start + np.asarray(canvas.places(edge))
+                grid = grids[edge.kind]
+                places = grid.start + np.asarray(grid.places(edge))
                 block = values[:, 0][..., places, None]
             blocks[group.edge] = block
-        canvases = {c.kind: c for c in vocabulary.node_canvases}
+        grids = {c.kind: c for c in schema.node_grids}
         sets = self._split(on_nodes)
         for at, held in enumerate(batch.node_parameters(topology)):
-            for slot, (index, view) in zip(slots(topology, held), held, strict=True):
-                edge, canvas = topology.edges[index], canvases[slot]
-                places = canvas.start + np.asarray(canvas.places(edge))
+            for slot, (index, view) in zip(
+                node_parameter_kinds(topology, held), held, strict=True
+            ):
+                edge, grid = topology.edges[index], grids[slot]
+                places = grid.start + np.asarray(grid.places(edge))
                 values = batch.to_end(sets[at], view)
                 blocks[index] = values[..., places, None]
         shapes = [(self.size, *e.shape, 1) for e in self._original.edges]
@@ -132,7 +136,7 @@ class Stacked:
         )
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
-        vocabulary, topology = self.vocabulary, self.topology
+        schema, topology = self.schema, self.topology
         edges: list[tuple[int, jax.Array]] = [
             (key, self.graphs.edges[g.edge])
             for g, key in zip(self.groups, self._edge_keys, strict=True)
@@ -140,22 +144,24 @@ class Stacked:
         ]
         nodes = [
             (
-                vocabulary.node_keys.index(node_key(topology, topology.edges[i], slot)),
+                schema.node_keys.index(node_key(topology, topology.edges[i], slot)),
                 self.graphs.edges[i],
             )
             for held in batch.node_parameters(topology)
-            for slot, (i, _) in zip(slots(topology, held), held, strict=True)
+            for slot, (i, _) in zip(
+                node_parameter_kinds(topology, held), held, strict=True
+            )
         ]
         return (
-            _moments(edges, len(vocabulary.edge_types)),
-            _moments(nodes, len(vocabulary.node_keys)),
+            _moments(edges, len(schema.edge_types)),
+            _moments(nodes, len(schema.node_keys)),
         )
 
     def _split(self, nodes: jax.Array) -> Sequence[jax.Array]:
         # Its derivative is one concatenation; that of slices is a padded sum of each.
         return jax.lax.split(nodes, self.sizes, axis=1)
 
-    def send(self, nodes: jax.Array, end: End) -> Edges:
+    def gather(self, nodes: jax.Array, end: End) -> Edges:
         out, sets = [], self._split(nodes)
         for group in self.groups:
             at, view, axis = _end(group, end)
@@ -189,20 +195,20 @@ class Stacked:
         return nodes / self.degree(end) if how == "mean" else nodes
 
     def degree(self, end: End) -> jax.Array:
-        counts = degree(self.topology, self.vocabulary.form, end)
+        counts = degree(self.topology, self.schema.form, end)
         return jnp.asarray(counts)[None, :, None]
 
-    def heads(self, edges: Edges) -> Edges:
+    def to_head_major(self, edges: Edges) -> Edges:
         # [B, 1, both, S, T, h] to [B, both, h, S, T]
         return tuple(jnp.moveaxis(e[:, 0], -1, 2) for e in edges)
 
-    def features_last(self, edges: Edges) -> Edges:
+    def to_feature_major(self, edges: Edges) -> Edges:
         return tuple(jnp.moveaxis(e, 2, -1)[:, None] for e in edges)
 
-    def mix(self, edges: Edges, weight: jax.Array) -> Edges:
+    def project_heads(self, edges: Edges, weight: jax.Array) -> Edges:
         return tuple(jnp.einsum("bzhst,hi->bzist", e, weight) for e in edges)
 
-    def carry(
+    def aggregate_messages(
         self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
         parts: list[Any] = [None] * len(self.sizes)
@@ -214,7 +220,7 @@ class Stacked:
             x = sets[other]
             if scale:
                 x = x * np.float32(batch.fan(group, end) ** -0.5)
-            part = batch.carry(e, x, group, end)
+            part = batch.aggregate_messages(e, x, group, end)
             parts[at] = part if parts[at] is None else parts[at] + part
         filled = [
             jnp.zeros((self.size, n, nodes.shape[-1])) if part is None else part
@@ -222,10 +228,12 @@ class Stacked:
         ]
         return jnp.concatenate(filled, axis=1)
 
-    def match(self, at_source: jax.Array, at_target: jax.Array, heads: int) -> Edges:
+    def edge_scores(
+        self, at_source: jax.Array, at_target: jax.Array, heads: int
+    ) -> Edges:
         sources, targets = self._split(at_source), self._split(at_target)
         return tuple(
-            batch.match(sources[g.source], targets[g.target], g, heads)
+            batch.edge_scores(sources[g.source], targets[g.target], g, heads)
             for g in self.groups
         )
 
@@ -283,21 +291,21 @@ class Stacked:
             jnp.repeat(jnp.arange(self.size), 2),
         )
 
-    def settle(self, edges: Edges) -> Edges:
+    def mean_over_shared(self, edges: Edges) -> Edges:
         return tuple(
             e.mean(1, keepdims=True) if g.ends[0].shape[0] > 1 else e
             for e, g in zip(edges, self.groups, strict=True)
         )
 
 
-def _end(group: EdgeGroup, end: End) -> tuple[int, batch.EndView, int]:
+def _end(group: EdgeBlock, end: End) -> tuple[int, batch.AxisMap, int]:
     """Node set, view and the axis of the other end in ``[B, P, both, S, T, d]``."""
     if end == "source":
         return group.source, group.ends[0], 4
     return group.target, group.ends[1], 3
 
 
-def _filled(e: jax.Array, group: EdgeGroup) -> jax.Array:
+def _filled(e: jax.Array, group: EdgeBlock) -> jax.Array:
     """Edge values with the axes along which they broadcast written out."""
     shape = (*e.shape[:2], *group.shape, e.shape[-1])
     return broadcast(e, shape)
@@ -318,21 +326,21 @@ def _flat(block: jax.Array) -> jax.Array:
 
 @lru_cache
 def _numbers(
-    topology: Topology, vocabulary: Vocabulary
+    topology: Topology, schema: GraphSchema
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Node types and identities ``[1, N]``, and the type of each edge group."""
     types = [
-        [vocabulary.node_types.index(node_type(node))] * node.size
+        [schema.node_types.index(node_type(node))] * node.size
         for node in topology.nodes
     ]
-    identities = [vocabulary.identity(node) for node in topology.nodes]
+    identities = [schema.identity(node) for node in topology.nodes]
     edges = [
-        vocabulary.edge_types.index(
+        schema.edge_types.index(
             edge_type(topology, topology.edges[g.edge])
             if g.edge >= 0
             else join_type(topology, g.join)
         )
-        for g in batch.edge_groups(topology)
+        for g in batch.edge_blocks(topology)
     ]
     joined = np.asarray(list(itertools.chain(*types)), np.int32)
     return joined[None], np.concatenate(identities)[None], edges

@@ -26,9 +26,9 @@ class NodeSet:
             pinned): models give each its own embedding.
         symmetry: What may act on the nodes beside permutations: "none", "sign",
             "phase", "positive", "nonzero".
-        activation: Chain of nonlinearities through which all readers read the set, or
+        nonlinearity: Chain of nonlinearities through which all readers read the set, or
             ().
-        site: The site of the symmetry whose activation the nodes carry (of several
+        activation: The activation of the symmetry whose activation the nodes carry (of several
             fused sites the last); -1 for a latent set.
         pinned: Per unit index: whether it cannot be permuted.
         carries: Which of "positive" and "sign" factors pass through the set: they
@@ -42,8 +42,8 @@ class NodeSet:
     depth: int
     identified: bool
     symmetry: str = "none"
-    activation: tuple[str, ...] = ()
-    site: int = -1
+    nonlinearity: tuple[str, ...] = ()
+    activation: int = -1
     pinned: tuple[bool, ...] = ()
     carries: tuple[str, ...] = ()
 
@@ -101,7 +101,7 @@ class EdgeSet:
 
 
 @dataclass(frozen=True)
-class JoinSet:
+class IdentityEdgeSet:
     """Parameter-free edges: one exactly where the joined unit indices agree.
 
     Attributes:
@@ -132,7 +132,7 @@ class Topology:
 
     nodes: tuple[NodeSet, ...]
     edges: tuple[EdgeSet, ...]
-    joins: tuple[JoinSet, ...]
+    identity_edges: tuple[IdentityEdgeSet, ...]
     leaves: tuple[tuple[str, tuple[int, ...]], ...] = field(repr=False, default=())
 
     def __hash__(self) -> int:
@@ -140,7 +140,7 @@ class Topology:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.nodes, self.edges, self.joins, self.leaves))
+        return hash((self.nodes, self.edges, self.identity_edges, self.leaves))
 
     @property
     def num_nodes(self) -> int:
@@ -156,7 +156,7 @@ class Topology:
         """The topology without its nodes' activations, or depths."""
         nodes = self.nodes
         if activations:
-            nodes = tuple(replace(node, activation=()) for node in nodes)
+            nodes = tuple(replace(node, nonlinearity=()) for node in nodes)
         if depths:
             nodes = tuple(replace(node, depth=0) for node in nodes)
         return replace(self, nodes=nodes)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from metanet.errors import MetanetError
 from metanet.graphs.topology import EdgeSet, Topology
-from metanet.symmetry.tiles import join_blocks
+from metanet.symmetry.blocks import join_blocks
 
 
 @partial(

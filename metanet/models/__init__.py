@@ -1,6 +1,6 @@
 """Metanetworks and baselines: parameter graphs in, features out, one signature."""
 
-from metanet.models.base import Features, Model, Subject
+from metanet.models.base import Features, Model, ModelInputs
 from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
 from metanet.models.build import MODELS, build_model, model_config
 from metanet.models.dmc import DMC, DMCConfig
@@ -55,7 +55,7 @@ __all__ = [
     "SetTransformerConfig",
     "SetTransformer",
     "StatNN",
-    "Subject",
+    "ModelInputs",
     "TokenConfig",
     "TokenTransformer",
     "build_model",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, Layout, Vocabulary, attention, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
 from metanet.graphs.batch import End
 from metanet.models.layers import Linear
 
@@ -35,12 +35,12 @@ class Aggregator(nnx.Module):
         self,
         how: AggregatorName,
         dim: int,
-        vocabulary: Vocabulary,
+        schema: GraphSchema,
         *,
         rngs: nnx.Rngs,
     ):
         self.how = how
-        self.log_degree = vocabulary.log_degree
+        self.log_degree = schema.log_degree
         self.width = 8 * dim if how == "pna" else dim
         self.scores = (
             Linear(dim, _HEADS, bias=False, rngs=rngs) if how == "attention" else None

@@ -12,12 +12,12 @@ from metanet.errors import MetanetError
 from metanet.graphs import (
     Edges,
     GraphBatch,
+    GraphSchema,
     Layout,
     Topology,
-    Vocabulary,
-    edge_groups,
-    open_graphs,
-    reform,
+    apply_form,
+    edge_blocks,
+    make_layout,
 )
 from metanet.models.embeddings import GraphEncoder
 from metanet.models.layers import dropout
@@ -40,7 +40,7 @@ class Features(NamedTuple):
     pooled: jax.Array
 
 
-class Subject(NamedTuple):
+class ModelInputs(NamedTuple):
     """The input networks for which a model is built.
 
     Attributes:
@@ -99,7 +99,7 @@ class GraphModel(nnx.Module):
 
     Args:
         config: The model's options.
-        vocabulary: What the graphs are made of.
+        schema: What the graphs are made of.
         subject: The input networks.
         edge_dim: Width of edge features.
         edge_floats: Width of the widest array over edges, where it is another.
@@ -111,8 +111,8 @@ class GraphModel(nnx.Module):
     def __init__(
         self,
         config: Any,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         edge_dim: int,
         edge_floats: int = 0,
@@ -121,9 +121,9 @@ class GraphModel(nnx.Module):
         has_globals: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.schema = config, schema
         self.encoder = GraphEncoder(
-            vocabulary,
+            schema,
             config.dim,
             edge_dim,
             frequencies=config.frequencies,
@@ -135,8 +135,8 @@ class GraphModel(nnx.Module):
             ProbeFeatures(
                 config.probes,
                 config.dim,
-                subject.single(f"probes={config.probes}"),
-                subject.probe,
+                model_inputs.single(f"probes={config.probes}"),
+                model_inputs.probe,
                 rngs=rngs,
             )
             if config.probes
@@ -144,16 +144,16 @@ class GraphModel(nnx.Module):
         )
         self.readout = Readout(
             config.readout,
-            vocabulary,
+            schema,
             nodes=config.dim,
             edges=edge_dim if edge_readout else 0,
             graphs=config.dim if has_globals else 0,
             rngs=rngs,
         )
         self.dim = self.readout.dim
-        largest = [reform(t, vocabulary.form) for t in subject.topologies]
+        largest = [apply_form(t, schema.form) for t in model_inputs.topologies]
         width = edge_floats or edge_dim
-        self._cost = max(_floats(t, config.dim, width, vocabulary) for t in largest)
+        self._cost = max(_floats(t, config.dim, width, schema) for t in largest)
 
     @property
     def cost(self) -> int:
@@ -162,7 +162,7 @@ class GraphModel(nnx.Module):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures the standardisation on a sample of graphs."""
-        self.encoder.measure(open_graphs(graphs, self.vocabulary))
+        self.encoder.measure(make_layout(graphs, self.schema))
 
     def nodes(self, layout: Layout) -> jax.Array:
         """Node features ``[..., dim]`` before the first block, probes included."""
@@ -195,19 +195,19 @@ class GraphModel(nnx.Module):
         deterministic: bool = True,
     ) -> Features:
         """Features of a batch; ``pooled`` is ``[G, self.dim]``."""
-        layout = open_graphs(graphs, self.vocabulary)
+        layout = make_layout(graphs, self.schema)
         nodes, edges, globals_ = self.update(layout, key, deterministic)
         pooled = self.pool(layout, nodes, edges, globals_)
         pooled = dropout(pooled, self.config.dropout, key, deterministic)
         return Features(nodes, edges, pooled)
 
 
-def _floats(topology: Topology, dim: int, edge_dim: int, vocabulary: Vocabulary) -> int:
+def _floats(topology: Topology, dim: int, edge_dim: int, schema: GraphSchema) -> int:
     edges = 0
-    for group in edge_groups(topology):
+    for group in edge_blocks(topology):
         both, sources, targets = group.shape
         parallel = 1
-        if vocabulary.form.parallel and group.edge >= 0:
+        if schema.form.parallel and group.edge >= 0:
             parallel = topology.edges[group.edge].shape[3]
         edges += both * sources * targets * parallel
     return max(6 * dim * topology.num_nodes, edge_dim * edges)

@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
-from metanet.graphs import GraphBatch, ParameterGraph, Topology, Vocabulary
-from metanet.models.base import Features, Subject
+from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, Topology
+from metanet.models.base import Features, ModelInputs
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 
@@ -135,13 +135,13 @@ class FlatMLP(_Baseline):
     def __init__(
         self,
         config: BaselineConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        topology = subject.single("flat_mlp")
-        flat = FlatWeights(topology, vocabulary.features)
+        topology = model_inputs.single("flat_mlp")
+        flat = FlatWeights(topology, schema.features)
         super().__init__(config, topology, flat.size, rngs=rngs)
         self.flat = flat
 
@@ -163,12 +163,12 @@ class StatNN(_Baseline):
     def __init__(
         self,
         config: BaselineConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        topology = subject.single("statnn")
+        topology = model_inputs.single("statnn")
         self.sets = primary(topology)
         count = len(self.sets) * (2 + len(_QUANTILES))
         super().__init__(config, topology, count, rngs=rngs)

@@ -9,8 +9,8 @@ from typing import Any
 from flax import nnx
 
 from metanet.errors import MetanetError, suggest
-from metanet.graphs import Form, Topology, Vocabulary
-from metanet.models.base import Model, Subject
+from metanet.graphs import GraphForm, GraphSchema, Topology
+from metanet.models.base import Model, ModelInputs
 from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
 from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.functionals import Functional, FunctionalConfig
@@ -40,7 +40,7 @@ class Entry:
 
     Attributes:
         config: Class of its options.
-        build: ``build(config, vocabulary, subject, rngs=...)``.
+        build: ``build(config, schema, subject, rngs=...)``.
         defaults: Options that its name stands for, beside the class's own.
     """
 
@@ -129,7 +129,7 @@ def build_model(
     """
     config = model_config(name, options)
     topologies = (topology,) if isinstance(topology, Topology) else tuple(topology)
-    form = getattr(config, "form", Form())
-    vocabulary = Vocabulary.of(topologies, form, features)
-    subject = Subject(topologies, symmetry, probe)
-    return MODELS[name].build(config, vocabulary, subject, rngs=rngs)
+    form = getattr(config, "form", GraphForm())
+    schema = GraphSchema.of(topologies, form, features)
+    model_inputs = ModelInputs(topologies, symmetry, probe)
+    return MODELS[name].build(config, schema, model_inputs, rngs=rngs)

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import require_at_least
-from metanet.graphs import GraphBatch, Rows, Vocabulary, edge_groups, open_graphs
-from metanet.models.base import Features, Subject
+from metanet.graphs import GraphBatch, GraphSchema, Rows, edge_blocks, make_layout
+from metanet.models.base import Features, ModelInputs
 from metanet.models.embeddings import ParameterEncoder
 from metanet.models.layers import Linear, dropout
 
@@ -54,12 +54,12 @@ class DMC(nnx.Module):
     def __init__(
         self,
         config: DMCConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        self.config, self.vocabulary, self.dim = config, vocabulary, config.dim
+        self.config, self.schema, self.dim = config, schema, config.dim
         widths = [max(8, config.dim >> i) for i in range(config.depth - 1, 0, -1)]
         widths = [*widths, config.dim]
         linear = partial(
@@ -67,11 +67,11 @@ class DMC(nnx.Module):
             width=widths[0],
             frequencies=0,
             max_frequency=1.0,
-            features=vocabulary.features,
+            features=schema.features,
             rngs=rngs,
         )
-        self.on_edges = linear(vocabulary.edge_canvases, len(vocabulary.edge_types))
-        self.on_nodes = linear(vocabulary.node_canvases, len(vocabulary.node_keys))
+        self.on_edges = linear(schema.edge_grids, len(schema.edge_types))
+        self.on_nodes = linear(schema.node_grids, len(schema.node_keys))
         self.filters = nnx.List(
             [
                 Linear(a * config.kernel, b, rngs=rngs)
@@ -80,8 +80,8 @@ class DMC(nnx.Module):
         )
         rows = [
             t.num_nodes
-            + sum(b * s * r for b, s, r in (g.shape for g in edge_groups(t)))
-            for t in subject.topologies
+            + sum(b * s * r for b, s, r in (g.shape for g in edge_blocks(t)))
+            for t in model_inputs.topologies
         ]
         self._cost = max(rows) * widths[0] * config.kernel
 
@@ -92,7 +92,7 @@ class DMC(nnx.Module):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures the standardisation on a sample of graphs."""
-        edges, nodes = open_graphs(graphs, self.vocabulary).moments()
+        edges, nodes = make_layout(graphs, self.schema).moments()
         self.on_edges.measure(edges)
         self.on_nodes.measure(nodes)
 
@@ -104,7 +104,7 @@ class DMC(nnx.Module):
         deterministic: bool = True,
     ) -> Features:
         """Pooled features ``[G, dim]``; no node or edge features."""
-        layout = open_graphs(graphs, self.vocabulary)
+        layout = make_layout(graphs, self.schema)
         rows = layout.rows(
             layout.encode_nodes(self.on_nodes), layout.encode_edges(self.on_edges)
         )

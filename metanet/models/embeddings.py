@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.graphs import Canvas, Layout, Vocabulary
-from metanet.graphs.vocabulary import MAX_DEPTH
+from metanet.graphs import GraphSchema, KernelGrid, Layout
+from metanet.graphs.schema import MAX_DEPTH
 from metanet.models.layers import Linear, affine
 from metanet.networks import sine
 
@@ -29,7 +29,7 @@ class ParameterEncoder(nnx.Module):
     """Encodes the values of edges, or of parameters of nodes.
 
     Args:
-        canvases: Columns of each kind.
+        grids: Columns of each kind.
         keys: Number of keys (`Vocabulary.edge_types` or ``node_keys``).
         width: Width of the encoding.
         frequencies: Waves per kind; 0 encodes linearly.
@@ -43,7 +43,7 @@ class ParameterEncoder(nnx.Module):
 
     def __init__(
         self,
-        canvases: tuple[Canvas, ...],
+        grids: tuple[KernelGrid, ...],
         keys: int,
         width: int,
         *,
@@ -57,15 +57,14 @@ class ParameterEncoder(nnx.Module):
         self.width, self.features = width, features
         self.homogeneous = homogeneous
         frequencies = 0 if homogeneous else frequencies
-        columns = sum(c.size for c in canvases)
+        columns = sum(c.size for c in grids)
         self.places = (
             nnx.Param(0.5 * jax.random.normal(rngs.params(), (columns, width)))
             if parallel
             else None
         )
         self.spans = tuple(
-            (0, 1, False) if parallel else (c.start, c.size, c.size > 1)
-            for c in canvases
+            (0, 1, False) if parallel else (c.start, c.size, c.size > 1) for c in grids
         )
         sizes = [count * features for _, count, _ in self.spans]
         self.direct = nnx.List([Linear(n, width, bias=False, rngs=rngs) for n in sizes])
@@ -106,7 +105,7 @@ class ParameterEncoder(nnx.Module):
     ) -> jax.Array:
         """Encodes ``[..., M * F]`` values of one key as ``[..., width]``.
 
-        ``places`` are the canvas columns of the M parallel values.
+        ``places`` are the grid columns of the M parallel values.
         """
         whole = len(places) == self.spans[kind][1]
         rows = (np.asarray(places)[:, None] * self.features
@@ -139,9 +138,9 @@ class ParameterEncoder(nnx.Module):
         """Encodes ``[R, C]`` values whose rows may be of different kinds.
 
         Args:
-            values: In the columns of all canvases.
+            values: In the columns of all grids.
             keys: ``[R, kinds]`` key of each kind; -1 where a row has none of it. One
-                more kind than there are canvases is for rows without values.
+                more kind than there are grids is for rows without values.
             place: Kernel position of parallel edges ``[R]``.
         """
         found = jnp.zeros((values.shape[0], self.width))
@@ -198,8 +197,8 @@ class NodeEmbedding(nnx.Module):
     that can be permuted have none.
     """
 
-    def __init__(self, vocabulary: Vocabulary, dim: int, *, rngs: nnx.Rngs):
-        types = vocabulary.node_types
+    def __init__(self, schema: GraphSchema, dim: int, *, rngs: nnx.Rngs):
+        types = schema.node_types
         kinds = sorted({kind for kind, *_ in types})
         chains = sorted({chain for _, _, chain, _ in types})
         self.columns = tuple(
@@ -209,12 +208,12 @@ class NodeEmbedding(nnx.Module):
         depths = 1 + max(min(d, MAX_DEPTH) for _, d, _, _ in types)
         draw = lambda n, s: nnx.Param(s * jax.random.normal(rngs.params(), (n, dim)))
         self.kind, self.depth = draw(len(kinds), 0.5), draw(depths, 0.5)
-        self.activation = draw(len(chains), 0.5)
-        self.identity = draw(max(vocabulary.num_identities, 1), 1.0)
+        self.nonlinearity = draw(len(chains), 0.5)
+        self.identity = draw(max(schema.num_identities, 1), 1.0)
 
     def __call__(self, layout: Layout) -> jax.Array:
         """Node values ``[..., dim]``; they broadcast over a stacked batch."""
-        tables = (self.kind, self.depth, self.activation)
+        tables = (self.kind, self.depth, self.nonlinearity)
         rows = sum(
             table[...][np.asarray(column)]
             for table, column in zip(tables, self.columns, strict=True)
@@ -236,7 +235,7 @@ class GraphEncoder(nnx.Module):
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        schema: GraphSchema,
         dim: int,
         edge_dim: int,
         *,
@@ -249,26 +248,26 @@ class GraphEncoder(nnx.Module):
         options = {
             "frequencies": frequencies,
             "max_frequency": max_frequency,
-            "features": vocabulary.features,
+            "features": schema.features,
             "homogeneous": homogeneous,
         }
         self.on_edges = ParameterEncoder(
-            vocabulary.edge_canvases,
-            len(vocabulary.edge_types),
+            schema.edge_grids,
+            len(schema.edge_types),
             edge_dim,
-            parallel=vocabulary.form.parallel,
+            parallel=schema.form.parallel,
             **options,  # type: ignore[arg-type]
             rngs=rngs,
         )
         self.on_nodes = ParameterEncoder(
-            vocabulary.node_canvases,
-            len(vocabulary.node_keys),
+            schema.node_grids,
+            len(schema.node_keys),
             dim,
             **options,  # type: ignore[arg-type]
             rngs=rngs,
         )
-        self.embedding = NodeEmbedding(vocabulary, dim, rngs=rngs)
-        self.types = vocabulary.node_types
+        self.embedding = NodeEmbedding(schema, dim, rngs=rngs)
+        self.types = schema.node_types
 
     def measure(self, layout: Layout) -> None:
         """Measures the standardisation on a sample of graphs."""

@@ -113,51 +113,54 @@ def array_specs(
     joint: dict[int, tuple[int, ...]] = {}
     parents: dict[int, tuple[int, ...]] = {}
     for number, group in enumerate(symmetry.groups):
-        for atom in group.atoms:
-            labels[atom], joint[atom] = number, group.atoms
-            parents[atom] = group.parents
+        for axis_index in group.indices:
+            labels[axis_index], joint[axis_index] = number, group.indices
+            parents[axis_index] = group.parents
     # A fixed index on which a permutation depends cannot be mixed as a channel.
     extra = {p for group in symmetry.groups for p in group.parents if p not in labels}
     if pinned == "permuted":
-        units = {a for site in symmetry.sites for a in site.units}
+        units = {a for activation in symmetry.activations for a in activation.units}
         extra |= {a for a in units if a not in labels}
-    for atom in sorted(extra):
-        labels[atom] = len(symmetry.groups) + atom
+    for axis_index in sorted(extra):
+        labels[axis_index] = len(symmetry.groups) + axis_index
     return tuple(
-        _array_spec(symmetry, tile, labels, joint, parents) for tile in symmetry.tiles
+        _array_spec(symmetry, block, labels, joint, parents)
+        for block in symmetry.blocks
     )
 
 
-def _array_spec(symmetry: Symmetry, tile, labels, joint, parents) -> ArraySpec:
-    split = tuple(symmetry.atoms[a].size for a in tile.atoms)
-    dense = [i for i, a in enumerate(tile.atoms) if a not in labels]
+def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
+    split = tuple(symmetry.indices[a].size for a in block.indices)
+    dense = [i for i, a in enumerate(block.indices) if a not in labels]
     order: list[int] = []
     axes: list[Axis] = []
     place: dict[tuple[int, int], int] = {}
     seen: dict[int, int] = {}
     used: set[int] = set()
-    for i, atom in enumerate(tile.atoms):
-        if i in used or atom not in labels:
+    for i, axis_index in enumerate(block.indices):
+        if i in used or axis_index not in labels:
             continue
         together = [i]
-        for other in joint.get(atom, (atom,)):
-            if other != atom:
+        for other in joint.get(axis_index, (axis_index,)):
+            if other != axis_index:
                 free = [
-                    k for k, a in enumerate(tile.atoms) if a == other and k not in used
+                    k
+                    for k, a in enumerate(block.indices)
+                    if a == other and k not in used
                 ]
                 if not free:
                     raise MetanetError(
-                        f"parameter {symmetry.leaves[tile.leaf].path}: holds a part of "
+                        f"parameter {symmetry.leaves[block.leaf].path}: holds a part of "
                         "an index that is permuted as a whole; functionals cannot read it"
                     )
                 together.append(free[0])
         together.sort()
         used |= set(together)
-        occurrence = seen.get(labels[atom], 0)
-        seen[labels[atom]] = occurrence + 1
-        place[labels[atom], occurrence] = len(axes)
+        occurrence = seen.get(labels[axis_index], 0)
+        seen[labels[axis_index]] = occurrence + 1
+        place[labels[axis_index], occurrence] = len(axes)
         order += together
-        axes.append(Axis(labels[atom], math.prod(split[k] for k in together)))
+        axes.append(Axis(labels[axis_index], math.prod(split[k] for k in together)))
     # The k-th axis of a group depends on the k-th axis of each of its parents.
     placed = []
     count: dict[int, int] = {}
@@ -174,8 +177,8 @@ def _array_spec(symmetry: Symmetry, tile, labels, joint, parents) -> ArraySpec:
             Axis(axis.label, axis.size, tuple(dict.fromkeys(a for a in at if a is not None)))
         )  # fmt: skip
     return ArraySpec(
-        tile.leaf,
-        tile.bounds,
+        block.leaf,
+        block.bounds,
         split,
         (*order, *dense),
         tuple(placed),

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import require_at_least, require_one_of
-from metanet.graphs import Layout, Vocabulary
-from metanet.models.base import GraphModel, Subject
+from metanet.graphs import GraphSchema, Layout
+from metanet.models.base import GraphModel, ModelInputs
 from metanet.models.layers import MLP, Linear
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -52,8 +52,8 @@ class FactorConfig:
 class Carried:
     """Which nodes of a batch carry factors, and their features without these."""
 
-    def __init__(self, layout: Layout, vocabulary: Vocabulary):
-        held = [carries for *_, carries in vocabulary.node_types]
+    def __init__(self, layout: Layout, schema: GraphSchema):
+        held = [carries for *_, carries in schema.node_types]
         mask = lambda kind: jnp.asarray([kind in c for c in held])[layout.node_type]
         self.positive, self.sign = mask("positive")[..., None], mask("sign")[..., None]
         self.any = self.positive | self.sign
@@ -114,8 +114,8 @@ class FactorModel(GraphModel):
     def __init__(
         self,
         config: FactorConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         edge_dim: int,
         edge_floats: int = 0,
@@ -123,8 +123,8 @@ class FactorModel(GraphModel):
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=edge_dim,
             edge_floats=edge_floats,
             edge_readout=False,
@@ -134,5 +134,5 @@ class FactorModel(GraphModel):
         self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
 
     def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
-        features = self.last(Carried(layout, self.vocabulary).invariant(nodes))
+        features = self.last(Carried(layout, self.schema).invariant(nodes))
         return self.readout(layout, features, None, None)

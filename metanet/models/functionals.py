@@ -42,9 +42,9 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least, require_one_of
-from metanet.graphs import GraphBatch, ParameterGraph, Vocabulary, to_params
+from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, to_params
 from metanet.graphs.reductions import broadcast, total
-from metanet.models.base import Features, Subject
+from metanet.models.base import Features, ModelInputs
 from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (
     ArraySpec,
@@ -277,27 +277,27 @@ class Functional(nnx.Module):
     def __init__(
         self,
         config: FunctionalConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        subject.single("a weight-space functional")
-        if subject.symmetry is None:
+        model_inputs.single("a weight-space functional")
+        if model_inputs.symmetry is None:
             raise MetanetError(
                 "config.model.name: weight-space functionals are built from a discovered "
                 "Symmetry; pass it as symmetry"
             )
         self.config = config
-        self.specs = array_specs(subject.symmetry, config.pinned)
-        self.features = vocabulary.features
+        self.specs = array_specs(model_inputs.symmetry, config.pinned)
+        self.features = schema.features
         count = len(self.specs)
         self.mean, self.deviation = (
             Statistic(jnp.zeros(count)),
             Statistic(jnp.ones(count)),
         )
         # An encoding of its place for each unit that NP permutes without need.
-        first = len(subject.symmetry.groups)
+        first = len(model_inputs.symmetry.groups)
         self.encoded = tuple(
             tuple(i for i, a in enumerate(s.axes) if a.label >= first)
             for s in self.specs

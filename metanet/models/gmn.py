@@ -34,9 +34,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import require_at_least, require_one_of
-from metanet.graphs import Edges, Form, Layout, Vocabulary, map_edges
+from metanet.graphs import Edges, GraphForm, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import AGGREGATORS, Aggregator, AggregatorName
-from metanet.models.base import GraphModel, Subject, per_graph
+from metanet.models.base import GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -85,25 +85,22 @@ class GMNConfig:
         )
 
     @property
-    def form(self) -> Form:
+    def form(self) -> GraphForm:
         """The form of the graphs that the model reads."""
-        return Form(self.bias, self.kernel == "parallel")
+        return GraphForm(self.bias, self.kernel == "parallel")
 
 
 class GMNBlock(nnx.Module):
     """One round of message passing; see the module docstring for the equations."""
 
-    def __init__(self, config: GMNConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
+    def __init__(self, config: GMNConfig, schema: GraphSchema, *, rngs: nnx.Rngs):
         dim = config.dim
         ends = 2 if config.directions == "both" else 1
         self.edge_in = NormLinear(dim, dim, rngs=rngs)
         self.node_in = NormLinear(dim, 3 * dim, rngs=rngs)
         self.edge_out = Linear(dim, dim, scale=0.5, rngs=rngs)
         self.aggregators = nnx.List(
-            [
-                Aggregator(config.aggregate, dim, vocabulary, rngs=rngs)
-                for _ in range(ends)
-            ]
+            [Aggregator(config.aggregate, dim, schema, rngs=rngs) for _ in range(ends)]
         )
         self.heard = nnx.List(
             [Linear(a.width, dim, bias=False, rngs=rngs) for a in self.aggregators]
@@ -122,10 +119,10 @@ class GMNBlock(nnx.Module):
         hidden = map_edges(
             lambda a, s, t: jax.nn.silu(self.edge_in(a) + s + t),
             e,
-            layout.send(source, "source"),
-            layout.send(target, "target"),
+            layout.gather(source, "source"),
+            layout.gather(target, "target"),
         )
-        change = layout.settle(map_edges(self.edge_out, hidden))
+        change = layout.mean_over_shared(map_edges(self.edge_out, hidden))
         e = map_edges(jnp.add, e, change)
         update = own + layout.to_nodes(g_node)
         for end, aggregate, heard in zip(
@@ -144,22 +141,22 @@ class GMN(GraphModel):
     def __init__(
         self,
         config: GMNConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=config.dim,
             has_globals=True,
             rngs=rngs,
         )
         self.start = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.dim,)))
         self.blocks = nnx.List(
-            [GMNBlock(config, vocabulary, rngs=rngs) for _ in range(config.depth)]
+            [GMNBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
 
     def update(

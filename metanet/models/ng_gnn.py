@@ -30,9 +30,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import require_at_least, require_one_of
-from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator
-from metanet.models.base import GraphModel, Subject
+from metanet.models.base import GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -67,14 +67,14 @@ class NGGNNConfig:
 class NGBlock(nnx.Module):
     """One layer; see the module docstring for the equations."""
 
-    def __init__(self, config: NGGNNConfig, vocabulary: Vocabulary, *, rngs: nnx.Rngs):
+    def __init__(self, config: NGGNNConfig, schema: GraphSchema, *, rngs: nnx.Rngs):
         dim = config.dim
         self.dropout = config.dropout
         self.node_in = NormLinear(dim, 5 * dim, rngs=rngs)
         # The message's scale and shift, and the edge's own update.
         self.edge_in = NormLinears(dim, [dim, dim, dim], rngs=rngs)
         self.edge_out = Linear(dim, dim, scale=0.5, rngs=rngs)
-        self.aggregate = Aggregator("pna", dim, vocabulary, rngs=rngs)
+        self.aggregate = Aggregator("pna", dim, schema, rngs=rngs)
         width = self.aggregate.width
         self.arriving = Linear(width, dim, bias=False, rngs=rngs)
         self.leaving = Linear(width, dim, bias=False, rngs=rngs)
@@ -90,8 +90,8 @@ class NGBlock(nnx.Module):
     ) -> tuple[jax.Array, Edges]:
         *ends, own = jnp.split(self.node_in(x), 5, axis=-1)
         # What the edge reads at its ends: for the message, and for its own update.
-        said, told = (layout.send(v, "source") for v in ends[:2])
-        heard, taken = (layout.send(v, "target") for v in ends[2:])
+        said, told = (layout.gather(v, "source") for v in ends[:2])
+        heard, taken = (layout.gather(v, "target") for v in ends[2:])
         scale, shift, change = zip(*map(self.edge_in, e), strict=True)
         messages = map_edges(
             lambda a, b, s, t: a * (s + t) + b, scale, shift, said, heard
@@ -103,7 +103,7 @@ class NGBlock(nnx.Module):
         changes = map_edges(
             lambda r, s, t: self.edge_out(jax.nn.silu(r + s + t)), change, told, taken
         )
-        return x, map_edges(jnp.add, e, layout.settle(changes))
+        return x, map_edges(jnp.add, e, layout.mean_over_shared(changes))
 
 
 class NGGNN(GraphModel):
@@ -112,14 +112,14 @@ class NGGNN(GraphModel):
     def __init__(
         self,
         config: NGGNNConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, vocabulary, subject, edge_dim=config.dim, rngs=rngs)
+        super().__init__(config, schema, model_inputs, edge_dim=config.dim, rngs=rngs)
         self.blocks = nnx.List(
-            [NGBlock(config, vocabulary, rngs=rngs) for _ in range(config.depth)]
+            [NGBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
 
     def update(

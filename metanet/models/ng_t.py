@@ -31,10 +31,10 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least, require_one_of
-from metanet.graphs import Edges, Layout, Vocabulary, attention, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
 from metanet.graphs.batch import End
 from metanet.graphs.layout import head_matrix
-from metanet.models.base import GraphModel, Subject
+from metanet.models.base import GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, affine, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -114,11 +114,11 @@ class RelationalBlock(nnx.Module):
                 self._scores,
                 q,
                 k,
-                layout.send(query, end),
-                layout.send(neighbour, other),
+                layout.gather(query, end),
+                layout.gather(neighbour, other),
             )
             values = map_edges(
-                lambda a, b, v: a * v + b, scale, shift, layout.send(value, other)
+                lambda a, b, v: a * v + b, scale, shift, layout.gather(value, other)
             )
             parts.append((scores, values, end))
         heard = self.node_out(attention(layout, parts, self.heads))
@@ -129,10 +129,10 @@ class RelationalBlock(nnx.Module):
         changes = map_edges(
             lambda own, s, t: self.edge_out(jax.nn.silu(self.edge_own(own) + s + t)),
             e,
-            layout.send(at_source, "source"),
-            layout.send(at_target, "target"),
+            layout.gather(at_source, "source"),
+            layout.gather(at_target, "target"),
         )
-        return x, map_edges(jnp.add, e, layout.settle(changes))
+        return x, map_edges(jnp.add, e, layout.mean_over_shared(changes))
 
     def _scores(
         self, q: jax.Array, k: jax.Array, query: jax.Array, neighbour: jax.Array
@@ -149,15 +149,15 @@ class NGT(GraphModel):
     def __init__(
         self,
         config: NGTConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=config.edge_dim,
             edge_floats=2 * config.attention_dim,
             rngs=rngs,

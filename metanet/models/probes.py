@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Layout, NodeSet, Stacked, Topology, to_params
+from metanet.graphs import DenseLayout, Layout, NodeSet, Topology, to_params
 from metanet.models.layers import Linear
 from metanet.networks import ParamSpec
 
@@ -81,7 +81,7 @@ class ProbeFeatures(nnx.Module):
 
     def __call__(self, layout: Layout) -> jax.Array:
         """Node values ``[B, N, dim]``, 0 where there are none."""
-        if not isinstance(layout, Stacked):
+        if not isinstance(layout, DenseLayout):
             raise MetanetError(
                 "config.model.probes: networks of several architectures cannot be "
                 "probed in one batch; set probes to 0"
@@ -92,7 +92,7 @@ class ProbeFeatures(nnx.Module):
         out = []
         for i, node in enumerate(layout.topology.nodes):
             linear = self.maps[i] if i < len(self.maps) else None
-            value = None if linear is None else values[node.site]
+            value = None if linear is None else values[node.activation]
             if linear is None or value is None:
                 out.append(jnp.zeros((layout.size, node.size, self.dim)))
             else:
@@ -103,6 +103,6 @@ class ProbeFeatures(nnx.Module):
 
 def _width(node: NodeSet, activations: tuple[Any, ...]) -> int:
     """Activations per node; 0 for inputs and where they cannot be had."""
-    held = node.kind != "input" and 0 <= node.site < len(activations)
-    value = activations[node.site] if held else None
+    held = node.kind != "input" and 0 <= node.activation < len(activations)
+    value = activations[node.activation] if held else None
     return 0 if value is None else math.prod(value.shape) // node.size

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
-from metanet.graphs import GraphBatch, Vocabulary, to_params
-from metanet.models.base import Features, Subject
+from metanet.graphs import GraphBatch, GraphSchema, to_params
+from metanet.models.base import Features, ModelInputs
 from metanet.models.baselines import stacked_only
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
@@ -57,22 +57,26 @@ class ProbeGen(nnx.Module):
     def __init__(
         self,
         config: ProbeGenConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        topology = subject.single("probegen")
-        if subject.probe is None:
+        topology = model_inputs.single("probegen")
+        if model_inputs.probe is None:
             raise MetanetError(
                 "config.model.name: probegen has no access to the input network; pass "
                 "it as probe"
             )
-        sites = [n.site for n in topology.nodes if n.kind == "output" and n.site >= 0]
-        if not sites:
+        activations = [
+            n.activation
+            for n in topology.nodes
+            if n.kind == "output" and n.activation >= 0
+        ]
+        if not activations:
             raise MetanetError("probegen: the network's outputs cannot be captured")
-        self.config, self.dim, self.sites = config, config.dim, tuple(sites)
-        self.probe = subject.probe
+        self.config, self.dim, self.activations = config, config.dim, tuple(activations)
+        self.probe = model_inputs.probe
         shape = self.probe.input_shape
         codes = jax.random.normal(rngs.params(), (config.probes, config.latent))
         self.codes = nnx.Param(codes)
@@ -105,7 +109,7 @@ class ProbeGen(nnx.Module):
 
     def _answers(self, params, inputs: jax.Array) -> jax.Array:
         values = self.probe.activations(params, inputs)
-        held = [values[site] for site in self.sites]
+        held = [values[activation] for activation in self.activations]
         if any(v is None for v in held):
             raise MetanetError("probegen: the network's outputs cannot be captured")
         return jnp.concatenate([jnp.ravel(v) for v in held])  # type: ignore[arg-type]

@@ -36,8 +36,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
-from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.models.base import GraphModel, Subject, per_graph
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
+from metanet.models.base import GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear, log_variance
 from metanet.models.readout import ReadoutName
 
@@ -91,8 +91,10 @@ class ProductBlock(nnx.Module):
         # One product per node gives all that is read from it: what it sends along its
         # edges either way, how its edges' ends are matched, its own update and gate.
         self.node_in = NormLinear(dim, 6 * dim, rngs=rngs)
-        mix = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
-        self.edge_out = None if last else nnx.Param(mix)
+        project_heads = (
+            jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
+        )
+        self.edge_out = None if last else nnx.Param(project_heads)
         self.incoming = Linear(dim, dim, bias=False, rngs=rngs)
         self.outgoing = Linear(dim, dim, bias=False, rngs=rngs)
         self.node_out = Linear(dim, dim, scale=0.5, rngs=rngs)
@@ -106,12 +108,12 @@ class ProductBlock(nnx.Module):
         g_node, g_own = jnp.split(self.global_in(g), 2, axis=-1)
         forth, back, query, key, own, gate = jnp.split(self.node_in(x), 6, axis=-1)
         update = own + layout.to_nodes(g_node)
-        update = update + self.incoming(layout.carry(e, forth, "target"))
-        update = update + self.outgoing(layout.carry(e, back, "source"))
+        update = update + self.incoming(layout.aggregate_messages(e, forth, "target"))
+        update = update + self.outgoing(layout.aggregate_messages(e, back, "source"))
         if self.edge_out is not None:
-            matched = layout.match(query, key, self.num_heads)
+            matched = layout.edge_scores(query, key, self.num_heads)
             seen = map_edges(lambda a, b: jnp.tanh(a + b), e, matched)
-            e = map_edges(jnp.add, e, layout.mix(seen, self.edge_out[...]))
+            e = map_edges(jnp.add, e, layout.project_heads(seen, self.edge_out[...]))
         x = x + self.node_out(jax.nn.silu(update) * (1.0 + gate))
         mean = layout.pool_nodes(x)
         g = g + self.global_out(jax.nn.silu(g_own + self.global_nodes(mean)))
@@ -124,15 +126,15 @@ class ProductGMN(GraphModel):
     def __init__(
         self,
         config: ProductGMNConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=config.heads + config.moments,
             edge_readout=False,
             has_globals=True,
@@ -160,11 +162,11 @@ class ProductGMN(GraphModel):
         heads = self.config.heads
         if self.moments is not None:
             x = x + self.moments(_moments(layout, edges, heads))
-        e = layout.heads(map_edges(lambda e: e[..., :heads], edges))
+        e = layout.to_head_major(map_edges(lambda e: e[..., :heads], edges))
         g = per_graph(layout, self.start[...])
         for block in self.blocks:
             x, e, g = block(layout, x, e, g)
-        return x, layout.features_last(e), g
+        return x, layout.to_feature_major(e), g
 
 
 def _moments(layout: Layout, edges: Edges, start: int) -> jax.Array:
@@ -173,8 +175,8 @@ def _moments(layout: Layout, edges: Edges, start: int) -> jax.Array:
     parts = []
     for end in ("target", "source"):
         mean = layout.reduce(edges, end, "mean")
-        around = layout.settle(
-            map_edges(lambda e, m: jnp.square(e - m), edges, layout.send(mean, end))
+        around = layout.mean_over_shared(
+            map_edges(lambda e, m: jnp.square(e - m), edges, layout.gather(mean, end))
         )
         parts += [mean, log_variance(layout.reduce(around, end, "mean"))]
     return jnp.concatenate(parts, axis=-1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.layers import Linear, log_variance, rms_norm
 
 ReadoutName = Literal[
@@ -33,14 +33,14 @@ class Readout(nnx.Module):
 
     Args:
         how: Which.
-        vocabulary: What the graphs are made of.
+        schema: What the graphs are made of.
         nodes, edges, graphs: Widths; 0 where there are none.
     """
 
     def __init__(
         self,
         how: ReadoutName,
-        vocabulary: Vocabulary,
+        schema: GraphSchema,
         *,
         nodes: int,
         edges: int,
@@ -48,13 +48,13 @@ class Readout(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.how = how
-        kinds = [kind for kind, *_ in vocabulary.node_types]
+        kinds = [kind for kind, *_ in schema.node_types]
         role = [k if k in ("input", "output") else "hidden" for k in kinds]
         self.role = tuple(_ROLES.index(r) for r in role)
         self.roles = tuple(i for i, r in enumerate(_ROLES) if r in role)
         self.outputs = (0, 0)
         start = 0
-        for kind, count in vocabulary.identities:
+        for kind, count in schema.identities:
             if kind == "output":
                 self.outputs = (start, count)
             start += count

@@ -44,8 +44,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import require_one_of
-from metanet.graphs import Edges, Layout, Vocabulary, map_edges
-from metanet.models.base import Subject
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
+from metanet.models.base import ModelInputs
 from metanet.models.factors import (
     Carried,
     EquivariantUpdate,
@@ -99,14 +99,14 @@ class ScaleBlock(nnx.Module):
         source, target = jnp.split(ends, 2, axis=-1)
         factors = map_edges(
             lambda s, t: self.edge_factor(jax.nn.silu(s + t)),
-            layout.send(source, "source"),
-            layout.send(target, "target"),
+            layout.gather(source, "source"),
+            layout.gather(target, "target"),
         )
         change = map_edges(
-            lambda a, f: self.edge_linear(a) * f, e, layout.settle(factors)
+            lambda a, f: self.edge_linear(a) * f, e, layout.mean_over_shared(factors)
         )
         e = map_edges(jnp.add, e, change)
-        sent = layout.send(self.neighbour(x), "source")
+        sent = layout.gather(self.neighbour(x), "source")
         messages = map_edges(lambda a, s: self.message(a) * s, e, sent)
         parts = [x, _summed(layout, messages, "target")]
         if self.reading is not None:
@@ -120,12 +120,12 @@ class ScaleBlock(nnx.Module):
         assert self.reading is not None and self.reverse is not None
         assert self.reciprocal is not None
         norm = jnp.where(carried.positive, carried.norm(x), 1.0)
-        at_source = layout.send(norm, "source")
+        at_source = layout.gather(norm, "source")
         read = map_edges(lambda a, s: self.reading(a) * s, e, at_source)  # type: ignore[misc]
         top = layout.reduce(map_edges(jnp.abs, read), "target", "max")
         scale = carried.divisor(top, x)
-        divided = layout.send(self.reverse(x / scale), "target")
-        relative = map_edges(lambda u, n: u / n, read, layout.send(scale, "target"))
+        divided = layout.gather(self.reverse(x / scale), "target")
+        relative = map_edges(lambda u, n: u / n, read, layout.gather(scale, "target"))
         weight = self.reciprocal[...]
 
         def message(u: jax.Array, n: jax.Array, t: jax.Array) -> jax.Array:
@@ -146,15 +146,15 @@ class ScaleGMN(FactorModel):
     def __init__(
         self,
         config: ScaleGMNConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=config.dim,
             edge_floats=2 * config.dim,
             rngs=rngs,
@@ -166,7 +166,7 @@ class ScaleGMN(FactorModel):
     def update(
         self, layout: Layout, key: jax.Array | None, deterministic: bool
     ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        carried = Carried(layout, self.vocabulary)
+        carried = Carried(layout, self.schema)
         x, e = self.nodes(layout), self.encoder.edges(layout)
         for block in self.blocks:
             x, e = block(layout, carried, x, e)

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
-from metanet.graphs import Edges, Layout, Vocabulary, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.graphs.reductions import extreme
-from metanet.models.base import Subject
+from metanet.models.base import ModelInputs
 from metanet.models.factors import (
     Carried,
     EquivariantUpdate,
@@ -63,22 +63,24 @@ class ScaleProductBlock(nnx.Module):
         self.num_heads = heads
         self.mixed, self.ends = make(dim, dim), make(dim, 2 * dim)
         self.sent = make(dim, 2 * dim)
-        mix = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
-        self.edge_out = None if last else nnx.Param(mix)
+        project_heads = (
+            jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
+        )
+        self.edge_out = None if last else nnx.Param(project_heads)
         self.update = EquivariantUpdate(3, dim, rngs=rngs)
 
     def __call__(
         self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
     ) -> tuple[jax.Array, Edges]:
         forth, back = jnp.split(self.sent(x), 2, axis=-1)
-        incoming = layout.carry(e, forth, "target")
+        incoming = layout.aggregate_messages(e, forth, "target")
         outgoing = self._backward(layout, carried, x, e, back)
         if self.edge_out is not None:
             z = carried.invariant(self.mixed(x))
             query, key = jnp.split(self.ends(z), 2, axis=-1)
-            matched = layout.match(query, key, self.num_heads)
+            matched = layout.edge_scores(query, key, self.num_heads)
             seen = map_edges(lambda a, m: a * jnp.tanh(m), e, matched)
-            e = map_edges(jnp.add, e, layout.mix(seen, self.edge_out[...]))
+            e = map_edges(jnp.add, e, layout.project_heads(seen, self.edge_out[...]))
         return x + self.update(carried, [x, incoming, outgoing]), e
 
     def _backward(
@@ -86,15 +88,17 @@ class ScaleProductBlock(nnx.Module):
     ) -> jax.Array:
         """What the targets of a node's edges say to it, by reciprocal edges."""
         norm = jnp.where(carried.positive, carried.norm(x), 1.0)
-        plain = layout.features_last(e)
-        at_source = layout.send(norm, "source")
+        plain = layout.to_feature_major(e)
+        at_source = layout.gather(norm, "source")
         read = map_edges(lambda a, n: a * n, plain, at_source)
         largest = map_edges(
             lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
         )
         top = carried.divisor(layout.reduce(largest, "target", "max"), x)
-        bounded = map_edges(_bounded, read, layout.send(top, "target"))
-        sums = layout.carry(layout.heads(bounded), back / top, "source")
+        bounded = map_edges(_bounded, read, layout.gather(top, "target"))
+        sums = layout.aggregate_messages(
+            layout.to_head_major(bounded), back / top, "source"
+        )
         return sums * norm
 
 
@@ -109,15 +113,15 @@ class ScaleProductGMN(FactorModel):
     def __init__(
         self,
         config: ScaleProductGMNConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             config,
-            vocabulary,
-            subject,
+            schema,
+            model_inputs,
             edge_dim=config.heads,
             rngs=rngs,
         )
@@ -132,8 +136,8 @@ class ScaleProductGMN(FactorModel):
     def update(
         self, layout: Layout, key: jax.Array | None, deterministic: bool
     ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        carried = Carried(layout, self.vocabulary)
-        x, e = self.nodes(layout), layout.heads(self.encoder.edges(layout))
+        carried = Carried(layout, self.schema)
+        x, e = self.nodes(layout), layout.to_head_major(self.encoder.edges(layout))
         for block in self.blocks:
             x, e = block(layout, carried, x, e)
-        return x, layout.features_last(e), None
+        return x, layout.to_feature_major(e), None

@@ -31,13 +31,13 @@ from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import (
     Edges,
     GraphBatch,
+    GraphSchema,
     Layout,
     Topology,
-    Vocabulary,
     map_edges,
 )
 from metanet.graphs.reductions import broadcast
-from metanet.models.base import Features, GraphModel, Subject
+from metanet.models.base import Features, GraphModel, ModelInputs
 from metanet.models.baselines import FlatWeights, stacked_only
 from metanet.models.layers import MLP, Linear, NormLinear, dropout, rms_norm
 
@@ -86,12 +86,12 @@ class _SetModel(GraphModel):
     def __init__(
         self,
         config: DeepSetsConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, vocabulary, subject, edge_dim=config.dim, rngs=rngs)
+        super().__init__(config, schema, model_inputs, edge_dim=config.dim, rngs=rngs)
         self.ends = Linear(config.dim, 2 * config.dim, bias=False, rngs=rngs)
 
     def members(self, layout: Layout) -> tuple[jax.Array, Edges]:
@@ -102,10 +102,10 @@ class _SetModel(GraphModel):
         added = map_edges(
             lambda a, s, t: a + s + t,
             e,
-            layout.send(source, "source"),
-            layout.send(target, "target"),
+            layout.gather(source, "source"),
+            layout.gather(target, "target"),
         )
-        return x, layout.settle(added)
+        return x, layout.mean_over_shared(added)
 
 
 class DeepSets(_SetModel):
@@ -114,12 +114,12 @@ class DeepSets(_SetModel):
     def __init__(
         self,
         config: DeepSetsConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, vocabulary, subject, rngs=rngs)
+        super().__init__(config, schema, model_inputs, rngs=rngs)
         dim = config.dim
         self.maps = nnx.List(
             [MLP(dim, dim, dim, rngs=rngs) for _ in range(config.depth)]
@@ -196,12 +196,12 @@ class SetTransformer(_SetModel):
     def __init__(
         self,
         config: SetTransformerConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, vocabulary, subject, rngs=rngs)
+        super().__init__(config, schema, model_inputs, rngs=rngs)
         self.blocks = nnx.List(
             [
                 InducedBlock(config.dim, config.points, rngs=rngs)
@@ -248,15 +248,15 @@ class TokenTransformer(nnx.Module):
     def __init__(
         self,
         config: TokenConfig,
-        vocabulary: Vocabulary,
-        subject: Subject,
+        schema: GraphSchema,
+        model_inputs: ModelInputs,
         *,
         rngs: nnx.Rngs,
     ):
-        topology = subject.single("transformer")
+        topology = model_inputs.single("transformer")
         self.config, self.dim = config, config.dim
-        self.flat = FlatWeights(topology, vocabulary.features)
-        index = _tokens(topology, config.token, vocabulary.features)
+        self.flat = FlatWeights(topology, schema.features)
+        index = _tokens(topology, config.token, schema.features)
         self.index = tuple(map(tuple, index.tolist()))
         dim, count = config.dim, len(self.index)
         self.read = Linear(config.token, dim, rngs=rngs)

@@ -3,7 +3,7 @@
 from metanet.networks.architecture import (
     ARCHITECTURES,
     Architecture,
-    blueprint,
+    abstract_network,
     build_module,
     create,
 )
@@ -18,11 +18,11 @@ from metanet.networks.inr import (
     to_unit,
 )
 from metanet.networks.mlp import MLP
-from metanet.networks.regime import Regime, training
 from metanet.networks.resnet import ResNet
 from metanet.networks.sequence import RowCNN, RowRNN
 from metanet.networks.sets import PixelSet
 from metanet.networks.sine import fast_sin, sine, sine_cosine_pi
+from metanet.networks.train_mode import TrainMode, training
 from metanet.networks.vit import ViT
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "ParamSpec",
     "Params",
     "PixelSet",
-    "Regime",
+    "TrainMode",
     "RowCNN",
     "RowRNN",
     "Siren",
@@ -45,7 +45,7 @@ __all__ = [
     "TanhINR",
     "build_module",
     "coordinate_grid",
-    "blueprint",
+    "abstract_network",
     "create",
     "fast_sin",
     "functionalize",

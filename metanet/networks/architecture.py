@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
 
-from metanet.compiler import once
+from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError, suggest
 from metanet.networks.base import Network, functionalize
 from metanet.networks.cnn import SmallCNN, VaryingCNN
@@ -172,7 +172,7 @@ def create(arch: Architecture, key: jax.Array, side: int | None = None) -> Netwo
     return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
 
 
-def blueprint(arch: Architecture, side: int | None = None) -> Network:
+def abstract_network(arch: Architecture, side: int | None = None) -> Network:
     """A network of an architecture without values: shapes stand for its parameters.
 
     That is all that discovery and layouts need; unlike `create` it compiles nothing.
@@ -189,7 +189,7 @@ def blueprint(arch: Architecture, side: int | None = None) -> Network:
 def _initialiser(arch: Architecture) -> tuple[Any, Callable[[jax.Array], Any]]:
     """What a module consists of, and a program that draws its variables."""
     draw = lambda key: nnx.state(build_module(arch, nnx.Rngs(key)))
-    compiled = jax.jit(draw, compiler_options=once())
+    compiled = jax.jit(draw, compiler_options=fast_compile_options())
     # Within a larger program, options belong to that.
     choose = lambda key: (draw if isinstance(key, Tracer) else compiled)(key)
     module = nnx.eval_shape(lambda: build_module(arch, nnx.Rngs(0)))

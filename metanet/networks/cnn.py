@@ -8,8 +8,8 @@ import jax
 from flax import nnx
 
 from metanet.errors import MetanetError, suggest
-from metanet.networks.regime import activation as activation_of
-from metanet.networks.regime import convolve, dropout
+from metanet.networks.train_mode import activation as activation_of
+from metanet.networks.train_mode import convolve, dropout
 
 NORMS = ("none", "batch", "layer")
 

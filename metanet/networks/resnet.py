@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.networks.cnn import normalization
-from metanet.networks.regime import activation, convolve
+from metanet.networks.train_mode import activation, convolve
 
 
 class BasicBlock(nnx.Module):

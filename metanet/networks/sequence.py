@@ -10,8 +10,8 @@ from flax import nnx
 
 from metanet.errors import MetanetError, suggest
 from metanet.networks.cnn import normalization
-from metanet.networks.regime import activation as activation_of
-from metanet.networks.regime import convolve, dropout
+from metanet.networks.train_mode import activation as activation_of
+from metanet.networks.train_mode import convolve, dropout
 
 
 def _rows(images: jax.Array) -> jax.Array:

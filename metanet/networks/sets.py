@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.networks.inr import coordinate_grid
-from metanet.networks.regime import activation as activation_of
-from metanet.networks.regime import dropout
+from metanet.networks.train_mode import activation as activation_of
+from metanet.networks.train_mode import dropout
 
 
 class PixelSet(nnx.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from metanet.networks.regime import activation, convolve, dropout
+from metanet.networks.train_mode import activation, convolve, dropout
 
 
 class ViTBlock(nnx.Module):

@@ -19,24 +19,24 @@ def group_rows(symmetry: Symmetry) -> Rows:
             order += f" in {group.linear}({group.degree})"
         if group.copies > 1:
             order += f" ^ {group.copies}"
-        rows.append((order, _join(symmetry.axes_of(group.atoms))))
+        rows.append((order, _join(symmetry.axes_of(group.indices))))
     return rows
 
 
 def family_rows(symmetry: Symmetry) -> Rows:
     """Factors that units can take: kind, number of units, and how weights follow."""
     rows: Rows = [("kind", "units", "acts on")]
-    for family in symmetry.families:
+    for scaling_group in symmetry.scaling_groups:
         powers = []
-        for exponent in family.exponents:
+        for exponent in scaling_group.exponents:
             path = symmetry.leaves[exponent.leaf].path
             sign = "" if exponent.power == 1 else f" ^ {exponent.power}"
             powers.append(f"{path}[{exponent.position.axis}]{sign}")
-        for shift in family.shifts:
+        for shift in scaling_group.shifts:
             path = symmetry.leaves[shift.leaf].path
             powers.append(f"{path} + {shift.amount:.4g} k")
-        size = str(symmetry.atoms[family.atom].size)
-        rows.append((family.kind, size, _join(dict.fromkeys(powers))))
+        size = str(symmetry.indices[scaling_group.axis_index].size)
+        rows.append((scaling_group.kind, size, _join(dict.fromkeys(powers))))
     return rows
 
 
@@ -72,7 +72,7 @@ def node_rows(topology: Topology) -> Rows:
     for node in topology.nodes:
         identified = "yes" if node.identified else "no"
         row = (node.name, str(node.size), node.kind, str(node.depth), identified)
-        rows.append((*row, node.symmetry, _join(node.activation)))
+        rows.append((*row, node.symmetry, _join(node.nonlinearity)))
     return rows
 
 
@@ -84,7 +84,7 @@ def edge_rows(topology: Topology) -> Rows:
         block = " x ".join(str(n) for n in edge.shape)
         target = topology.nodes[edge.target].name
         rows.append((edge.name, edge.kind, source, target, block, _join(edge.chain)))
-    for join in topology.joins:
+    for join in topology.identity_edges:
         source, target = topology.nodes[join.source], topology.nodes[join.target]
         rows.append(
             ("-", join.kind, source.name, target.name, "identity", _join(join.chain))

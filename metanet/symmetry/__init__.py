@@ -1,5 +1,6 @@
 """Weight symmetries, discovered from a network's program."""
 
+from metanet.symmetry.activations import compute_activations
 from metanet.symmetry.canonical import canonicalize
 from metanet.symmetry.check import SymmetryError, check
 from metanet.symmetry.discover import discover
@@ -9,10 +10,9 @@ from metanet.symmetry.elements import (
     compose,
     identity,
     invert,
-    random,
+    random_element,
 )
 from metanet.symmetry.interpreter import register_rule
-from metanet.symmetry.replay import activations
 from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.symmetry import Coverage, Symmetry
 from metanet.symmetry.windows import Windows, windows_of
@@ -24,7 +24,7 @@ __all__ = [
     "SymmetryError",
     "Windows",
     "act",
-    "activations",
+    "compute_activations",
     "canonicalize",
     "check",
     "compose",
@@ -33,7 +33,7 @@ __all__ = [
     "from_unf",
     "identity",
     "invert",
-    "random",
+    "random_element",
     "register_rule",
     "to_rebasin",
     "to_unf",

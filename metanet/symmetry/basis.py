@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metanet.symmetry.atoms import Axis
+from metanet.symmetry.indices import Axis
 from metanet.symmetry.values import Value
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ _LINEAR = frozenset(
 def entrywise(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> set[int]:
     """Atoms along which an equation acts on single entries."""
     return {
-        o.atom
+        o.axis_index
         for axis in _axes(run, eqn, inputs)
-        for segment in run.atoms.normal(axis)
+        for segment in run.indices.normal(axis)
         for o in segment
     }
 
@@ -64,7 +64,7 @@ def _axes(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> Iterator[Axis]
     elif name == "gather":
         sizes = params["slice_sizes"]
         for axis, size in zip(inputs[0].axes, sizes, strict=True):
-            if run.atoms.axis_size(axis) != size:
+            if run.indices.axis_size(axis) != size:
                 yield axis
     elif name == "pad" and inputs[1].zero:
         return
@@ -76,8 +76,8 @@ def _where(run: Interpreter, x: Value, other: Value, uniform: bool) -> Iterator[
     """Axes of an operand along which the other one is, or is not, constant."""
     for i, axis in enumerate(x.axes):
         constant = len(other.axes) != len(x.axes) or all(
-            run.atoms.is_uniform(o.atom)
-            for segment in run.atoms.normal(other.axes[i])
+            run.indices.is_uniform(o.axis_index)
+            for segment in run.indices.normal(other.axes[i])
             for o in segment
         )
         if constant == uniform:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metanet.symmetry.elements import Element, act, factor_shape
-from metanet.symmetry.structure import Exponent, Family, Position, Shift, Tile
+from metanet.symmetry.structure import Block, Exponent, Position, ScalingGroup, Shift
 from metanet.symmetry.symmetry import Symmetry
 
 _ORDER = {"positive": 0, "nonzero": 0, "phase": 1, "sign": 2}
@@ -34,13 +34,13 @@ def canonicalize(symmetry: Symmetry, params: Any) -> Any:
         params: Parameters of one network.
     """
     for step in _plan(symmetry):
-        family = symmetry.families[step.family]
+        scaling_group = symmetry.scaling_groups[step.scaling_group]
         leaves = jax.tree.leaves(params)
-        if family.kind == "phase":
-            values = _turns(symmetry, family, leaves)
+        if scaling_group.kind == "phase":
+            values = _turns(symmetry, scaling_group, leaves)
         else:
-            values = _factors(symmetry, family, step, leaves)
-        alone = replace(symmetry, groups=(), families=(family,))
+            values = _factors(symmetry, scaling_group, step, leaves)
+        alone = replace(symmetry, groups=(), scaling_groups=(scaling_group,))
         params = act(alone, Element((), (values,)), params)
     return params
 
@@ -49,13 +49,13 @@ def canonicalize(symmetry: Symmetry, params: Any) -> Any:
 class _Reading:
     """A tile that a family multiplies by ``power`` along one position."""
 
-    tile: Tile
+    block: Block
     position: Position
     power: Fraction
 
     @property
     def place(self) -> tuple[int, tuple[int, ...], Position]:
-        return self.tile.leaf, self.tile.segments, self.position
+        return self.block.leaf, self.block.segments, self.position
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Step:
     training), the next tier decides.
     """
 
-    family: int
+    scaling_group: int
     tiers: tuple[tuple[_Reading, ...], ...]
 
 
@@ -78,9 +78,11 @@ def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
     Families whose tiles all depend on each other's in a circle are left out: they keep
     what they have (signs per head beside signs per channel of normalised queries).
     """
-    families = symmetry.families
+    scaling_groups = symmetry.scaling_groups
     incoming = _incoming(symmetry)
-    open_ = sorted(range(len(families)), key=lambda i: _rank(symmetry, families[i]))
+    open_ = sorted(
+        range(len(scaling_groups)), key=lambda i: _rank(symmetry, scaling_groups[i])
+    )
     steps: list[_Step] = []
     while open_:
         found = None
@@ -88,7 +90,7 @@ def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
         # or a gain can, then one that only biases can: these may all be 0.
         for need in ("all", "weight", "any"):
             for index in open_:
-                others = [families[i] for i in open_ if i != index]
+                others = [scaling_groups[i] for i in open_ if i != index]
                 step = _step(symmetry, index, others, incoming, need)
                 if step is not None:
                     found = step
@@ -98,35 +100,39 @@ def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
         if found is None:
             break
         steps.append(found)
-        open_.remove(found.family)
+        open_.remove(found.scaling_group)
     return tuple(steps)
 
 
-def _rank(symmetry: Symmetry, family: Family) -> tuple[int, int]:
+def _rank(symmetry: Symmetry, scaling_group: ScalingGroup) -> tuple[int, int]:
     """From the inputs to the outputs; per unit scales, phases, signs."""
-    at = [i for i, s in enumerate(symmetry.sites) if family.atom in s.units]
-    return (at[0] if at else len(symmetry.sites), _ORDER[family.kind])
+    at = [
+        i
+        for i, s in enumerate(symmetry.activations)
+        if scaling_group.axis_index in s.units
+    ]
+    return (at[0] if at else len(symmetry.activations), _ORDER[scaling_group.kind])
 
 
 def _step(
     symmetry: Symmetry,
     index: int,
-    others: Sequence[Family],
+    others: Sequence[ScalingGroup],
     incoming: dict[tuple[int, tuple[int, ...], Position], str],
     need: str,
 ) -> _Step | None:
-    family = symmetry.families[index]
-    if family.kind == "phase":
-        tiles = [t for t in symmetry.tiles if t.leaf == family.shifts[0].leaf]
-        moved = any(_disturbs(o, t, family.kind) for o in others for t in tiles)
+    scaling_group = symmetry.scaling_groups[index]
+    if scaling_group.kind == "phase":
+        blocks = [t for t in symmetry.blocks if t.leaf == scaling_group.shifts[0].leaf]
+        moved = any(_disturbs(o, t, scaling_group.kind) for o in others for t in blocks)
         return None if moved else _Step(index, ())
-    readings = _readings(symmetry, family)
+    readings = _readings(symmetry, scaling_group)
     if not readings:
         return None
     free = [
         r
         for r in readings
-        if not any(_disturbs(o, r.tile, family.kind) for o in others)
+        if not any(_disturbs(o, r.block, scaling_group.kind) for o in others)
     ]
     into = {r for r in readings if r.place in incoming and r.power == 1}
     weights = [r for r in free if incoming.get(r.place, "bias") != "bias"]
@@ -134,36 +140,40 @@ def _step(
     if not enough[need]:
         return None
     # Incoming tiles first, the bias, which is the smallest, before all.
-    free.sort(key=lambda r: (r not in into, len(r.tile.atoms), r.tile.leaf))
+    free.sort(key=lambda r: (r not in into, len(r.block.indices), r.block.leaf))
     tiers: list[tuple[_Reading, ...]] = [(r,) for r in free]
-    if family.kind != "sign":
+    if scaling_group.kind != "sign":
         tiers.insert(0, tuple(r for r in free if r in into))
     return _Step(index, tuple(t for t in tiers if t))
 
 
-def _readings(symmetry: Symmetry, family: Family) -> list[_Reading]:
+def _readings(symmetry: Symmetry, scaling_group: ScalingGroup) -> list[_Reading]:
     """The tiles that a family multiplies along exactly one of their indices."""
     found = []
-    for tile in symmetry.tiles:
+    for block in symmetry.blocks:
         here = [
             e
-            for e in family.exponents
-            if e.leaf == tile.leaf and e.position in tile.positions
+            for e in scaling_group.exponents
+            if e.leaf == block.leaf and e.position in block.positions
         ]
-        odd = family.kind != "sign" or all(e.power % 2 for e in here)
-        if len(here) == 1 and odd and tile.atoms.count(family.atom) == 1:
-            found.append(_Reading(tile, here[0].position, here[0].power))
+        odd = scaling_group.kind != "sign" or all(e.power % 2 for e in here)
+        if (
+            len(here) == 1
+            and odd
+            and block.indices.count(scaling_group.axis_index) == 1
+        ):
+            found.append(_Reading(block, here[0].position, here[0].power))
     return found
 
 
-def _disturbs(other: Family, tile: Tile, kind: str) -> bool:
+def _disturbs(other: ScalingGroup, block: Block, kind: str) -> bool:
     """Whether another family changes what fixes a family of a kind.
 
     Norms, and the range of a bias (symmetric about 0), do not see signs.
     """
 
     def here(term: Exponent | Shift) -> bool:
-        return term.leaf == tile.leaf and term.position in tile.positions
+        return term.leaf == block.leaf and term.position in block.positions
 
     if any(here(s) for s in other.shifts):
         return True
@@ -175,40 +185,45 @@ def _incoming(
     symmetry: Symmetry,
 ) -> dict[tuple[int, tuple[int, ...], Position], str]:
     """Places of tiles that index the units which a use ends at, and its kind."""
-    tiles = {(t.leaf, t.segments): t for t in symmetry.tiles}
+    blocks = {(t.leaf, t.segments): t for t in symmetry.blocks}
     return {
-        (use.leaf, use.segments, position): use.kind
-        for use in symmetry.uses
+        (parameter_edge.leaf, parameter_edge.segments, position): parameter_edge.kind
+        for parameter_edge in symmetry.parameter_edges
         for position, roles in zip(
-            tiles[use.leaf, use.segments].positions, use.roles, strict=True
+            blocks[parameter_edge.leaf, parameter_edge.segments].positions,
+            parameter_edge.roles,
+            strict=True,
         )
         if any(r.end == "target" for r in roles)
     }
 
 
 def _turns(
-    symmetry: Symmetry, family: Family, leaves: Sequence[jax.Array]
+    symmetry: Symmetry, scaling_group: ScalingGroup, leaves: Sequence[jax.Array]
 ) -> jax.Array:
     """Half turns that bring biases next to 0."""
-    shift = family.shifts[0]
-    tile = next(t for t in symmetry.tiles if t.leaf == shift.leaf)
-    bias = leaves[shift.leaf].reshape([symmetry.atoms[a].size for a in tile.atoms])
+    shift = scaling_group.shifts[0]
+    block = next(t for t in symmetry.blocks if t.leaf == shift.leaf)
+    bias = leaves[shift.leaf].reshape([symmetry.indices[a].size for a in block.indices])
     return -jnp.floor(bias / shift.amount + 0.5)
 
 
 def _factors(
-    symmetry: Symmetry, family: Family, step: _Step, leaves: Sequence[jax.Array]
+    symmetry: Symmetry,
+    scaling_group: ScalingGroup,
+    step: _Step,
+    leaves: Sequence[jax.Array],
 ) -> jax.Array:
     """Factors ``[*parents, size]`` that bring a family's units to their places."""
-    sign = family.kind == "sign"
-    factors = jnp.ones(factor_shape(symmetry, family))
+    sign = scaling_group.kind == "sign"
+    factors = jnp.ones(factor_shape(symmetry, scaling_group))
     for tier in reversed(step.tiers):
         total = jnp.zeros_like(factors)
         for r in tier:
-            where = tuple(slice(*b) for b in r.tile.bounds)
-            sizes = [symmetry.atoms[a].size for a in r.tile.atoms]
-            array = leaves[r.tile.leaf][where].reshape(sizes)
-            total += _over_unit(family, r, array**3 if sign else array * array)
+            where = tuple(slice(*b) for b in r.block.bounds)
+            sizes = [symmetry.indices[a].size for a in r.block.indices]
+            array = leaves[r.block.leaf][where].reshape(sizes)
+            total += _over_unit(scaling_group, r, array**3 if sign else array * array)
         if sign:
             factors = jnp.where(total == 0, factors, jnp.sign(total))
         else:
@@ -218,10 +233,12 @@ def _factors(
     return factors
 
 
-def _over_unit(family: Family, reading: _Reading, array: jax.Array) -> jax.Array:
+def _over_unit(
+    scaling_group: ScalingGroup, reading: _Reading, array: jax.Array
+) -> jax.Array:
     """Sums a tile's array to ``[*parents, size]`` of a family."""
-    tile = reading.tile
-    kept = [tile.atoms.index(p) for p in family.parents]
-    kept.append(tile.positions.index(reading.position))
+    block = reading.block
+    kept = [block.indices.index(p) for p in scaling_group.parents]
+    kept.append(block.positions.index(reading.position))
     total = array.sum(axis=tuple(i for i in range(array.ndim) if i not in kept))
     return total.transpose([sorted(kept).index(k) for k in kept])

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metanet.compiler import once
+from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
 from metanet.symmetry.elements import Element, act, factor_shape, invert
-from metanet.symmetry.structure import Family, PermutationGroup
+from metanet.symmetry.structure import PermutationGroup, ScalingGroup
 from metanet.symmetry.symmetry import Symmetry
 
 _TOLERANCE = {np.float64: 1e-6, np.float32: 2e-3}
@@ -76,7 +76,8 @@ class _Probe:
         self.params = jax.tree.map(lambda x: self.generic(x, 0.1), params)
         self.inputs = jax.tree.map(lambda x: self.generic(x, 1.0), inputs)
         self.run = jax.jit(
-            lambda e, p, *x: apply_fn(act(symmetry, e, p), *x), compiler_options=once()
+            lambda e, p, *x: apply_fn(act(symmetry, e, p), *x),
+            compiler_options=fast_compile_options(),
         )
 
     def generic(self, x: Any, level: float) -> Any:
@@ -93,7 +94,7 @@ class _Probe:
         """A random element, no part of which is the identity."""
         return _element(
             [self.cycles(g) for g in self.symmetry.groups],
-            [self.factors(f) for f in self.symmetry.families],
+            [self.factors(f) for f in self.symmetry.scaling_groups],
         )
 
     def identity(self) -> Element:
@@ -101,7 +102,7 @@ class _Probe:
             [np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups],
             [
                 np.full(factor_shape(self.symmetry, f), f.kind != "phase", self.dtype)
-                for f in self.symmetry.families
+                for f in self.symmetry.scaling_groups
             ],
         )
 
@@ -114,29 +115,29 @@ class _Probe:
             rows.append(row)
         return np.stack(rows)
 
-    def factors(self, family: Family) -> np.ndarray:
-        shape = factor_shape(self.symmetry, family)
-        if family.kind == "positive":
+    def factors(self, scaling_group: ScalingGroup) -> np.ndarray:
+        shape = factor_shape(self.symmetry, scaling_group)
+        if scaling_group.kind == "positive":
             return np.exp(0.3 * self.rng.normal(size=shape)).astype(self.dtype)
         values = self.rng.integers(0, 2, shape)
         values.flat[self.rng.integers(math.prod(shape))] = 1
-        if family.kind == "phase":
+        if scaling_group.kind == "phase":
             return (values * self.rng.choice([-1, 1, 2], shape)).astype(self.dtype)
         return (1 - 2 * values).astype(self.dtype)
 
     def outputs(self, element: Element) -> np.ndarray:
         """All outputs as one vector, next values of parameters moved back."""
         leaves = jax.tree.leaves(self.run(element, self.params, *self.inputs))
-        if self.symmetry.mirrors:
+        if self.symmetry.state_outputs:
             flat, treedef = jax.tree.flatten(self.params)
-            for output, leaf in self.symmetry.mirrors:
+            for output, leaf in self.symmetry.state_outputs:
                 flat[leaf] = leaves[output]
             back = jax.jit(
                 lambda e, p: act(self.symmetry, invert(self.symmetry, e), p),
-                compiler_options=once(),
+                compiler_options=fast_compile_options(),
             )
             flat = jax.tree.leaves(back(element, jax.tree.unflatten(treedef, flat)))
-            for output, leaf in self.symmetry.mirrors:
+            for output, leaf in self.symmetry.state_outputs:
                 leaves[output] = flat[leaf]
         return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])
 
@@ -179,14 +180,17 @@ class _Probe:
         parts: list[tuple[str, Element]] = []
         for i, group in enumerate(self.symmetry.groups):
             only = _with(plain.permutations, i, element.permutations[i])
-            where = ", ".join(self.symmetry.axes_of(group.atoms))
+            where = ", ".join(self.symmetry.axes_of(group.indices))
             name = f"permutations S{group.degree} of {where}"
             parts.append((name, plain._replace(permutations=only)))
-        for i, family in enumerate(self.symmetry.families):
+        for i, scaling_group in enumerate(self.symmetry.scaling_groups):
             only = _with(plain.factors, i, element.factors[i])
-            where = ", ".join(self.symmetry.axes_of((family.atom,)))
+            where = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
             parts.append(
-                (f"{family.kind} family of {where}", plain._replace(factors=only))
+                (
+                    f"{scaling_group.kind} family of {where}",
+                    plain._replace(factors=only),
+                )
             )
         for name, part in parts:
             if (found := deviation(part)) > tolerance:

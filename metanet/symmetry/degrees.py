@@ -12,8 +12,14 @@ from fractions import Fraction
 from math import pi
 from typing import Any
 
-from metanet.symmetry.atoms import Form
-from metanet.symmetry.structure import Exponent, Family, Shift, Tile, Use
+from metanet.symmetry.indices import Form
+from metanet.symmetry.structure import (
+    Block,
+    Exponent,
+    ParameterEdge,
+    ScalingGroup,
+    Shift,
+)
 
 Number = int | Fraction
 
@@ -81,14 +87,14 @@ def nullspace(
     return list(solutions.items())
 
 
-def find_families(
-    tiles: Sequence[Tile],
+def find_scaling_groups(
+    blocks: Sequence[Block],
     equations: Sequence[tuple[str, Form]],
     phases: Mapping[int, float],
     opaque: frozenset[int],
     nest: Mapping[int, frozenset[int]],
-    uses: Sequence[Use],
-) -> tuple[Family, ...]:
+    parameter_edges: Sequence[ParameterEdge],
+) -> tuple[ScalingGroup, ...]:
     """The scale, sign and phase families of a network.
 
     Args:
@@ -101,15 +107,15 @@ def find_families(
     """
     atom_of = {
         exponent_variable(t.leaf, p): a
-        for t in tiles
-        for p, a in zip(t.positions, t.atoms, strict=True)
+        for t in blocks
+        for p, a in zip(t.positions, t.indices, strict=True)
         if a not in opaque
     }
     allowed = {leaf: c for leaf, c in phases.items() if c}
     ruled_out = [((phase_variable(leaf), Fraction(1)),) for leaf in phases
                  if leaf not in allowed]  # fmt: skip
-    into = _incoming(tiles, uses)
-    families = []
+    into = _incoming(blocks, parameter_edges)
+    scaling_groups = []
     for which, kind in (("real", "positive"), ("sign", "sign")):
         rows = [form for w, form in equations if w == which]
         # A loop's state has exponents of its own; eliminated first, none stays free.
@@ -130,59 +136,63 @@ def find_families(
             )
             shifts = tuple(
                 Shift(t.leaf, t.positions[0], pi / allowed[t.leaf])
-                for t in tiles
+                for t in blocks
                 if t.leaf in turns
             )
             places = [atom_of[exponent_variable(e.leaf, e.position)] for e in exponents]
-            places += [t.atoms[0] for t in tiles if t.leaf in turns]
+            places += [t.indices[0] for t in blocks if t.leaf in turns]
             if len(set(places)) != 1:
                 continue
             parents = tuple(sorted(nest[places[0]]))
             name = "phase" if shifts else kind
-            families.append(Family(name, places[0], parents, exponents, shifts))
-    return _without_redundant(families, tiles)
+            scaling_groups.append(
+                ScalingGroup(name, places[0], parents, exponents, shifts)
+            )
+    return _without_redundant(scaling_groups, blocks)
 
 
 def _without_redundant(
-    families: Sequence[Family], tiles: Sequence[Tile]
-) -> tuple[Family, ...]:
+    scaling_groups: Sequence[ScalingGroup], blocks: Sequence[Block]
+) -> tuple[ScalingGroup, ...]:
     """Drops factors per head that factors per channel of each head already give."""
 
-    held: dict[Any, list[Tile]] = {}
-    for tile in tiles:
-        for position in tile.positions:
-            held.setdefault((tile.leaf, position), []).append(tile)
+    held: dict[Any, list[Block]] = {}
+    for block in blocks:
+        for position in block.positions:
+            held.setdefault((block.leaf, position), []).append(block)
 
-    def powers(family: Family) -> dict[Tile, Fraction]:
-        total: dict[Tile, Fraction] = {}
-        for e in family.exponents:
-            for tile in held.get((e.leaf, e.position), ()):
-                total[tile] = total.get(tile, Fraction(0)) + e.power
+    def powers(scaling_group: ScalingGroup) -> dict[Block, Fraction]:
+        total: dict[Block, Fraction] = {}
+        for e in scaling_group.exponents:
+            for block in held.get((e.leaf, e.position), ()):
+                total[block] = total.get(block, Fraction(0)) + e.power
         return total
 
-    def index(family: Family) -> frozenset[int]:
-        return frozenset({family.atom, *family.parents})
+    def index(scaling_group: ScalingGroup) -> frozenset[int]:
+        return frozenset({scaling_group.axis_index, *scaling_group.parents})
 
-    near: dict[tuple[str, int], list[Family]] = {}
-    for family in families:
-        for atom in index(family) if family.kind != "phase" else ():
-            near.setdefault((family.kind, atom), []).append(family)
+    near: dict[tuple[str, int], list[ScalingGroup]] = {}
+    for scaling_group in scaling_groups:
+        for axis_index in index(scaling_group) if scaling_group.kind != "phase" else ():
+            near.setdefault((scaling_group.kind, axis_index), []).append(scaling_group)
     gone: set[int] = set()
-    for family in families:
+    for scaling_group in scaling_groups:
         others = [
             other
-            for other in near.get((family.kind, family.atom), ())
-            if other is not family
+            for other in near.get((scaling_group.kind, scaling_group.axis_index), ())
+            if other is not scaling_group
             and id(other) not in gone
-            and index(family) <= index(other)
+            and index(scaling_group) <= index(other)
         ]
         # Those along the same index are independent of each other.
-        if all(index(other) == index(family) for other in others):
+        if all(index(other) == index(scaling_group) for other in others):
             continue
         finer = [powers(other) for other in others]
-        if _spans(finer, powers(family), 2 if family.kind == "sign" else 0):
-            gone.add(id(family))
-    return tuple(f for f in families if id(f) not in gone)
+        if _spans(
+            finer, powers(scaling_group), 2 if scaling_group.kind == "sign" else 0
+        ):
+            gone.add(id(scaling_group))
+    return tuple(f for f in scaling_groups if id(f) not in gone)
 
 
 def _spans(
@@ -201,14 +211,18 @@ def _spans(
     return True
 
 
-def _incoming(tiles: Sequence[Tile], uses: Sequence[Use]) -> set[Any]:
+def _incoming(
+    blocks: Sequence[Block], parameter_edges: Sequence[ParameterEdge]
+) -> set[Any]:
     """Variables of the places that index the units a use ends at."""
-    held = {(t.leaf, t.segments): t for t in tiles}
+    held = {(t.leaf, t.segments): t for t in blocks}
     return {
-        exponent_variable(use.leaf, position)
-        for use in uses
+        exponent_variable(parameter_edge.leaf, position)
+        for parameter_edge in parameter_edges
         for position, roles in zip(
-            held[use.leaf, use.segments].positions, use.roles, strict=True
+            held[parameter_edge.leaf, parameter_edge.segments].positions,
+            parameter_edge.roles,
+            strict=True,
         )
         if any(r.end == "target" for r in roles)
     }

@@ -19,14 +19,14 @@ from metanet.symmetry import (
     rules_linear,
     rules_shape,
 )
-from metanet.symmetry.atoms import Atoms, Axis, Occurrence
-from metanet.symmetry.degrees import exponent_variable, find_families
+from metanet.symmetry.dataflow import ActivationBuilder
+from metanet.symmetry.degrees import exponent_variable, find_scaling_groups
 from metanet.symmetry.groups import find_groups, name_linear, nesting
+from metanet.symmetry.indices import Axis, Indices, Occurrence
 from metanet.symmetry.interpreter import Interpreter
 from metanet.symmetry.pieces import cut_points, in_pieces, partition
 from metanet.symmetry.programs import outline, readers_of
-from metanet.symmetry.sites import SiteBuilder
-from metanet.symmetry.structure import Atom, Leaf, Position, Tile
+from metanet.symmetry.structure import Block, Index, Leaf, Position
 from metanet.symmetry.symmetry import Symmetry
 from metanet.symmetry.values import Pieces, Value
 
@@ -87,8 +87,10 @@ def discover(
         )
         for (path, _), x in zip(flat, shapes, strict=True)
     )
-    mirrors = _mirrors(leaves, results)
-    symmetry = _Discovery(closed, leaves, jax.tree.leaves(inputs), mirrors).symmetry()
+    state_outputs = _state_outputs(leaves, results)
+    symmetry = _Discovery(
+        closed, leaves, jax.tree.leaves(inputs), state_outputs
+    ).symmetry()
     if check:
         from metanet.symmetry.check import check as prove
 
@@ -96,7 +98,7 @@ def discover(
     return symmetry
 
 
-def _mirrors(leaves: Sequence[Leaf], results: Any) -> tuple[tuple[int, int], ...]:
+def _state_outputs(leaves: Sequence[Leaf], results: Any) -> tuple[tuple[int, int], ...]:
     """Outputs at a path that ends in a leaf's, with its shape: its next value."""
     found = []
     outputs, _ = jax.tree_util.tree_flatten_with_path(results)
@@ -124,14 +126,14 @@ class _Parameter(NamedTuple):
     starts: tuple[int, ...]
     pieces: list[list[Axis]]
 
-    def segments(self, atoms: Atoms) -> Iterator[tuple[list[int], list[Axis]]]:
+    def segments(self, indices: Indices) -> Iterator[tuple[list[int], list[Axis]]]:
         """Per piece its axes in segments, and the number of the first one per axis.
 
         Segments are numbered through all pieces: two pieces have none in common.
         """
         first = [0] * len(self.shape)
         for piece in self.pieces:
-            axes = [atoms.normal(axis) for axis in piece]
+            axes = [indices.normal(axis) for axis in piece]
             yield first, axes
             first = [n + len(a) for n, a in zip(first, axes, strict=True)]
 
@@ -144,18 +146,18 @@ class _Discovery:
         closed: Any,
         leaves: tuple[Leaf, ...],
         inputs: Sequence[Any],
-        mirrors: tuple[tuple[int, int], ...],
+        state_outputs: tuple[tuple[int, int], ...],
     ):
         self.closed, self.leaves = closed, leaves
-        self.atoms = Atoms()
-        new = self.atoms.new
+        self.indices = Indices()
+        new = self.indices.new
         readers = readers_of(closed.jaxpr)
         self.parameters = [
             self._parameter(readers, variable, leaf.shape)
             for variable, leaf in zip(closed.jaxpr.invars, leaves, strict=False)
         ]
-        self.mirrors = tuple(
-            (o, i) for o, i in mirrors if len(self.parameters[i].pieces) == 1
+        self.state_outputs = tuple(
+            (o, i) for o, i in state_outputs if len(self.parameters[i].pieces) == 1
         )
         self.input_axes: list[list[Axis]] = [
             [[[Occurrence(new(n, "an input of the network"))]] for n in jnp.shape(x)]
@@ -165,7 +167,7 @@ class _Discovery:
     def _parameter(
         self, readers: Any, variable: Any, shape: tuple[int, ...]
     ) -> _Parameter:
-        new = self.atoms.new
+        new = self.indices.new
         for axis, size in enumerate(shape):
             starts = partition(cut_points(readers, variable, axis), size)
             if starts is None:
@@ -184,24 +186,24 @@ class _Discovery:
 
     def symmetry(self) -> Symmetry:
         carries: dict[tuple[int, ...], list[Axis]] = {}
-        first = Interpreter(self.atoms, carries=carries)
+        first = Interpreter(self.indices, carries=carries)
         values = self._first_values(first)
         for output, like in self._outputs(self._run(first, values), values):
             if output.index_of is not None:
-                self.atoms.pin(output.index_of, "an index that is an output")
+                self.indices.pin(output.index_of, "an index that is an output")
             for i, axis in enumerate(output.axes):
                 why = "an output of the network"
                 if like is None:
-                    self.atoms.pin(axis, why)
+                    self.indices.pin(axis, why)
                 else:
-                    self.atoms.align(axis, like.axes[i], why)
+                    self.indices.align(axis, like.axes[i], why)
         while True:
             before = self._state_of_leaves()
-            tiles = list(self._tiles())
-            sites = SiteBuilder(self.atoms, tiles, self._vectors(tiles))
-            second = Interpreter(self.atoms, sites, carries)
+            blocks = list(self._tiles())
+            activations = ActivationBuilder(self.indices, blocks, self._vectors(blocks))
+            second = Interpreter(self.indices, activations, carries)
             second.closed_over = not self.input_axes
-            values = self._second_values(second, sites)
+            values = self._second_values(second, activations)
             outputs = self._run(second, values)
             # An early equation may meet what a later one refined, and refine further.
             if self._state_of_leaves() == before:
@@ -214,17 +216,17 @@ class _Discovery:
                 continue
             second.end_shift(output, like)
             for a, b in zip(output.axes, like.axes, strict=True):
-                aligned = self.atoms.align(a, b, "a next value")
+                aligned = self.indices.align(a, b, "a next value")
                 if aligned is not None:
                     second.beside(aligned, not output.zero, True)
-        sites.mark_outputs(plain)
-        return self._assemble(second, sites, tiles, [*values, *outputs])
+        activations.mark_outputs(plain)
+        return self._assemble(second, activations, blocks, [*values, *outputs])
 
     def _outputs(
         self, outputs: Sequence[Value], values: Sequence[Value]
     ) -> Iterator[tuple[Value, Value | None]]:
         """Every output, and the parameter whose next value it is, if it is one."""
-        mirrored = dict(self.mirrors)
+        mirrored = dict(self.state_outputs)
         for place, output in enumerate(outputs):
             yield output, values[mirrored[place]] if place in mirrored else None
 
@@ -253,21 +255,23 @@ class _Discovery:
         pieces = Pieces(parameter.axis, parameter.starts, tuple(values))
         return in_pieces(run, parameter.shape, pieces)
 
-    def _tiles(self) -> Iterator[Tile]:
+    def _tiles(self) -> Iterator[Block]:
         for index, parameter in enumerate(self.parameters):
-            places = zip(parameter.starts, parameter.segments(self.atoms), strict=False)
+            places = zip(
+                parameter.starts, parameter.segments(self.indices), strict=False
+            )
             for begin, (first, axes) in places:
-                sizes = [[self.atoms.segment_size(s) for s in a] for a in axes]
+                sizes = [[self.indices.segment_size(s) for s in a] for a in axes]
                 starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
                 if len(parameter.pieces) > 1:
                     starts[parameter.axis] = [n + begin for n in starts[parameter.axis]]
                 for choice in itertools.product(*(range(len(a)) for a in axes)):
                     placed = [
-                        (Position(i, first[i] + j, k), o.atom)
+                        (Position(i, first[i] + j, k), o.axis_index)
                         for i, j in enumerate(choice)
                         for k, o in enumerate(axes[i][j])
                     ]
-                    yield Tile(
+                    yield Block(
                         leaf=index,
                         segments=tuple(first[i] + j for i, j in enumerate(choice)),
                         bounds=tuple(
@@ -275,15 +279,19 @@ class _Discovery:
                             for i, j in enumerate(choice)
                         ),
                         positions=tuple(p for p, _ in placed),
-                        atoms=tuple(a for _, a in placed),
+                        indices=tuple(a for _, a in placed),
                     )
 
     def _state_of_leaves(self) -> tuple[Any, ...]:
         """What the passes have found about the parameters' axes so far."""
         return tuple(
             [
-                (o.atom, o.atom in self.atoms.pins, self.atoms.is_opaque(o.atom))
-                for s in self.atoms.normal(axis)
+                (
+                    o.axis_index,
+                    o.axis_index in self.indices.pins,
+                    self.indices.is_opaque(o.axis_index),
+                )
+                for s in self.indices.normal(axis)
                 for o in s
             ]
             for parameter in self.parameters
@@ -291,18 +299,22 @@ class _Discovery:
             for axis in piece
         )
 
-    def _vectors(self, tiles: Sequence[Tile]) -> dict[int, int]:
-        counts = [sum(t.leaf == i for t in tiles) for i in range(len(self.leaves))]
+    def _vectors(self, blocks: Sequence[Block]) -> dict[int, int]:
+        counts = [sum(t.leaf == i for t in blocks) for i in range(len(self.leaves))]
         return {
-            t.leaf: t.atoms[0] for t in tiles if counts[t.leaf] == 1 == len(t.atoms)
+            t.leaf: t.indices[0]
+            for t in blocks
+            if counts[t.leaf] == 1 == len(t.indices)
         }
 
-    def _second_values(self, run: Interpreter, sites: SiteBuilder) -> list[Value]:
+    def _second_values(
+        self, run: Interpreter, activations: ActivationBuilder
+    ) -> list[Value]:
         values = []
         for index, parameter in enumerate(self.parameters):
             shift = {index: 1.0} if len(parameter.pieces) == 1 else {}
             parts = []
-            for first, normal in parameter.segments(self.atoms):
+            for first, normal in parameter.segments(self.indices):
                 axes: list[Axis] = [
                     [
                         [
@@ -318,60 +330,66 @@ class _Discovery:
             values.append(self._value(run, parameter, parts))
         inputs = self._first_values(run)[len(self.leaves) :]
         return values + [
-            replace(x, sites={sites.add_input(i): ()}) for i, x in enumerate(inputs)
+            replace(x, activations={activations.add_input(i): ()})
+            for i, x in enumerate(inputs)
         ]
 
     def _tagged(self, o: Occurrence, leaf: int, position: Position) -> Occurrence:
         tags = frozenset({("p", leaf, position)})
-        if self.atoms.is_opaque(o.atom):
-            return Occurrence(o.atom, tags)
+        if self.indices.is_opaque(o.axis_index):
+            return Occurrence(o.axis_index, tags)
         form = ((exponent_variable(leaf, position), Fraction(1)),)
-        return Occurrence(o.atom, tags, form, form)
+        return Occurrence(o.axis_index, tags, form, form)
 
     def _assemble(
         self,
         run: Interpreter,
-        sites: SiteBuilder,
-        tiles: Sequence[Tile],
+        activations: ActivationBuilder,
+        blocks: Sequence[Block],
         ends: Sequence[Value],
     ) -> Symmetry:
-        order = dict.fromkeys(a for t in tiles for a in t.atoms)
-        order |= dict.fromkeys(sorted(sites.atoms_in_use()))
-        number = {atom: i for i, atom in enumerate(order)}
+        order = dict.fromkeys(a for t in blocks for a in t.indices)
+        order |= dict.fromkeys(sorted(activations.atoms_in_use()))
+        number = {axis_index: i for i, axis_index in enumerate(order)}
         tensors = [*run.tensors, *(a for v in ends for a in _axes_of(v))]
         nest = {
             number[b]: frozenset(number[a] for a in beside)
-            for b, beside in nesting(self.atoms, tensors, order).items()
+            for b, beside in nesting(self.indices, tensors, order).items()
         }
-        pins = self.atoms.pins
-        atoms = tuple(Atom(self.atoms.size(a), pins.get(a)) for a in order)
+        pins = self.indices.pins
+        indices = tuple(Index(self.indices.size(a), pins.get(a)) for a in order)
         numbered = tuple(
-            Tile(t.leaf, t.segments, t.bounds, t.positions,
-                 tuple(number[a] for a in t.atoms))
-            for t in tiles
+            Block(t.leaf, t.segments, t.bounds, t.positions,
+                 tuple(number[a] for a in t.indices))
+            for t in blocks
         )  # fmt: skip
-        opaque = frozenset(number[a] for a in order if self.atoms.is_opaque(a))
-        in_tiles = {a for t in numbered for a in t.atoms}
+        opaque = frozenset(number[a] for a in order if self.indices.is_opaque(a))
+        in_tiles = {a for t in numbered for a in t.indices}
         free = {a: n for a, n in nest.items() if a in in_tiles}
-        families = find_families(
-            numbered, run.equations, run.phases, opaque, nest, sites.uses
+        scaling_groups = find_scaling_groups(
+            numbered,
+            run.equations,
+            run.phases,
+            opaque,
+            nest,
+            activations.parameter_edges,
         )
         entrywise = {
-            number[a] for a in map(self.atoms.find, run.entrywise) if a in number
+            number[a] for a in map(self.indices.find, run.entrywise) if a in number
         }
         return Symmetry(
             leaves=self.leaves,
-            atoms=atoms,
-            tiles=numbered,
-            groups=name_linear(find_groups(atoms, free), families, entrywise),
-            families=families,
-            sites=sites.finished(number),
-            uses=tuple(sites.uses),
-            joins=tuple(sites.joins),
+            indices=indices,
+            blocks=numbered,
+            groups=name_linear(find_groups(indices, free), scaling_groups, entrywise),
+            scaling_groups=scaling_groups,
+            activations=activations.finished(number),
+            parameter_edges=tuple(activations.parameter_edges),
+            identity_edges=tuple(activations.identity_edges),
             unknown=tuple(sorted(run.unknown.items())),
-            notes=tuple(tuple(self.atoms.notes.get(a, ())) for a in order),
+            notes=tuple(tuple(self.indices.notes.get(a, ())) for a in order),
             program=outline(self.closed.jaxpr),
-            mirrors=self.mirrors,
+            state_outputs=self.state_outputs,
         )
 
 

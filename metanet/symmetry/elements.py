@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
-from metanet.symmetry.structure import Family, PermutationGroup, Position, Tile
+from metanet.symmetry.blocks import Bounds, join_blocks
+from metanet.symmetry.structure import Block, PermutationGroup, Position, ScalingGroup
 from metanet.symmetry.symmetry import Symmetry
-from metanet.symmetry.tiles import Bounds, join_blocks
 
 
 class Element(NamedTuple):
@@ -34,8 +34,11 @@ class Element(NamedTuple):
     factors: tuple[jax.Array, ...]
 
 
-def factor_shape(symmetry: Symmetry, family: Family) -> tuple[int, ...]:
-    return tuple(symmetry.atoms[a].size for a in (*family.parents, family.atom))
+def factor_shape(symmetry: Symmetry, scaling_group: ScalingGroup) -> tuple[int, ...]:
+    return tuple(
+        symmetry.indices[a].size
+        for a in (*scaling_group.parents, scaling_group.axis_index)
+    )
 
 
 def identity(symmetry: Symmetry) -> Element:
@@ -46,12 +49,12 @@ def identity(symmetry: Symmetry) -> Element:
     )
     factors = tuple(
         jnp.full(factor_shape(symmetry, f), 0.0 if f.kind == "phase" else 1.0)
-        for f in symmetry.families
+        for f in symmetry.scaling_groups
     )
     return Element(permutations, factors)
 
 
-def random(
+def random_element(
     symmetry: Symmetry,
     key: jax.Array,
     *,
@@ -76,14 +79,14 @@ def random(
             drawn.append(plain.permutations[i])
     factors = []
     wanted = {"sign": signs, "positive": scales, "nonzero": scales, "phase": phases}
-    for i, family in enumerate(symmetry.families):
+    for i, scaling_group in enumerate(symmetry.scaling_groups):
         k = jax.random.fold_in(key, 1_000_003 + i)
-        shape = factor_shape(symmetry, family)
-        if not wanted[family.kind]:
+        shape = factor_shape(symmetry, scaling_group)
+        if not wanted[scaling_group.kind]:
             factors.append(plain.factors[i])
-        elif family.kind == "phase":
+        elif scaling_group.kind == "phase":
             factors.append(jax.random.randint(k, shape, -1, 2).astype(jnp.float32))
-        elif family.kind == "sign":
+        elif scaling_group.kind == "sign":
             factors.append(jax.random.rademacher(k, shape, jnp.float32))
         else:
             factors.append(jnp.exp(0.3 * jax.random.normal(k, shape)))
@@ -95,9 +98,9 @@ def _parity(k: jax.Array) -> jax.Array:
     return 1 - 2 * jnp.abs(k - 2 * jnp.floor(k / 2))
 
 
-def _power(family: Family, factor: jax.Array, power: float) -> jax.Array:
-    base = _parity(factor) if family.kind == "phase" else factor
-    if family.kind in ("phase", "sign"):
+def _power(scaling_group: ScalingGroup, factor: jax.Array, power: float) -> jax.Array:
+    base = _parity(factor) if scaling_group.kind == "phase" else factor
+    if scaling_group.kind in ("phase", "sign"):
         return base if int(power) % 2 else jnp.ones_like(base)
     return base**power if power != 1 else base
 
@@ -106,19 +109,19 @@ def _permute(
     symmetry: Symmetry,
     permutations: Sequence[jax.Array],
     array: jax.Array,
-    atoms: tuple[int, ...],
+    indices: tuple[int, ...],
 ) -> jax.Array:
     """Applies all groups to an array with one axis per atom, parents before children."""
     for group, perm in zip(symmetry.groups, permutations, strict=True):
-        if not set(group.atoms) & set(atoms) or group.degree == 1:
+        if not set(group.indices) & set(indices) or group.degree == 1:
             continue
-        first = [i for i, a in enumerate(atoms) if a == group.atoms[0]]
+        first = [i for i, a in enumerate(indices) if a == group.indices[0]]
         for occurrence in range(len(first)):
             moved = [
-                [i for i, a in enumerate(atoms) if a == j][occurrence]
-                for j in group.atoms
+                [i for i, a in enumerate(indices) if a == j][occurrence]
+                for j in group.indices
             ]
-            array = _permute_once(group, perm, array, atoms, moved)
+            array = _permute_once(group, perm, array, indices, moved)
     return array
 
 
@@ -126,13 +129,13 @@ def _permute_once(
     group: PermutationGroup,
     perm: jax.Array,
     array: jax.Array,
-    atoms: tuple[int, ...],
+    indices: tuple[int, ...],
     moved: list[int],
 ) -> jax.Array:
     if group.copies == 1 and len(moved) == 1:
         return jnp.take(array, perm[0], axis=moved[0], mode="clip")
-    parents = [atoms.index(p) for p in group.parents]
-    rest = [i for i in range(len(atoms)) if i not in moved and i not in parents]
+    parents = [indices.index(p) for p in group.parents]
+    rest = [i for i in range(len(indices)) if i not in moved and i not in parents]
     order = parents + moved + rest
     turned = array.transpose(order)
     flat = turned.reshape(group.copies, group.degree, -1)
@@ -142,20 +145,20 @@ def _permute_once(
 
 
 def _spread(
-    family: Family, values: jax.Array, tile: Tile, position: Position
+    scaling_group: ScalingGroup, values: jax.Array, block: Block, position: Position
 ) -> jax.Array:
     """Values ``[*parents, size]`` as an array that broadcasts over a tile's atoms."""
-    places = [tile.atoms.index(p) for p in family.parents]
-    places.append(tile.positions.index(position))
+    places = [block.indices.index(p) for p in scaling_group.parents]
+    places.append(block.positions.index(position))
     order = sorted(range(len(places)), key=places.__getitem__)
-    shape = [1] * len(tile.atoms)
+    shape = [1] * len(block.indices)
     for place, size in zip(places, values.shape, strict=True):
         shape[place] = size
     return values.transpose(order).reshape(shape)
 
 
 def _tiles(
-    symmetry: Symmetry, params: Any, change: Callable[[Tile, jax.Array], jax.Array]
+    symmetry: Symmetry, params: Any, change: Callable[[Block, jax.Array], jax.Array]
 ) -> Any:
     """Applies a function to every tile, as an array with one axis per atom."""
     leaves, treedef = jax.tree.flatten(params)
@@ -164,13 +167,13 @@ def _tiles(
             f"parameters: {len(leaves)} arrays, the symmetry is of {len(symmetry.leaves)}"
         )
     blocks: list[list[tuple[Bounds, jax.Array]]] = [[] for _ in leaves]
-    for tile in symmetry.tiles:
-        leaf = jnp.asarray(leaves[tile.leaf])
-        whole = tile.bounds == tuple((0, n) for n in leaf.shape)
-        part = leaf if whole else leaf[tuple(slice(*b) for b in tile.bounds)]
-        sizes = [symmetry.atoms[a].size for a in tile.atoms]
-        new = change(tile, part.reshape(sizes)).reshape(part.shape)
-        blocks[tile.leaf].append((tile.bounds, new))
+    for block in symmetry.blocks:
+        leaf = jnp.asarray(leaves[block.leaf])
+        whole = block.bounds == tuple((0, n) for n in leaf.shape)
+        part = leaf if whole else leaf[tuple(slice(*b) for b in block.bounds)]
+        sizes = [symmetry.indices[a].size for a in block.indices]
+        new = change(block, part.reshape(sizes)).reshape(part.shape)
+        blocks[block.leaf].append((block.bounds, new))
     leaves = [join_blocks(b) if b else x for b, x in zip(blocks, leaves, strict=True)]
     return jax.tree.unflatten(treedef, leaves)
 
@@ -184,18 +187,20 @@ def act(symmetry: Symmetry, element: Element, params: Any) -> Any:
         params: Parameters of one network (use `vmap` for many).
     """
 
-    def change(tile: Tile, array: jax.Array) -> jax.Array:
-        array = _permute(symmetry, element.permutations, array, tile.atoms)
+    def change(block: Block, array: jax.Array) -> jax.Array:
+        array = _permute(symmetry, element.permutations, array, block.indices)
         shift = None
-        for family, factor in zip(symmetry.families, element.factors, strict=True):
-            for e in family.exponents:
-                if e.leaf == tile.leaf and e.position in tile.positions:
-                    value = _power(family, factor, float(e.power))
-                    value = _spread(family, value, tile, e.position)
+        for scaling_group, factor in zip(
+            symmetry.scaling_groups, element.factors, strict=True
+        ):
+            for e in scaling_group.exponents:
+                if e.leaf == block.leaf and e.position in block.positions:
+                    value = _power(scaling_group, factor, float(e.power))
+                    value = _spread(scaling_group, value, block, e.position)
                     array = array * value.astype(array.dtype)
-            for s in family.shifts:
-                if s.leaf == tile.leaf and s.position in tile.positions:
-                    value = _spread(family, factor * s.amount, tile, s.position)
+            for s in scaling_group.shifts:
+                if s.leaf == block.leaf and s.position in block.positions:
+                    value = _spread(scaling_group, factor * s.amount, block, s.position)
                     shift = value if shift is None else shift + value
         return array if shift is None else array + shift.astype(array.dtype)
 
@@ -206,8 +211,13 @@ def _permuted_factors(
     symmetry: Symmetry, permutations: Sequence[jax.Array], factors: Sequence[jax.Array]
 ) -> list[jax.Array]:
     return [
-        _permute(symmetry, permutations, values, (*family.parents, family.atom))
-        for family, values in zip(symmetry.families, factors, strict=True)
+        _permute(
+            symmetry,
+            permutations,
+            values,
+            (*scaling_group.parents, scaling_group.axis_index),
+        )
+        for scaling_group, values in zip(symmetry.scaling_groups, factors, strict=True)
     ]
 
 
@@ -215,22 +225,22 @@ def _source_index(
     symmetry: Symmetry, elements: Sequence[Sequence[jax.Array]], group: PermutationGroup
 ) -> jax.Array:
     """Where each joint index of a group comes from after elements act in turn."""
-    atoms = (*group.parents, *group.atoms)
-    sizes = [symmetry.atoms[a].size for a in atoms]
+    indices = (*group.parents, *group.indices)
+    sizes = [symmetry.indices[a].size for a in indices]
     index = jnp.arange(math.prod(sizes)).reshape(sizes)
     for permutations in elements:
-        index = _permute(symmetry, permutations, index, atoms)
+        index = _permute(symmetry, permutations, index, indices)
     return index.reshape(-1)
 
 
 def _turn_signs(
-    symmetry: Symmetry, factors: Sequence[jax.Array], family: Family
+    symmetry: Symmetry, factors: Sequence[jax.Array], scaling_group: ScalingGroup
 ) -> jax.Array | float:
     """The sign that the sign families give to the biases of a phase family."""
     sign: jax.Array | float = 1.0
-    for other, values in zip(symmetry.families, factors, strict=True):
+    for other, values in zip(symmetry.scaling_groups, factors, strict=True):
         for e in other.exponents:
-            for s in family.shifts[:1]:
+            for s in scaling_group.shifts[:1]:
                 if (e.leaf, e.position) == (s.leaf, s.position):
                     sign = sign * _power(other, values, float(e.power))
     return sign
@@ -245,9 +255,13 @@ def compose(symmetry: Symmetry, a: Element, b: Element) -> Element:
     )  # fmt: skip
     moved = _permuted_factors(symmetry, a.permutations, b.factors)
     factors = []
-    for family, mine, theirs in zip(symmetry.families, a.factors, moved, strict=True):
-        if family.kind == "phase":
-            factors.append(mine + _turn_signs(symmetry, a.factors, family) * theirs)
+    for scaling_group, mine, theirs in zip(
+        symmetry.scaling_groups, a.factors, moved, strict=True
+    ):
+        if scaling_group.kind == "phase":
+            factors.append(
+                mine + _turn_signs(symmetry, a.factors, scaling_group) * theirs
+            )
         else:
             factors.append(mine * theirs)
     return Element(permutations, tuple(factors))
@@ -261,10 +275,12 @@ def invert(symmetry: Symmetry, a: Element) -> Element:
         for g in symmetry.groups
     )  # fmt: skip
     undone = [
-        -_turn_signs(symmetry, a.factors, family) * values
-        if family.kind == "phase"
+        -_turn_signs(symmetry, a.factors, scaling_group) * values
+        if scaling_group.kind == "phase"
         else 1 / values
-        for family, values in zip(symmetry.families, a.factors, strict=True)
+        for scaling_group, values in zip(
+            symmetry.scaling_groups, a.factors, strict=True
+        )
     ]
     factors = _permuted_factors(symmetry, permutations, undone)
     return Element(permutations, tuple(factors))

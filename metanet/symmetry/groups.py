@@ -12,12 +12,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from metanet.symmetry.atoms import Atoms, Axis
-from metanet.symmetry.structure import Atom, Family, PermutationGroup
+from metanet.symmetry.indices import Axis, Indices
+from metanet.symmetry.structure import Index, PermutationGroup, ScalingGroup
 
 
 def nesting(
-    atoms: Atoms, tensors: Iterable[list[Axis]], wanted: Iterable[int]
+    indices: Indices, tensors: Iterable[list[Axis]], wanted: Iterable[int]
 ) -> dict[int, frozenset[int]]:
     """Per wanted atom: the wanted atoms that stand beside it wherever it stands."""
     wanted = set(wanted)
@@ -25,8 +25,8 @@ def nesting(
     for axes in tensors:
         segments = [
             [
-                [o.atom for o in s if not atoms.is_uniform(o.atom)]
-                for s in atoms.normal(axis)
+                [o.axis_index for o in s if not indices.is_uniform(o.axis_index)]
+                for s in indices.normal(axis)
             ]
             for axis in axes
         ]
@@ -34,33 +34,38 @@ def nesting(
             seen.add(tuple(sorted(a for segment in choice for a in segment)))
     nest: dict[int, frozenset[int]] = {}
     for members in seen:
-        once = {a for a in members if members.count(a) == 1 and not atoms.is_opaque(a)}
+        fast_compile_options = {
+            a for a in members if members.count(a) == 1 and not indices.is_opaque(a)
+        }
         for b in wanted.intersection(members):
-            beside = frozenset((once - {b}) & wanted)
+            beside = frozenset((fast_compile_options - {b}) & wanted)
             nest[b] = nest[b] & beside if b in nest else beside
     return {b: nest.get(b, frozenset()) for b in wanted}
 
 
 def find_groups(
-    atoms: tuple[Atom, ...], nest: Mapping[int, frozenset[int]]
+    indices: tuple[Index, ...], nest: Mapping[int, frozenset[int]]
 ) -> tuple[PermutationGroup, ...]:
     """The permutation groups, parents before children.
 
     Two free atoms that nest in each other are permuted jointly, as one index.
     """
     groups, done = [], set()
-    for b, atom in enumerate(atoms):
-        if b in done or atom.pinned or b not in nest:
+    for b, axis_index in enumerate(indices):
+        if b in done or axis_index.pinned or b not in nest:
             continue
-        joint = [b, *sorted(a for a in nest[b] if b in nest[a] and not atoms[a].pinned)]
+        joint = [
+            b,
+            *sorted(a for a in nest[b] if b in nest[a] and not indices[a].pinned),
+        ]
         done.update(joint)
         parents = frozenset.intersection(*(nest[j] for j in joint)) - set(joint)
         groups.append(
             PermutationGroup(
-                atoms=tuple(joint),
+                indices=tuple(joint),
                 parents=tuple(sorted(parents)),
-                degree=math.prod(atoms[j].size for j in joint),
-                copies=math.prod(atoms[p].size for p in parents),
+                degree=math.prod(indices[j].size for j in joint),
+                copies=math.prod(indices[p].size for p in parents),
             )
         )
     return tuple(sorted(groups, key=lambda g: len(g.parents)))
@@ -68,7 +73,7 @@ def find_groups(
 
 def name_linear(
     groups: Sequence[PermutationGroup],
-    families: Sequence[Family],
+    scaling_groups: Sequence[ScalingGroup],
     entrywise: Collection[int],
 ) -> tuple[PermutationGroup, ...]:
     """Marks the groups that are part of a continuous one.
@@ -80,13 +85,13 @@ def name_linear(
         entrywise: Atoms on whose single entries some equation acts.
     """
     kinds: dict[int, set[str]] = {}
-    for family in families:
-        if all(abs(e.power) == 1 for e in family.exponents):
-            kinds.setdefault(family.atom, set()).add(family.kind)
+    for scaling_group in scaling_groups:
+        if all(abs(e.power) == 1 for e in scaling_group.exponents):
+            kinds.setdefault(scaling_group.axis_index, set()).add(scaling_group.kind)
     named = []
     for group in groups:
-        held = kinds.get(group.atoms[0], set())
-        linear = len(group.atoms) == 1 and group.atoms[0] not in entrywise
+        held = kinds.get(group.indices[0], set())
+        linear = len(group.indices) == 1 and group.indices[0] not in entrywise
         if linear and "sign" in held:
             group = replace(group, linear="GL" if "positive" in held else "O")
         named.append(group)

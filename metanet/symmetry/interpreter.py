@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
-from metanet.symmetry.atoms import ZERO, Atoms, Axis, Form, Occurrence, add_forms
 from metanet.symmetry.basis import entrywise
+from metanet.symmetry.indices import ZERO, Axis, Form, Indices, Occurrence, add_forms
 from metanet.symmetry.pieces import read_pieces
 from metanet.symmetry.programs import (
     call_jaxpr,
@@ -39,7 +39,7 @@ from metanet.symmetry.programs import (
 from metanet.symmetry.values import Value, map_occurrences
 
 if TYPE_CHECKING:
-    from metanet.symmetry.sites import SiteBuilder
+    from metanet.symmetry.dataflow import ActivationBuilder
 
 Rule = Callable[["Interpreter", Any, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
@@ -80,11 +80,11 @@ class Interpreter:
 
     def __init__(
         self,
-        atoms: Atoms,
-        sites: SiteBuilder | None = None,
+        indices: Indices,
+        activations: ActivationBuilder | None = None,
         carries: dict[tuple[int, ...], list[Axis]] | None = None,
     ):
-        self.atoms, self.sites = atoms, sites
+        self.indices, self.activations = indices, activations
         self._carries = {} if carries is None else carries
         self.tensors: list[list[Axis]] = []
         self.equations: list[tuple[str, Form]] = []
@@ -173,7 +173,7 @@ class Interpreter:
 
     def apply_rule(self, eqn: Any, values: list[Value]) -> list[Value]:
         """The results of an equation by the rule of its primitive."""
-        if self.sites is not None:
+        if self.activations is not None:
             self.entrywise |= entrywise(self, eqn, values)
         rule = RULES.get(eqn.primitive.name, Interpreter.unknown_primitive)
         self._indexed = False
@@ -191,7 +191,7 @@ class Interpreter:
         for value in values:
             index = None if value.constant else value.index_of
             if index is not None and all(o.index_of != index for o in outputs):
-                self.atoms.pin(index, f"an index used as a number: {self.why}")
+                self.indices.pin(index, f"an index used as a number: {self.why}")
 
     def _call(
         self, jaxpr: Any, constants: list[Value], values: list[Value], named: str
@@ -214,7 +214,7 @@ class Interpreter:
 
     def fresh(self, size: int, pin: str | None = None, uniform: bool = False) -> Axis:
         """An axis of one new atom."""
-        return [[Occurrence(self.atoms.new(size, pin, uniform))]]
+        return [[Occurrence(self.indices.new(size, pin, uniform))]]
 
     def constant(self, array: Any) -> Value:
         """The abstract value of a constant: uniform, or pinned, along each axis."""
@@ -248,8 +248,8 @@ class Interpreter:
 
     def pinned_axis(self, axis: Axis, why: str) -> Axis:
         """Pins an axis and forbids exponents along it."""
-        self.atoms.pin(axis, why)
-        return map_occurrences(self.atoms, [axis], self.without_exponents)[0]
+        self.indices.pin(axis, why)
+        return map_occurrences(self.indices, [axis], self.without_exponents)[0]
 
     def replaced_axes(
         self, value: Value, touched: Collection[int], shape: Sequence[int]
@@ -293,10 +293,10 @@ class Interpreter:
         def join(a: Occurrence, b: Occurrence) -> Occurrence:
             if left_live and right_live:
                 self.require_equal(a, b)
-            uniform = self.atoms.is_uniform(a.atom)
+            uniform = self.indices.is_uniform(a.axis_index)
             kept = b if uniform or not left_live else a
-            atom = b.atom if uniform else a.atom
-            return kept._replace(atom=atom, tags=a.tags | b.tags)
+            axis_index = b.axis_index if uniform else a.axis_index
+            return kept._replace(axis_index=axis_index, tags=a.tags | b.tags)
 
         left, right = aligned
         return [
@@ -325,7 +325,7 @@ class Interpreter:
     ) -> Value:
         """The value with a function applied to all occurrences; no shift survives."""
         self.end_shift(value)
-        axes = map_occurrences(self.atoms, value.axes, function)
+        axes = map_occurrences(self.indices, value.axes, function)
         return replace(
             value, axes=axes, zero=False, scalar=None, shift={}, index_of=None
         )
@@ -351,19 +351,21 @@ class Interpreter:
 
     def opaque(self, eqn: Any, values: list[Value]) -> list[Value]:
         """Pins all operands and results of an equation."""
-        sites: dict[int, tuple[str, ...]] = {}
+        activations: dict[int, tuple[str, ...]] = {}
         leaves: frozenset[int] = frozenset()
         for value in values:
             self.end_shift(value)
             for axis in value.axes:
                 self.pinned_axis(axis, self.why)
-            sites |= {s: (*c, eqn.primitive.name) for s, c in value.sites.items()}
+            activations |= {
+                s: (*c, eqn.primitive.name) for s, c in value.activations.items()
+            }
             leaves |= value.leaves
         constant = all(v.constant for v in values)
         return [
             Value(
                 [self.fresh(n, self.why) for n in variable.aval.shape],
-                sites,
+                activations,
                 leaves,
                 constant,
             )

@@ -16,7 +16,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from metanet.symmetry.atoms import Axis
+from metanet.symmetry.indices import Axis
 from metanet.symmetry.programs import call_jaxpr, readers_of
 from metanet.symmetry.values import Pieces, Value
 
@@ -158,21 +158,25 @@ def _factored(
     run: Interpreter, x: Value, i: int, lead: int, factors: tuple[int, ...]
 ) -> tuple[Value, ...] | None:
     count, inner = factors[0], factors[1:]
-    parts = run.atoms.split_axis(x.axes[i], [math.prod(inner)] * count, run.why)
+    parts = run.indices.split_axis(x.axes[i], [math.prod(inner)] * count, run.why)
     if parts is None or any(len(p) > 1 for p in parts):
         return None
     values = []
     for part in parts:
         sizes = [n for n in inner if n != 1]
-        split = run.atoms.factor_segment(part[0], sizes, run.why)
+        split = run.indices.factor_segment(part[0], sizes, run.why)
         if split is None:
             return None
         rest = iter(split)
         new: list[Axis] = [[next(rest)] if n != 1 else run.fresh(1) for n in inner]
         ones = [run.fresh(1) for _ in range(lead + 1)]
         axes = [*x.axes[:i], *ones, *new, *x.axes[i + 1 :]]
-        sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
-        values.append(replace(x, axes=axes, sites=sites, shift={}))
+        activations = (
+            x.activations
+            if run.activations is None
+            else run.activations.remaining(run, x, axes)
+        )
+        values.append(replace(x, axes=axes, activations=activations, shift={}))
     return tuple(values)
 
 
@@ -228,17 +232,21 @@ def _parts(run: Interpreter, x: Value, held: Pieces) -> list[Value]:
         # Both are read by the same later equations, hence cut alike.
         assert x.pieces.starts == held.starts and x.pieces.axis == held.axis
         return list(x.pieces.values)
-    if len(x.axes) <= held.axis or run.atoms.axis_size(x.axes[held.axis]) == 1:
+    if len(x.axes) <= held.axis or run.indices.axis_size(x.axes[held.axis]) == 1:
         return [x] * len(sizes)
     run.end_shift(x)
-    cut = run.atoms.split_axis(x.axes[held.axis], sizes, run.why)
+    cut = run.indices.split_axis(x.axes[held.axis], sizes, run.why)
     if cut is None:
         return [x] * len(sizes)
     rows = []
     for part in cut:
         axes = [*x.axes[: held.axis], part, *x.axes[held.axis + 1 :]]
-        sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
-        rows.append(replace(x, axes=axes, sites=sites, shift={}))
+        activations = (
+            x.activations
+            if run.activations is None
+            else run.activations.remaining(run, x, axes)
+        )
+        rows.append(replace(x, axes=axes, activations=activations, shift={}))
     return rows
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from metanet.symmetry.atoms import ZERO, Axis, Occurrence
+from metanet.symmetry.indices import ZERO, Axis, Occurrence
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.programs import scan_counts
 from metanet.symmetry.values import Value, map_occurrences
@@ -26,10 +26,10 @@ def _scan(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     index = run.fresh(params["length"], f"index of a loop: {run.why}")
     for x in stacked:
         run.end_shift(x)
-        aligned = run.atoms.align(index, x.axes[0], run.why)
+        aligned = run.indices.align(index, x.axes[0], run.why)
         if aligned is None:
             return run.opaque(eqn, inputs)
-        map_occurrences(run.atoms, [x.axes[0]], run.without_exponents)
+        map_occurrences(run.indices, [x.axes[0]], run.without_exponents)
         index = [
             [a._replace(tags=a.tags | b.tags) for a, b in zip(s, t, strict=True)]
             for s, t in zip(*aligned, strict=True)
@@ -90,17 +90,17 @@ def _state(run: Interpreter, init: Sequence[Value]) -> list[Value]:
     state = []
     for place, x in enumerate(init):
         run.end_shift(x)
-        axes = run.carried(place, [run.atoms.axis_size(a) for a in x.axes])
+        axes = run.carried(place, [run.indices.axis_size(a) for a in x.axes])
         for a, b in zip(axes, x.axes, strict=True):
-            run.atoms.align(a, b, run.why)
+            run.indices.align(a, b, run.why)
         new = Value([_carry_exponents(run, place, i, a) for i, a in enumerate(axes)],
                     leaves=x.leaves)  # fmt: skip
         if not x.zero:
             _equal_exponents(run, new, x)
-        if run.sites is not None:
-            if x.leaves and not x.sites:
-                x = run.sites.connect(run, "token", x, [], x.leaves)
-            new = run.sites.add_state(run, new, x, place)
+        if run.activations is not None:
+            if x.leaves and not x.activations:
+                x = run.activations.connect(run, "token", x, [], x.leaves)
+            new = run.activations.add_state(run, new, x, place)
         run.record(new.axes)
         state.append(new)
     return state
@@ -109,10 +109,10 @@ def _state(run: Interpreter, init: Sequence[Value]) -> list[Value]:
 def _carry_exponents(run: Interpreter, place: int, axis: int, content: Axis) -> Axis:
     """Gives every index of a state a variable for its exponent."""
     named = []
-    for s, segment in enumerate(run.atoms.normal(content)):
+    for s, segment in enumerate(run.indices.normal(content)):
         row: list[Occurrence] = []
         for k, o in enumerate(segment):
-            if run.atoms.is_opaque(o.atom):
+            if run.indices.is_opaque(o.axis_index):
                 row.append(o._replace(real=ZERO, sign=ZERO))
                 continue
             variable = ("carry", run.location, (place, axis, s, k))
@@ -124,7 +124,7 @@ def _carry_exponents(run: Interpreter, place: int, axis: int, content: Axis) -> 
 
 def _equal_exponents(run: Interpreter, a: Value, b: Value) -> None:
     for left, right in zip(a.axes, b.axes, strict=True):
-        aligned = run.atoms.align(left, right, run.why)
+        aligned = run.indices.align(left, right, run.why)
         if aligned is None:
             run.mapped(a, run.without_exponents)
             run.mapped(b, run.without_exponents)
@@ -141,8 +141,8 @@ def _closed(
     for before, after in zip(state, outputs, strict=True):
         run.record(after.axes)
         _equal_exponents(run, before, after)
-        if run.sites is not None:
-            run.sites.recur(before, after)
+        if run.activations is not None:
+            run.activations.recur(before, after)
     return [
         replace(y, shift={}, zero=False, constant=False, scalar=None) for y in outputs
     ]
@@ -153,7 +153,7 @@ def _either(run: Interpreter, a: Value, b: Value) -> Value:
     run.end_shift(a, b)
     axes: list[Axis] = []
     for left, right in zip(a.axes, b.axes, strict=True):
-        aligned = run.atoms.align(left, right, run.why)
+        aligned = run.indices.align(left, right, run.why)
         if aligned is None:
             run.mapped(a, run.without_exponents)
             run.mapped(b, run.without_exponents)
@@ -163,7 +163,7 @@ def _either(run: Interpreter, a: Value, b: Value) -> Value:
             [_both(run, o, p, a.zero, b.zero) for o, p in zip(s, t, strict=True)]
             for s, t in zip(*aligned, strict=True)
         ])  # fmt: skip
-    chains = {s: c for v in (b, a) for s, c in v.sites.items()}
+    chains = {s: c for v in (b, a) for s, c in v.activations.items()}
     return Value(axes, chains, a.leaves | b.leaves, zero=a.zero and b.zero)
 
 
@@ -172,6 +172,6 @@ def _both(
 ) -> Occurrence:
     if not (no_o or no_p):
         run.require_equal(o, p)
-    kept = p if run.atoms.is_uniform(o.atom) else o
+    kept = p if run.indices.is_uniform(o.axis_index) else o
     live = p if no_o else o
     return kept._replace(tags=o.tags | p.tags, real=live.real, sign=live.sign)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from metanet.symmetry.atoms import (
+from metanet.symmetry.indices import (
     ZERO,
     Axis,
     Occurrence,
@@ -66,7 +66,7 @@ def _sine(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         o = run.without_scale(o)
         if name == "cos":
             o = o._replace(sign=ZERO)
-        if phase is not None and o.atom == phase[1]:
+        if phase is not None and o.axis_index == phase[1]:
             variable = (("phase", phase[0]), Fraction(1))
             o = o._replace(sign=add_forms(o.sign, (variable,)))
         return o
@@ -80,16 +80,16 @@ def _phase(run: Interpreter, x: Value) -> tuple[int, int] | None:
     sin(c (h + b + pi / c)) = -sin(c (h + b)): an additive bias with one free axis, used
     nowhere else, moves each of its units by multiples of pi / c.
     """
-    if run.sites is None or len(x.shift) != 1:
+    if run.activations is None or len(x.shift) != 1:
         return None
     ((leaf, factor),) = x.shift.items()
-    atom = run.sites.unit_of_vector(leaf)
-    places = [o.atom for ax in x.axes for s in run.atoms.normal(ax) for o in s]
-    if atom is None or places.count(atom) != 1 or not factor:
+    axis_index = run.activations.unit_of_vector(leaf)
+    places = [o.axis_index for ax in x.axes for s in run.indices.normal(ax) for o in s]
+    if axis_index is None or places.count(axis_index) != 1 or not factor:
         return None
     if run.phases.setdefault(leaf, abs(factor)) != abs(factor):
         run.phases[leaf] = 0.0
-    return leaf, atom
+    return leaf, axis_index
 
 
 @register_rule("square")
@@ -169,18 +169,18 @@ def _one_hot(run: Interpreter, inputs: list[Value]) -> Value | None:
             or not counter.constant
         ):
             continue
-        sizes = [run.atoms.axis_size(a) for a in counter.axes]
+        sizes = [run.indices.axis_size(a) for a in counter.axes]
         along = [i for i, a in enumerate(counter.axes) if a == counter.index_of]
         if len(along) != 1 or len(x.axes) != len(sizes):
             continue
         (i,) = along
-        counted = run.atoms.axis_size(x.index_of) == sizes[i]
+        counted = run.indices.axis_size(x.index_of) == sizes[i]
         if not counted or not _thin(run, x.axes[i], sizes[i]):
             continue
         run.record([*x.axes, x.index_of])
         run.used_as_index()
         bare = map_occurrences(
-            run.atoms, [x.index_of], lambda o: o._replace(real=ZERO, sign=ZERO)
+            run.indices, [x.index_of], lambda o: o._replace(real=ZERO, sign=ZERO)
         )
         axes = [*x.axes[:i], *bare, *x.axes[i + 1 :]]
         return replace(x, axes=axes, index_of=None, distinct=False)
@@ -235,7 +235,7 @@ def _add(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     plain = [replace(x, shift={}) for x in inputs]
     out = replace(_combine(run, eqn, plain, "add"), shift=shift)
     x, y = inputs
-    if x.index_of is not None and y.scalar == run.atoms.axis_size(x.index_of):
+    if x.index_of is not None and y.scalar == run.indices.axis_size(x.index_of):
         out = replace(out, index_of=x.index_of, wrapped=True)
     return [out]
 
@@ -270,12 +270,12 @@ def _combine(run: Interpreter, eqn: Any, inputs: list[Value], mode: str) -> Valu
                 continue
             axis = x.axes[i]
             if mode == "mul" and inverse and k == 1:
-                axis = map_occurrences(run.atoms, [axis], _reciprocal)[0]
+                axis = map_occurrences(run.indices, [axis], _reciprocal)[0]
             live = not (mode == "add" and x.zero)
             if held is None:
                 held = (axis, live)
                 continue
-            aligned = run.atoms.align(held[0], axis, run.why)
+            aligned = run.indices.align(held[0], axis, run.why)
             if aligned is None:
                 continue
             held = (_mixed(run, aligned, (held[1], live), mode), held[1] or live)
@@ -284,7 +284,7 @@ def _combine(run: Interpreter, eqn: Any, inputs: list[Value], mode: str) -> Valu
             len(x.axes) != len(shape) or _thin(run, x.axes[i], size) for x in summands
         ):
             # A summand is constant along this axis: nothing may scale along it.
-            axis = map_occurrences(run.atoms, [axis], run.without_exponents)[0]
+            axis = map_occurrences(run.indices, [axis], run.without_exponents)[0]
         axes.append(axis)
     return _with_sites(run, inputs, axes, mode, _distinct(eqn, inputs, mode))
 
@@ -297,7 +297,7 @@ def _mixed(
     run: Interpreter, aligned: tuple[Axis, Axis], live: tuple[bool, bool], mode: str
 ) -> Axis:
     def mix(a: Occurrence, b: Occurrence) -> Occurrence:
-        kept = b if run.atoms.is_uniform(a.atom) else a
+        kept = b if run.indices.is_uniform(a.axis_index) else a
         kept = kept._replace(tags=a.tags | b.tags)
         if mode == "mul":
             return kept._replace(
@@ -326,10 +326,12 @@ def _thin(run: Interpreter, axis: Axis, size: int, width: bool = False) -> bool:
     """
     if size == 1:
         return False
-    segments = run.atoms.normal(axis)
-    if sum(run.atoms.segment_size(s) for s in segments) == 1:
+    segments = run.indices.normal(axis)
+    if sum(run.indices.segment_size(s) for s in segments) == 1:
         return True
-    return not width and all(run.atoms.is_uniform(o.atom) for s in segments for o in s)
+    return not width and all(
+        run.indices.is_uniform(o.axis_index) for s in segments for o in s
+    )
 
 
 def _distinct(eqn: Any, inputs: list[Value], mode: str) -> bool:
@@ -344,28 +346,28 @@ def _distinct(eqn: Any, inputs: list[Value], mode: str) -> bool:
 def _with_sites(
     run: Interpreter, inputs: list[Value], axes: list[Axis], mode: str, distinct: bool
 ) -> Value:
-    sites: dict[int, tuple[str, ...]] = {}
+    activations: dict[int, tuple[str, ...]] = {}
     leaves: frozenset[int] = frozenset()
     for x in inputs:
-        for site, chain in x.sites.items():
-            known = sites.get(site, ())
-            sites[site] = known + tuple(c for c in chain if c not in known)
+        for activation, chain in x.activations.items():
+            known = activations.get(activation, ())
+            activations[activation] = known + tuple(c for c in chain if c not in known)
         leaves |= x.leaves
     zero = any(x.zero for x in inputs) if mode == "mul" else all(x.zero for x in inputs)
     constant = all(x.constant for x in inputs)
     value = Value(
-        axes, sites, leaves, constant, zero and mode != "compare",
+        axes, activations, leaves, constant, zero and mode != "compare",
         distinct=distinct and mode != "compare",
     )  # fmt: skip
-    acting = [x for x in inputs if x.sites]
-    if run.sites is None or not acting or mode == "compare":
+    acting = [x for x in inputs if x.activations]
+    if run.activations is None or not acting or mode == "compare":
         return value
     if not leaves:
-        if len({frozenset(x.sites) for x in acting}) == 1:
+        if len({frozenset(x.activations) for x in acting}) == 1:
             return value
-        if any(set(x.sites) >= set(sites) for x in acting):
+        if any(set(x.activations) >= set(activations) for x in acting):
             return value  # a site and something made of it, such as x - mean(x)
-    run.sites.note_reads(run, inputs)
+    run.activations.note_reads(run, inputs)
     kinds = {"add": ("residual", "bias"), "mul": ("gate", "scale")}
-    made = run.sites.connect(run, kinds[mode][bool(leaves)], value, [], leaves)
+    made = run.activations.connect(run, kinds[mode][bool(leaves)], value, [], leaves)
     return replace(made, distinct=value.distinct)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from metanet.symmetry.atoms import Axis
+from metanet.symmetry.indices import Axis
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.values import Value, map_occurrences
 
@@ -29,7 +29,7 @@ def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     axes = run.replaced_axes(x, touched, shape)
     for i, sizes in beside.items():
         before, behind = ([] if n == 0 else run.fresh(n, uniform=True) for n in sizes)
-        axes[i] = [*before, *run.atoms.normal(axes[i]), *behind]
+        axes[i] = [*before, *run.indices.normal(axes[i]), *behind]
     value = replace(x, axes=axes, shift={}, scalar=None, index_of=None, distinct=False)
     # Zeros around an image are no nonlinearity: a convolution may add them itself.
     return [run.chain(value, "pad") if touched and not filler.zero else value]
@@ -37,8 +37,10 @@ def _pad(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 def _free(run: Interpreter, axis: Axis) -> bool:
     """Whether some index of an axis is not pinned (yet)."""
-    places = [o.atom for s in run.atoms.normal(axis) for o in s]
-    return any(a not in run.atoms.pins and not run.atoms.is_uniform(a) for a in places)
+    places = [o.axis_index for s in run.indices.normal(axis) for o in s]
+    return any(
+        a not in run.indices.pins and not run.indices.is_uniform(a) for a in places
+    )
 
 
 @register_rule("rev", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
@@ -121,17 +123,17 @@ def _gather(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
     single = len(numbers.start_index_map) == 1 == len(ended) == len(gone)
     if mine is not None and single and sizes[numbers.start_index_map[0]] == 1:
         run.used_as_index()
-        aligned = run.atoms.align(ended[0], mine, run.why)
+        aligned = run.indices.align(ended[0], mine, run.why)
         for axis in aligned or ():
-            map_occurrences(run.atoms, [axis], run.without_exponents)
+            map_occurrences(run.indices, [axis], run.without_exponents)
     else:
         for axis in ended:
             run.pinned_axis(axis, run.why)
     run.record([*axes, *ended])
-    value = Value(axes, {**index.sites, **x.sites}, x.leaves | index.leaves)
-    if run.sites is None or not x.leaves:
+    value = Value(axes, {**index.activations, **x.activations}, x.leaves | index.leaves)
+    if run.activations is None or not x.leaves:
         return [value]
-    return [run.sites.connect(run, "embedding", value, looked_up, value.leaves)]
+    return [run.activations.connect(run, "embedding", value, looked_up, value.leaves)]
 
 
 @register_rule("scatter-add", "scatter", "scatter-min", "scatter-max")
@@ -156,12 +158,12 @@ def _scatter(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         run.pinned_axis(updates.axes[d], run.why)
     axes = run.replaced_axes(x, [i for i in range(len(shape)) if i not in whole], shape)
     for i, d in whole.items():
-        aligned = run.atoms.align(axes[i], updates.axes[d], run.why)
+        aligned = run.indices.align(axes[i], updates.axes[d], run.why)
         if aligned is not None:
             axes[i] = run.beside(aligned, not x.zero, not updates.zero)
     run.record([*axes, *updates.axes])
-    sites = {**x.sites, **updates.sites}
-    return [run.chain(Value(axes, sites, x.leaves | updates.leaves), name)]
+    activations = {**x.activations, **updates.activations}
+    return [run.chain(Value(axes, activations, x.leaves | updates.leaves), name)]
 
 
 @register_rule("dynamic_slice")
@@ -174,8 +176,12 @@ def _dynamic_slice(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Valu
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     touched = [i for i, n in enumerate(before) if n != after[i]]
     axes = run.replaced_axes(x, touched, after)
-    sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
-    return [replace(x, axes=axes, sites=sites, shift={})]
+    activations = (
+        x.activations
+        if run.activations is None
+        else run.activations.remaining(run, x, axes)
+    )
+    return [replace(x, axes=axes, activations=activations, shift={})]
 
 
 @register_rule(
@@ -192,10 +198,10 @@ def _reduce(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
         x = run.mapped(x, run.without_exponents)
     tagged = False
     for i in gone:
-        axis = map_occurrences(run.atoms, [x.axes[i]], run.without_exponents)[0]
+        axis = map_occurrences(run.indices, [x.axes[i]], run.without_exponents)[0]
         tagged = tagged or any(o.tags for s in axis for o in s)
         if name.startswith("arg") and not x.distinct:
-            run.atoms.pin(axis, run.why)
+            run.indices.pin(axis, run.why)
     axes = [a for i, a in enumerate(x.axes) if i not in gone]
     index_of = x.axes[gone[0]] if name.startswith("arg") and x.distinct else None
     out = replace(x, axes=axes, shift={}, scalar=None, index_of=index_of)

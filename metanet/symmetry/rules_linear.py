@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from metanet.symmetry.atoms import Axis, Occurrence, add_forms
+from metanet.symmetry.indices import Axis, Occurrence, add_forms
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.values import Value
 
@@ -63,8 +63,8 @@ def _convolution(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]
             axes[i] = run.fresh(shape[i], f"spatial position: {run.why}")
         axes[out[1]] = channels_out
         if joined:
-            inner = run.atoms.normal(channels_out)
-            axes[out[1]] = [run.atoms.normal(joined[0])[0] + inner[0]]
+            inner = run.indices.normal(channels_out)
+            axes[out[1]] = [run.indices.normal(joined[0])[0] + inner[0]]
         run.record([*axes, *spatial])
         return axes
 
@@ -82,11 +82,11 @@ def _group_axis(
     run: Interpreter, axis: Axis, groups: int, width: int
 ) -> tuple[Axis, Axis] | None:
     """A channel axis as (groups, channels within a group)."""
-    segments = run.atoms.normal(axis)
+    segments = run.indices.normal(axis)
     if len(segments) != 1:
         return None
     sizes = [n for n in (groups, width) if n != 1]
-    factors = run.atoms.factor_segment(segments[0], sizes, run.why)
+    factors = run.indices.factor_segment(segments[0], sizes, run.why)
     if factors is None:
         return None
     return [factors[0]], ([factors[1]] if width != 1 else [[]])
@@ -94,9 +94,9 @@ def _group_axis(
 
 def _grid(run: Interpreter, x: Value, other: Value) -> Value:
     """A constant that meets a parameter, as an input."""
-    assert run.sites is not None
-    plain = x.constant and x.scalar is None and other.leaves and not other.sites
-    return run.sites.add_constant(run, x) if plain else x
+    assert run.activations is not None
+    plain = x.constant and x.scalar is None and other.leaves and not other.activations
+    return run.activations.add_constant(run, x) if plain else x
 
 
 def _bilinear(
@@ -111,12 +111,12 @@ def _bilinear(
     """A product summed over contracted axes, elementwise over shared ones."""
     x, y = operands
     run.end_shift(x, y)
-    if run.sites is not None and run.closed_over:
+    if run.activations is not None and run.closed_over:
         # A network without inputs: what it reads is a constant.
         x, y = operands = (_grid(run, x, y), _grid(run, y, x))
 
     def pair(a: Occurrence, b: Occurrence, contract: bool) -> Occurrence:
-        kept = b if run.atoms.is_uniform(a.atom) else a
+        kept = b if run.indices.is_uniform(a.axis_index) else a
         real, sign = add_forms(a.real, b.real), add_forms(a.sign, b.sign)
         if contract:
             run.require("real", real)
@@ -124,9 +124,9 @@ def _bilinear(
         return kept._replace(tags=a.tags | b.tags, real=real, sign=sign)
 
     def join(a: Axis, b: Axis, contract: bool) -> Axis:
-        aligned = run.atoms.align(a, b, run.why)
+        aligned = run.indices.align(a, b, run.why)
         if aligned is None:
-            return run.atoms.normal(a)
+            return run.indices.normal(a)
         return [
             [pair(o, p, contract) for o, p in zip(s, t, strict=True)]
             for s, t in zip(*aligned, strict=True)
@@ -135,16 +135,20 @@ def _bilinear(
     inner = [join(a, b, True) for a, b in contracted]
     axes = arrange([join(a, b, False) for a, b in shared])
     run.record([*axes, *inner])
-    sites = dict(x.sites)
-    for site, chain in y.sites.items():
-        sites[site] = sites.get(site, ()) + chain
+    activations = dict(x.activations)
+    for activation, chain in y.activations.items():
+        activations[activation] = activations.get(activation, ()) + chain
     leaves = x.leaves | y.leaves
     value = Value(
-        axes, sites, leaves, x.constant and y.constant, x.zero or y.zero,
+        axes, activations, leaves, x.constant and y.constant, x.zero or y.zero,
         distinct=x.distinct and y.distinct,
     )  # fmt: skip
-    if run.sites is None or not sites or not (leaves or (x.sites and y.sites)):
+    if (
+        run.activations is None
+        or not activations
+        or not (leaves or (x.activations and y.activations))
+    ):
         return value
-    run.sites.note_reads(run, operands)
-    made = run.sites.connect(run, kind, value, inner, leaves, attributes)
+    run.activations.note_reads(run, operands)
+    made = run.activations.connect(run, kind, value, inner, leaves, attributes)
     return replace(made, distinct=value.distinct)

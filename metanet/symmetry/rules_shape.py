@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from metanet.symmetry.atoms import Axis
+from metanet.symmetry.indices import Axis
 from metanet.symmetry.interpreter import Interpreter, register_rule
 from metanet.symmetry.pieces import cut_points, in_pieces, partition, unbound
 from metanet.symmetry.values import Pieces, Value
@@ -77,8 +77,8 @@ def _groups(
 
 def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
     """Axes of given sizes with the content of the product of ``old``."""
-    atoms = run.atoms
-    segments = [atoms.normal(axis) for axis in old]
+    indices = run.indices
+    segments = [indices.normal(axis) for axis in old]
     segments[1:] = [_counted(run, s) for s in segments[1:]]
     if any(len(s) > 1 for s in segments[1:]):
         why = f"a concatenation in a minor axis: {run.why}"
@@ -90,7 +90,7 @@ def _regroup(run: Interpreter, old: list[Axis], sizes: list[int]) -> list[Axis]:
     wide = [n for n in sizes if n != 1]
     if len(wide) <= 1:
         return [flat if n != 1 else run.fresh(1) for n in sizes]
-    factors = atoms.factor_segment(flat[0], wide, run.why) if len(flat) == 1 else None
+    factors = indices.factor_segment(flat[0], wide, run.why) if len(flat) == 1 else None
     if factors is None:
         why = f"axes that do not factor alike: {run.why}"
         return _lost(run, [flat], sizes, why)
@@ -111,7 +111,7 @@ def _lost(run: Interpreter, old: list[Axis], sizes: list[int], why: str) -> list
     for axis in old:
         run.pinned_axis(axis, why)
     for axis in (*old, *new):
-        run.atoms.obscure(axis)
+        run.indices.obscure(axis)
     return new
 
 
@@ -159,7 +159,7 @@ def _cut(
     run.end_shift(x)
     outputs = [list(x.axes) for _ in eqn.outvars]
     for i, sizes in cuts.items():
-        parts = run.atoms.split_axis(x.axes[i], [n for n in sizes if n], run.why)
+        parts = run.indices.split_axis(x.axes[i], [n for n in sizes if n], run.why)
         if parts is None:  # cut across its factors: pinned, other axes are as before
             x = replace(x, axes=[*x.axes[:i], run.pinned_axis(x.axes[i], run.why),
                                  *x.axes[i + 1 :]])  # fmt: skip
@@ -177,8 +177,12 @@ def _cut(
             outputs[0][i] = full[chosen]
     values = []
     for axes in outputs:
-        sites = x.sites if run.sites is None else run.sites.remaining(run, x, axes)
-        values.append(replace(x, axes=axes, sites=sites, shift={}))
+        activations = (
+            x.activations
+            if run.activations is None
+            else run.activations.remaining(run, x, axes)
+        )
+        values.append(replace(x, axes=axes, activations=activations, shift={}))
     return values
 
 
@@ -197,28 +201,28 @@ def _stack(run: Interpreter, eqn: Any, inputs: list[Value]) -> list[Value]:
 def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Value]:
     """The inputs one after the other along an axis."""
     run.end_shift(*inputs)
-    if run.sites is not None and any(x.sites for x in inputs):
+    if run.activations is not None and any(x.activations for x in inputs):
         # A parameter joined to activations (a class token) is a site of its own.
         inputs = [
-            run.sites.connect(run, "token", x, [], x.leaves)
-            if x.leaves and not x.sites
+            run.activations.connect(run, "token", x, [], x.leaves)
+            if x.leaves and not x.activations
             else x
             for x in inputs
         ]
-    sizes = [run.atoms.axis_size(x.axes[at]) for x in inputs]
+    sizes = [run.indices.axis_size(x.axes[at]) for x in inputs]
     starts = tuple(itertools.accumulate(sizes, initial=0))
     read = cut_points(run.readers, eqn.outvars[0], at, merged=True)
     if eqn.primitive.name != "reshape" and partition(read, starts[-1]) == starts:
         shape = eqn.outvars[0].aval.shape
         return [in_pieces(run, shape, Pieces(at, starts, tuple(inputs)))]
-    axes = [run.atoms.normal(a) for a in inputs[0].axes]
+    axes = [run.indices.normal(a) for a in inputs[0].axes]
     live = not inputs[0].zero
     for x in inputs[1:]:
         for i in range(len(axes)):
             if i == at:
-                axes[i] = axes[i] + run.atoms.normal(x.axes[i])
+                axes[i] = axes[i] + run.indices.normal(x.axes[i])
                 continue
-            aligned = run.atoms.align(axes[i], x.axes[i], run.why)
+            aligned = run.indices.align(axes[i], x.axes[i], run.why)
             if aligned is None:
                 old = [axes[i], x.axes[i]]
                 axes[i] = run.fresh(eqn.outvars[0].aval.shape[i], run.why)
@@ -226,8 +230,8 @@ def _join(run: Interpreter, eqn: Any, inputs: list[Value], at: int) -> list[Valu
                 continue
             axes[i] = run.beside(aligned, live, not x.zero)
         live = live or not x.zero
-    sites = {s: c for x in inputs for s, c in x.sites.items()}
+    activations = {s: c for x in inputs for s, c in x.activations.items()}
     leaves = frozenset().union(*(x.leaves for x in inputs))
     constant, zero = all(x.constant for x in inputs), all(x.zero for x in inputs)
     distinct = all(x.distinct for x in inputs)
-    return [Value(axes, sites, leaves, constant, zero, distinct=distinct)]
+    return [Value(axes, activations, leaves, constant, zero, distinct=distinct)]

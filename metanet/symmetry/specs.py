@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from metanet.errors import MetanetError, suggest
-from metanet.symmetry.structure import Atom, Leaf, PermutationGroup, Position, Tile
+from metanet.symmetry.structure import Block, Index, Leaf, PermutationGroup, Position
 from metanet.symmetry.symmetry import Symmetry
 
 AxisNames = dict[str, tuple[str | None, ...]]
@@ -34,17 +34,17 @@ def _axes(symmetry: Symmetry) -> list[list[int | tuple[Any, ...]]]:
     Raises:
         MetanetError: for a permuted axis that is more than one index with one group.
     """
-    groups = {a: g for g in symmetry.groups for a in g.atoms}
+    groups = {a: g for g in symmetry.groups for a in g.indices}
     found = []
     for index, leaf in enumerate(symmetry.leaves):
-        tiles = [t for t in symmetry.tiles if t.leaf == index]
+        blocks = [t for t in symmetry.blocks if t.leaf == index]
         row = []
         for axis in range(len(leaf.shape)):
-            parts = sorted({(t.bounds[axis], _atoms_along(t, axis)) for t in tiles})
-            atoms = [a for _, held in parts for a in held]
-            free = [a for a in atoms if symmetry.atoms[a].pinned is None]
+            parts = sorted({(t.bounds[axis], _atoms_along(t, axis)) for t in blocks})
+            indices = [a for _, held in parts for a in held]
+            free = [a for a in indices if symmetry.indices[a].pinned is None]
             if not free:
-                row.append(tuple(parts) if atoms else (index, axis))
+                row.append(tuple(parts) if indices else (index, axis))
             elif why := _obstacle(symmetry, parts, groups[free[0]]):
                 raise MetanetError(
                     f"{leaf.path}: axis {axis} {why}, which a spec by axes cannot say; "
@@ -56,8 +56,8 @@ def _axes(symmetry: Symmetry) -> list[list[int | tuple[Any, ...]]]:
     return found
 
 
-def _atoms_along(tile: Tile, axis: int) -> tuple[int, ...]:
-    placed = zip(tile.atoms, tile.positions, strict=True)
+def _atoms_along(block: Block, axis: int) -> tuple[int, ...]:
+    placed = zip(block.indices, block.positions, strict=True)
     return tuple(a for a, p in placed if p.axis == axis)
 
 
@@ -71,10 +71,10 @@ def _obstacle(
         return "is a concatenation of several indices"
     if len(parts) > 1:
         return "is another index in each part of the array"
-    atoms = parts[0][1]
-    if len(atoms) > 1:
+    indices = parts[0][1]
+    if len(indices) > 1:
         return "is a product of several indices"
-    if beside := tuple(a for a in group.atoms if a not in atoms):
+    if beside := tuple(a for a in group.indices if a not in indices):
         return f"is permuted jointly with {', '.join(symmetry.axes_of(beside))}"
     if group.parents:
         where = ", ".join(symmetry.axes_of(group.parents))
@@ -196,43 +196,45 @@ def _leaves(params: Any) -> list[Leaf]:
 
 
 def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
-    atoms: list[Atom] = []
+    indices: list[Index] = []
     names: dict[str, tuple[int, int, str]] = {}
-    tiles = []
+    blocks = []
     for index, (leaf, row) in enumerate(zip(leaves, rows, strict=True)):
         _require_axes(leaf, row)
         placed = []
         for axis, (name, size) in enumerate(zip(row, leaf.shape, strict=True)):
-            here, atom = f"{leaf.path} axis {axis}", len(atoms)
+            here, axis_index = f"{leaf.path} axis {axis}", len(indices)
             if name is not None:
-                atom, known, first = names.setdefault(name, (atom, size, here))
+                axis_index, known, first = names.setdefault(
+                    name, (axis_index, size, here)
+                )
                 if known != size:
                     raise MetanetError(
                         f"permutation {name}: of length {known} at {first}, but {size} "
                         f"at {here}"
                     )
             if size != 1:  # Axes of size 1 have no atom, as in discovery.
-                placed.append((Position(axis, 0, 0), atom))
-                if atom == len(atoms):
+                placed.append((Position(axis, 0, 0), axis_index))
+                if axis_index == len(indices):
                     pin = "not permuted in the given specification"
-                    atoms.append(Atom(size, pin if name is None else None))
-        tiles.append(
-            Tile(
+                    indices.append(Index(size, pin if name is None else None))
+        blocks.append(
+            Block(
                 leaf=index,
                 segments=(0,) * len(row),
                 bounds=tuple((0, n) for n in leaf.shape),
                 positions=tuple(p for p, _ in placed),
-                atoms=tuple(a for _, a in placed),
+                indices=tuple(a for _, a in placed),
             )
         )
     groups = tuple(
-        PermutationGroup((atom,), (), size, 1)
-        for atom, size, _ in names.values()
+        PermutationGroup((axis_index,), (), size, 1)
+        for axis_index, size, _ in names.values()
         if size != 1
     )
     return Symmetry(
-        tuple(leaves), tuple(atoms), tuple(tiles), groups,
-        families=(), sites=(), uses=(), joins=(),
+        tuple(leaves), tuple(indices), tuple(blocks), groups,
+        scaling_groups=(), activations=(), parameter_edges=(), identity_edges=(),
     )  # fmt: skip
 
 

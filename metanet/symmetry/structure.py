@@ -24,7 +24,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Atom:
+class Index:
     """An independent index of the program: an axis, or a factor or part of one.
 
     Attributes:
@@ -47,7 +47,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Tile:
+class Block:
     """A block of a leaf: one segment per axis, factored into atoms.
 
     ``leaf[slices]`` reshaped to the sizes of ``atoms`` (in order: axes in order, places
@@ -66,7 +66,7 @@ class Tile:
     segments: tuple[int, ...]
     bounds: tuple[tuple[int, int], ...]
     positions: tuple[Position, ...]
-    atoms: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class PermutationGroup:
             alone. Named only; elements are permutations.
     """
 
-    atoms: tuple[int, ...]
+    indices: tuple[int, ...]
     parents: tuple[int, ...]
     degree: int
     copies: int
@@ -115,7 +115,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Family:
+class ScalingGroup:
     """Free factors, one per unit of an atom (and per parent index).
 
     ``kind`` "positive": any factor > 0 (ReLU); "nonzero": any factor except 0, which
@@ -125,7 +125,7 @@ class Family:
     """
 
     kind: str
-    atom: int
+    axis_index: int
     parents: tuple[int, ...]
     exponents: tuple[Exponent, ...]
     shifts: tuple[Shift, ...] = ()
@@ -152,7 +152,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Site:
+class Activation:
     """An activation that a parametrised or combining operation produces.
 
     Attributes:
@@ -182,7 +182,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Use:
+class ParameterEdge:
     """One use of a parameter tile: the edges it makes between two sites.
 
     Attributes:
@@ -210,7 +210,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Join:
+class IdentityEdge:
     """A parameter-free edge set: an edge exactly where the joined unit indices agree.
 
     ``kind`` "residual", "gate", "pairing", "recurrence", "bias" or "scale" (identity edge

@@ -13,14 +13,14 @@ from typing import Any
 
 from metanet.errors import MetanetError, suggest
 from metanet.symmetry.structure import (
-    Atom,
-    Family,
-    Join,
+    Activation,
+    Block,
+    IdentityEdge,
+    Index,
     Leaf,
+    ParameterEdge,
     PermutationGroup,
-    Site,
-    Tile,
-    Use,
+    ScalingGroup,
 )
 
 
@@ -60,17 +60,17 @@ class Symmetry:
     """
 
     leaves: tuple[Leaf, ...]
-    atoms: tuple[Atom, ...]
-    tiles: tuple[Tile, ...]
+    indices: tuple[Index, ...]
+    blocks: tuple[Block, ...]
     groups: tuple[PermutationGroup, ...]
-    families: tuple[Family, ...]
-    sites: tuple[Site, ...]
-    uses: tuple[Use, ...]
-    joins: tuple[Join, ...]
+    scaling_groups: tuple[ScalingGroup, ...]
+    activations: tuple[Activation, ...]
+    parameter_edges: tuple[ParameterEdge, ...]
+    identity_edges: tuple[IdentityEdge, ...]
     unknown: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
     program: str = ""
-    mirrors: tuple[tuple[int, int], ...] = ()
+    state_outputs: tuple[tuple[int, int], ...] = ()
 
     @property
     def order(self) -> int:
@@ -81,34 +81,34 @@ class Symmetry:
         lines = [f"permutations: order {_short(self.order)}"]
         for group in self.groups:
             copies = f" x {group.copies} copies" if group.copies > 1 else ""
-            where = ", ".join(self.axes_of(group.atoms))
+            where = ", ".join(self.axes_of(group.indices))
             whole = f" in {group.linear}({group.degree})" if group.linear else ""
             lines.append(f"  S{group.degree}{whole}{copies}: {where}")
         lines.append("scales, signs and phases:")
-        for family in self.families:
+        for scaling_group in self.scaling_groups:
             powers = ", ".join(
                 f"{self.leaves[e.leaf].path}[{e.position.axis}]^{e.power}"
-                for e in family.exponents
+                for e in scaling_group.exponents
             )
             shifts = "".join(
                 f", {self.leaves[s.leaf].path} + {s.amount:.4g} k"
-                for s in family.shifts
+                for s in scaling_group.shifts
             )
-            size = self.atoms[family.atom].size
-            lines.append(f"  {family.kind} per unit of {size}: {powers}{shifts}")
+            size = self.indices[scaling_group.axis_index].size
+            lines.append(f"  {scaling_group.kind} per unit of {size}: {powers}{shifts}")
         coverage = self.coverage()
         lines.append(f"coverage: {coverage.share:.1%} of {coverage.parameters:,}")
         for name, where in self.unknown:
             lines.append(f"  no rule for {name} ({where})")
         return "\n".join(lines)
 
-    def axes_of(self, atoms: tuple[int, ...]) -> list[str]:
+    def axes_of(self, indices: tuple[int, ...]) -> list[str]:
         """Where atoms stand: "path[axis]" of every parameter axis."""
         found = {
             f"{self.leaves[t.leaf].path}[{p.axis}]"
-            for t in self.tiles
-            for p, a in zip(t.positions, t.atoms, strict=True)
-            if a in atoms
+            for t in self.blocks
+            for p, a in zip(t.positions, t.indices, strict=True)
+            if a in indices
         }
         return sorted(found)
 
@@ -123,21 +123,21 @@ class Symmetry:
             MetanetError: for an unknown path or axis.
         """
         index, axis = self._place(path, axis)
-        atoms = dict.fromkeys(
+        indices = dict.fromkeys(
             a
-            for t in self.tiles
+            for t in self.blocks
             if t.leaf == index
-            for p, a in zip(t.positions, t.atoms, strict=True)
+            for p, a in zip(t.positions, t.indices, strict=True)
             if p.axis == axis
         )
         lines = [f"{path} axis {axis} ({self.leaves[index].shape[axis]}):"]
-        if not atoms:
+        if not indices:
             lines.append("  has size 1: nothing to permute")
-        for a in atoms:
-            atom = self.atoms[a]
+        for a in indices:
+            axis_index = self.indices[a]
             others = [o for o in self.axes_of((a,)) if o != f"{path}[{axis}]"]
-            state = f"pinned: {atom.pinned}" if atom.pinned else "free"
-            lines.append(f"  index of size {atom.size}, {state}")
+            state = f"pinned: {axis_index.pinned}" if axis_index.pinned else "free"
+            lines.append(f"  index of size {axis_index.size}, {state}")
             if others:
                 lines.append(f"    shared with {', '.join(others)}")
             for note in self.notes[a] if a < len(self.notes) else ():
@@ -156,23 +156,26 @@ class Symmetry:
 
     def coverage(self) -> Coverage:
         """Share of the parameters with a symmetry, and what stands in the way."""
-        moved = {a for g in self.groups for a in g.atoms if g.degree > 1}
+        moved = {a for g in self.groups for a in g.indices if g.degree > 1}
         scaled = {
-            (e.leaf, e.position) for f in self.families for e in f.exponents if e.power
+            (e.leaf, e.position)
+            for f in self.scaling_groups
+            for e in f.exponents
+            if e.power
         }
-        scaled |= {(s.leaf, s.position) for f in self.families for s in f.shifts}
+        scaled |= {(s.leaf, s.position) for f in self.scaling_groups for s in f.shifts}
         covered = total = 0
-        for tile in self.tiles:
-            size = math.prod(stop - start for start, stop in tile.bounds)
+        for block in self.blocks:
+            size = math.prod(stop - start for start, stop in block.bounds)
             total += size
-            touched = moved.intersection(tile.atoms) or any(
-                (tile.leaf, p) in scaled for p in tile.positions
+            touched = moved.intersection(block.indices) or any(
+                (block.leaf, p) in scaled for p in block.positions
             )
             covered += size if touched else 0
         pinned: dict[str, int] = {}
-        for atom in self.atoms:
-            if atom.pinned:
-                pinned[atom.pinned] = pinned.get(atom.pinned, 0) + 1
+        for axis_index in self.indices:
+            if axis_index.pinned:
+                pinned[axis_index.pinned] = pinned.get(axis_index.pinned, 0) + 1
         return Coverage(covered / max(total, 1), total, pinned, dict(self.unknown))
 
     def to_json(self) -> str:

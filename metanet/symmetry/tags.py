@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from metanet.symmetry.atoms import Occurrence
+from metanet.symmetry.indices import Occurrence
 from metanet.symmetry.structure import Position
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from metanet.symmetry.atoms import Atoms, Axis, Occurrence
+from metanet.symmetry.indices import Axis, Indices, Occurrence
 
 Chain = tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Value:
     """
 
     axes: list[Axis]
-    sites: dict[int, Chain] = field(default_factory=dict)
+    activations: dict[int, Chain] = field(default_factory=dict)
     leaves: frozenset[int] = frozenset()
     constant: bool = False
     zero: bool = False
@@ -65,14 +65,16 @@ class Value:
 
     def through(self, name: str) -> Value:
         """The value after a nonlinearity."""
-        return replace(self, sites={s: (*c, name) for s, c in self.sites.items()})
+        return replace(
+            self, activations={s: (*c, name) for s, c in self.activations.items()}
+        )
 
 
 def map_occurrences(
-    atoms: Atoms, axes: list[Axis], function: Callable[[Occurrence], Occurrence]
+    indices: Indices, axes: list[Axis], function: Callable[[Occurrence], Occurrence]
 ) -> list[Axis]:
     """Applies a function to every occurrence of refined axes."""
     return [
-        [[function(o) for o in segment] for segment in atoms.normal(axis)]
+        [[function(o) for o in segment] for segment in indices.normal(axis)]
         for axis in axes
     ]

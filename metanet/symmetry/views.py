@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metanet.symmetry.atoms import Atoms, Axis
+from metanet.symmetry.indices import Axis, Indices
 
 ViewAxis = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
 def view_axes(
-    atoms: Atoms, axes: list[Axis], site: int, units: int, turns: Sequence[int] = ()
+    indices: Indices,
+    axes: list[Axis],
+    activation: int,
+    units: int,
+    turns: Sequence[int] = (),
 ) -> tuple[ViewAxis | None, ...] | None:
     """Describes an array's axes as `View.axes` does.
 
@@ -29,15 +33,15 @@ def view_axes(
     met = [u for u in turns if u >= 0]
     for axis in axes:
         start, found = 0, None
-        for segment in atoms.normal(axis):
-            stop = start + atoms.segment_size(segment)
+        for segment in indices.normal(axis):
+            stop = start + indices.segment_size(segment)
             places = [
-                next((t[2] for t in o.tags if t[:2] == ("s", site)), -1)
+                next((t[2] for t in o.tags if t[:2] == ("s", activation)), -1)
                 for o in segment
             ]
             here = [u for u in places if u >= 0]
             if here:
-                sizes = (atoms.size(o.atom) for o in segment)
+                sizes = (indices.size(o.axis_index) for o in segment)
                 found = (start, stop, tuple(zip(sizes, places, strict=True)))
                 met += here
             start = stop

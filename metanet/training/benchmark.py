@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.graphs import PackedGraphs, build_topology, edge_groups, plan, to_graph
+from metanet.graphs import PackedGraphs, build_topology, edge_blocks, plan, to_graph
 from metanet.models import MODELS, GMNConfig, ProductGMNConfig, build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
@@ -261,7 +261,7 @@ def _measure_packed(
     rngs = nnx.Rngs(0)
     model = build_model(name, options, topology=topologies, rngs=rngs)
     task = _task()
-    plans = [plan(t, model.vocabulary) for t in topologies]  # type: ignore[attr-defined]
+    plans = [plan(t, model.schema) for t in topologies]  # type: ignore[attr-defined]
     edges = sum(p.edges for p in plans) / len(plans)
     wide = 64 / model.cost * max(p.edges for p in plans)
     budget = default_budget(plans, 8192 if wide <= 1 else 4096)
@@ -336,7 +336,7 @@ def single_cases(
     found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
     topology = build_topology(found)
     batch = jax.tree.map(lambda x: x[None], network.params)
-    edges = sum(int(np.prod(g.shape)) for g in edge_groups(topology))
+    edges = sum(int(np.prod(g.shape)) for g in edge_blocks(topology))
     for name, config in models:
         if not wanted(name):
             continue

@@ -14,7 +14,7 @@ from flax import nnx
 
 from metanet import symmetry as sym
 from metanet.augment import AugmentConfig, build_augmentation
-from metanet.compiler import once
+from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
 from metanet.graphs import (
     GraphBatch,
@@ -24,9 +24,9 @@ from metanet.graphs import (
     fan_in,
     to_graph,
 )
-from metanet.graphs.scales import rest_of
+from metanet.graphs.scales import remaining_symmetry
 from metanet.models import MODELS, Model, Probe, build_model
-from metanet.networks import Architecture, Network, Params, ParamSpec, blueprint
+from metanet.networks import Architecture, Network, Params, ParamSpec, abstract_network
 from metanet.progress import track
 from metanet.tasks import TASKS, Task
 from metanet.training.config import ExperimentConfig, from_mapping
@@ -66,7 +66,7 @@ def _discovered(
     architecture: Architecture, side: int | None
 ) -> tuple[Network, sym.Symmetry]:
     # The tests check the symmetries of every architecture that has a name.
-    network = blueprint(architecture, side)
+    network = abstract_network(architecture, side)
     return network, sym.discover(*network[:2], *network.inputs, check=False)
 
 
@@ -122,7 +122,7 @@ class InputNetwork:
         if config.canonicalize:
             # What the model handles itself is left to it.
             carries = MODELS[config.model.name].carries_factors
-            canonical = rest_of(symmetry, topology) if carries else symmetry
+            canonical = remaining_symmetry(symmetry, topology) if carries else symmetry
         spec = ParamSpec.of(network.params)
         factors = None
         if config.graph.fan_in:
@@ -147,7 +147,7 @@ class InputNetwork:
     def _prepare_flat(self) -> Callable[[np.ndarray], jax.Array]:
         return jax.jit(
             lambda weights: self.spec.flatten(self.prepare(weights)),
-            compiler_options=once(),
+            compiler_options=fast_compile_options(),
         )
 
     def prepared(self, weights: np.ndarray) -> np.ndarray:
@@ -176,7 +176,7 @@ class InputNetwork:
         def activations(params: Any, inputs: jax.Array) -> tuple[Any, ...]:
             if self.factors is not None:
                 params = jax.tree.map(jnp.divide, params, self.factors)
-            return sym.activations(apply_fn, self.symmetry, params, inputs)
+            return sym.compute_activations(apply_fn, self.symmetry, params, inputs)
 
         return Probe(activations, self.spec, example.shape[1:])
 

@@ -14,7 +14,7 @@ from flax import nnx
 from metanet.errors import MetanetError
 from metanet.training.data import DataOrder, SplitData
 from metanet.training.experiment import Experiment, Metanetwork
-from metanet.training.prefetch import ahead
+from metanet.training.prefetch import prefetch
 from metanet.training.profile import parameter_count
 from metanet.training.sharding import DataParallel
 from metanet.training.step import (
@@ -133,7 +133,7 @@ class StackedFeed:
 
     def batches(self, position: list[int]) -> Generator[Batch]:
         batches = self._batches(position[0])
-        return batches if self.data["train"].on_device else ahead(batches)
+        return batches if self.data["train"].on_device else prefetch(batches)
 
     def _batches(self, step: int) -> Generator[Batch]:
         while True:

@@ -1,6 +1,6 @@
 """Training on networks of many architectures: packed batches, and a step for them.
 
-One compiled step serves all architectures of a vocabulary: every step has the same
+One compiled step serves all architectures of a schema: every step has the same
 number of chunks of one budget. A thread packs ahead while the device works.
 """
 

@@ -21,7 +21,7 @@ from metanet.training.packed import (
     make_packed_step,
     pack_batch,
 )
-from metanet.training.prefetch import ahead
+from metanet.training.prefetch import prefetch
 from metanet.zoos import Spool, ZooTable
 
 # Networks whose prepared weights are added at once.
@@ -31,11 +31,11 @@ _TOGETHER = 4096
 class _Split:
     """The networks of a split: plans, prepared weights, targets."""
 
-    def __init__(self, experiment: Experiment, table: ZooTable, vocabulary: Any):
+    def __init__(self, experiment: Experiment, table: ZooTable, schema: Any):
         kinds = table["architecture"]
         self.targets = table[experiment.task.column]
         self.ids = table["id"]
-        plans = {k: plan(n.topology, vocabulary) for k, n in experiment.inputs.items()}
+        plans = {k: plan(n.topology, schema) for k, n in experiment.inputs.items()}
         self.plans = [plans[k] for k in kinds]
         config = experiment.config
         if config.canonicalize or config.graph.fan_in:
@@ -76,9 +76,9 @@ class PackedFeed:
         self.config, self.tables = experiment.config, tables
 
     def measure(self, net: Metanetwork) -> None:
-        vocabulary = net.model.vocabulary  # type: ignore[attr-defined]
+        schema = net.model.schema  # type: ignore[attr-defined]
         self.splits = {
-            name: _Split(self.experiment, table, vocabulary)
+            name: _Split(self.experiment, table, schema)
             for name, table in self.tables.items()
         }
         train = self.splits["train"]
@@ -106,7 +106,7 @@ class PackedFeed:
         self._outputs = jax.jit(outputs)
 
     def batches(self, position: list[int]) -> Generator[Batch]:
-        return ahead(self._batches(position))
+        return prefetch(self._batches(position))
 
     def _batches(self, position: list[int]) -> Iterator[Batch]:
         epoch, skip = position
@@ -131,7 +131,7 @@ class PackedFeed:
         held = self.splits[split]
         rows = list(range(len(held)))
         found: np.ndarray | None = None
-        for bins in ahead(iter(list(arrange(rows, held.plans, self.budget, 1)))):
+        for bins in prefetch(iter(list(arrange(rows, held.plans, self.budget, 1)))):
             part = bins[0]
             graphs = pack(
                 [held.plans[i] for i in part],

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 
-def ahead(batches: Iterator[Any], depth: int = 2) -> Generator[Any]:
+def prefetch(batches: Iterator[Any], depth: int = 2) -> Generator[Any]:
     """Draws from an iterator in a thread, ``depth`` items ahead of its reader."""
     line: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stop = threading.Event()

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Vocabulary
+from metanet.graphs import GraphSchema
 from metanet.training.config import ExperimentConfig
 from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
 from metanet.training.files import read_config, read_inputs, read_result
@@ -76,8 +76,8 @@ class Run:
         return nnx.merge(self._graphdef, self._chosen["params"], self._chosen["rest"])
 
     @property
-    def _vocabulary(self) -> Vocabulary | None:
-        return getattr(self._net.model, "vocabulary", None)
+    def _schema(self) -> GraphSchema | None:
+        return getattr(self._net.model, "schema", None)
 
     def _program(self, one: InputNetwork) -> Callable[[jax.Array], jax.Array]:
         if id(one) not in self._programs:
@@ -191,12 +191,12 @@ class Run:
 
     def _require_readable(self, one: InputNetwork) -> None:
         """Checks that an architecture without part in training can be read."""
-        if self._vocabulary is None:
+        if self._schema is None:
             raise MetanetError(
                 f"{self.config.model.name} reads networks of the architecture that "
                 "it was trained on; a graph metanetwork reads others"
             )
-        self._vocabulary.require(one.topology)
+        self._schema.require(one.topology)
 
 
 def load_run(workdir: str | Path) -> Run:

@@ -13,7 +13,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def on_cores(call: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+def map_on_cores(call: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Results of ``call`` in the order of ``items``, computed by a thread per core.
 
     XLA runs a loop of small operations on one core, and releases the GIL meanwhile. When

@@ -19,19 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metanet.compiler import on_cpu, small_loops
+from metanet.compiler import on_cpu, small_loop_options
 from metanet.errors import MetanetError, require_at_least
 from metanet.networks import (
     Architecture,
     ParamSpec,
-    blueprint,
+    abstract_network,
     coordinate_grid,
     create,
     to_targets,
     to_unit,
 )
 from metanet.progress import track
-from metanet.zoos.cores import on_cores
+from metanet.zoos.cores import map_on_cores
 from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.splits import choose_images
@@ -107,7 +107,7 @@ def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., A
     Raises:
         MetanetError: for an architecture that does not read coordinates.
     """
-    network = blueprint(architecture)
+    network = abstract_network(architecture)
     if network.inputs[0].shape[-1] != 2 or network.inputs[0].ndim != 2:
         raise MetanetError(
             f"architecture {architecture.name}: does not map 2-D coordinates to pixels"
@@ -120,7 +120,7 @@ def _program(
     architecture: Architecture, steps: int, learning_rate: float, shape: tuple[int, ...]
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Compiled ``fit(keys [B], targets [B, pixels, channels]) -> weights, psnr``."""
-    network = blueprint(architecture)
+    network = abstract_network(architecture)
     spec, exact = ParamSpec.of(network.params), network.apply_fn
     convention = convention_of(architecture)
     grid = coordinate_grid(shape[0], shape[1], convention)
@@ -148,7 +148,7 @@ def _program(
         mse = jnp.maximum(jax.vmap(error)(x, targets), 1e-12)
         return spec.flatten(x), 10 * jnp.log10(span**2 / mse)
 
-    return jax.jit(fit, compiler_options=small_loops())
+    return jax.jit(fit, compiler_options=small_loop_options())
 
 
 def fit_networks(
@@ -188,7 +188,7 @@ def fit_networks(
         return np.asarray(weights)[:kept], np.asarray(psnr)[:kept]
 
     done = []
-    for part in on_cores(chunk, range(0, count, batch)):
+    for part in map_on_cores(chunk, range(0, count, batch)):
         done.append(part)
         advance(len(part[1]))
     weights, psnr = (np.concatenate(parts) for parts in zip(*done, strict=True))

@@ -14,7 +14,7 @@ from flax import nnx
 from metanet.networks import (
     Architecture,
     Params,
-    blueprint,
+    abstract_network,
     build_module,
     functionalize,
     sine,
@@ -27,7 +27,7 @@ GradientFn = Callable[[Params, jax.Array], Params]
 def inr_apply(architecture: Architecture) -> Callable[..., Any]:
     """The INR as a function of its parameters, with the sine that is fastest here."""
     if architecture.name != "siren":
-        return blueprint(architecture).apply_fn
+        return abstract_network(architecture).apply_fn
     return functionalize(build_module(architecture, nnx.Rngs(0), sine=sine)).apply_fn
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from metanet.compiler import on_cpu
 from metanet.errors import MetanetError, require_at_least
-from metanet.networks import Architecture, ParamSpec, blueprint
+from metanet.networks import Architecture, ParamSpec, abstract_network
 from metanet.progress import Tracker, track
 from metanet.zoos import families
-from metanet.zoos.cores import on_cores
+from metanet.zoos.cores import map_on_cores
 from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters, Settings
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.program import (
@@ -267,7 +267,7 @@ def _train(
         return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(part))]
 
     out: list[RunOutputs] = []
-    for part in on_cores(call, calls):
+    for part in map_on_cores(call, calls):
         out += part
         bar.advance(len(part))
     return out
@@ -313,7 +313,7 @@ def _description(
     side: int,
 ) -> dict[str, Any]:
     by_id = {run.key: run.architecture for run in runs}
-    layout = lambda a: ParamSpec.of(blueprint(a).params).to_json()
+    layout = lambda a: ParamSpec.of(abstract_network(a).params).to_json()
     return {
         "kind": "population",
         "config": config.identity(),

@@ -18,12 +18,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from metanet.compiler import on_cpu, small_loops
+from metanet.compiler import on_cpu, small_loop_options
 from metanet.networks import (
     Architecture,
     ParamSpec,
-    Regime,
-    blueprint,
+    TrainMode,
+    abstract_network,
     build_module,
     training,
 )
@@ -126,7 +126,7 @@ class CompiledRuns:
     def __init__(self, *about: Any):
         run, self._single = make_run(*about), on_cpu()
         many = run if self._single else jax.vmap(run, (0, None))
-        self._run = jax.jit(many, compiler_options=small_loops())
+        self._run = jax.jit(many, compiler_options=small_loop_options())
         self._compiled: dict[Any, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
 
@@ -174,7 +174,7 @@ def make_run(
         batch: The largest batch size.
         drops: Whether any run has dropout.
     """
-    spec = ParamSpec.of(blueprint(architecture).params)
+    spec = ParamSpec.of(abstract_network(architecture).params)
 
     def run(inputs: RunInputs, images: Images) -> RunOutputs:
         keys = jax.random.split(inputs.key, 4)
@@ -194,7 +194,7 @@ def make_run(
             if key is not None:
                 net.train()
             masking = key if drops else None
-            how = Regime(inputs.activation, activations, masking, inputs.dropout)
+            how = TrainMode(inputs.activation, activations, masking, inputs.dropout)
             with training(how):
                 logits = net(x)
             return logits, nnx.state(net, nnx.filterlib.Not(nnx.Param))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.networks import ParamSpec, blueprint, to_targets
+from metanet.networks import ParamSpec, abstract_network, to_targets
 from metanet.zoos.fit import convention_of, reconstruct
 from metanet.zoos.images import load_images
 from metanet.zoos.population import PopulationConfig, prepare
@@ -80,7 +80,7 @@ def _accuracies(
     images = prepare(config, load_images(config.images, data_root or None))
     architectures, found = zoo.architectures, []
     for place, key in enumerate(table["architecture"]):
-        network = blueprint(architectures[key])
+        network = abstract_network(architectures[key])
         spec = ParamSpec.of(network.params)
         params = spec.unflatten(jnp.asarray(table.network(place)))
         right = 0.0

@@ -46,7 +46,7 @@ class Occurrence(NamedTuple):
         real, sign: Exponents of scale and sign symmetries along this index.
     """
 
-    atom: int
+    axis_index: int
     tags: frozenset = frozenset()
     real: Form = ZERO
     sign: Form = ZERO
@@ -56,7 +56,7 @@ Segment = list[Occurrence]
 Axis = list[Segment]
 
 
-class Atoms:
+class Indices:
     """The union-find of atoms with product and concatenation refinement."""
 
     def __init__(self) -> None:
@@ -70,50 +70,50 @@ class Atoms:
 
     def new(self, size: int, pin: str | None = None, uniform: bool = False) -> int:
         """A new atom."""
-        atom = len(self._parent)
-        self._parent.append(atom)
+        axis_index = len(self._parent)
+        self._parent.append(axis_index)
         self._size.append(int(size))
         if pin:
-            self.pins[atom] = pin
+            self.pins[axis_index] = pin
         if uniform:
-            self._uniform.add(atom)
-        return atom
+            self._uniform.add(axis_index)
+        return axis_index
 
-    def find(self, atom: int) -> int:
+    def find(self, axis_index: int) -> int:
         """The representative of an atom's class."""
-        root = atom
+        root = axis_index
         while self._parent[root] != root:
             root = self._parent[root]
-        while self._parent[atom] != root:
-            self._parent[atom], atom = root, self._parent[atom]
+        while self._parent[axis_index] != root:
+            self._parent[axis_index], axis_index = root, self._parent[axis_index]
         return root
 
-    def size(self, atom: int) -> int:
+    def size(self, axis_index: int) -> int:
         """Number of values of an atom."""
-        return self._size[self.find(atom)]
+        return self._size[self.find(axis_index)]
 
-    def is_uniform(self, atom: int) -> bool:
+    def is_uniform(self, axis_index: int) -> bool:
         """Whether values are constant along the atom."""
-        return self.find(atom) in self._uniform
+        return self.find(axis_index) in self._uniform
 
-    def is_opaque(self, atom: int) -> bool:
+    def is_opaque(self, axis_index: int) -> bool:
         """Whether structure was lost here: no exponents along the atom, no parent."""
-        return self.find(atom) in self._opaque
+        return self.find(axis_index) in self._opaque
 
     def obscure(self, axis: Axis) -> None:
         """Notes that structure was lost: nothing may depend on these indices."""
-        self._opaque.update(o.atom for s in self.normal(axis) for o in s)
+        self._opaque.update(o.axis_index for s in self.normal(axis) for o in s)
 
     def pin(self, axis: Axis, why: str) -> None:
         """Pins every atom of an axis."""
         for segment in self.normal(axis):
             for occurrence in segment:
-                if occurrence.atom not in self._uniform:
-                    self.pins.setdefault(occurrence.atom, why)
+                if occurrence.axis_index not in self._uniform:
+                    self.pins.setdefault(occurrence.axis_index, why)
 
     def segment_size(self, segment: Iterable[Occurrence]) -> int:
         """Number of values of a product of occurrences."""
-        return math.prod(self.size(o.atom) for o in segment)
+        return math.prod(self.size(o.axis_index) for o in segment)
 
     def axis_size(self, axis: Axis) -> int:
         """Number of values of an axis."""
@@ -125,12 +125,12 @@ class Atoms:
 
     def _normal_segment(self, segment: Segment) -> list[Segment]:
         for place, occurrence in enumerate(segment):
-            root = self.find(occurrence.atom)
+            root = self.find(occurrence.axis_index)
             if root not in self._kids:
                 continue
             kind, kids = self._kids[root]
             if kind == "product":
-                finer = [occurrence._replace(atom=k) for k in kids]
+                finer = [occurrence._replace(axis_index=k) for k in kids]
                 return self._normal_segment(
                     segment[:place] + finer + segment[place + 1 :]
                 )
@@ -139,7 +139,7 @@ class Atoms:
                     part
                     for kid in kids
                     for part in self._normal_segment(
-                        [occurrence._replace(atom=kid), *segment[1:]]
+                        [occurrence._replace(axis_index=kid), *segment[1:]]
                     )
                 ]
             # A concatenation in a minor position of a product has no segments.
@@ -148,12 +148,12 @@ class Atoms:
                 self._opaque.add(root)
                 self.pins.setdefault(root, why)
                 for kid in kids:
-                    self.pin([[occurrence._replace(atom=kid)]], why)
+                    self.pin([[occurrence._replace(axis_index=kid)]], why)
         return [
             [
-                o._replace(atom=self.find(o.atom))
+                o._replace(axis_index=self.find(o.axis_index))
                 for o in segment
-                if self.size(o.atom) != 1
+                if self.size(o.axis_index) != 1
             ]
         ]
 
@@ -167,7 +167,7 @@ class Atoms:
     def _cut(self, segment: Segment, size: int) -> bool:
         """Makes a segment boundary ``size`` values from the segment's start."""
         rest = self.segment_size(segment[1:])
-        root = segment[0].atom
+        root = segment[0].axis_index
         if size % rest or root in self._kids:
             return False
         self._split(
@@ -183,7 +183,7 @@ class Atoms:
                 made = self._cut(y, nx) if nx < ny else self._cut(x, ny)
                 return "again" if made else "failed"
             for a, b in zip(reversed(x), reversed(y), strict=False):
-                p, q = a.atom, b.atom
+                p, q = a.axis_index, b.axis_index
                 na, nb = self.size(p), self.size(q)
                 if p == q:
                     continue

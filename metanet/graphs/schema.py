@@ -3,7 +3,7 @@
 A model's parameters depend on a `Vocabulary`, never on one topology, so that one model
 reads every architecture of it, one at a time (stacked) or mixed (packed).
 
-A parameter kind has a *canvas*: columns for the parallel values of one edge, as large as
+A parameter kind has a *grid*: columns for the parallel values of one edge, as large as
 the largest kernel of that kind. Smaller kernels lie in its middle, so that kernels of
 all sizes share weights position by position (Neural Graphs pads likewise).
 """
@@ -19,20 +19,20 @@ from operator import le
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.batch import End, edge_groups, node_parameters
-from metanet.graphs.form import Form, reform
+from metanet.graphs.batch import End, edge_blocks, node_parameters
+from metanet.graphs.form import GraphForm, apply_form
 from metanet.graphs.topology import EdgeSet, NodeSet, Topology
 
 # Depths beyond it share the last row of an embedding.
 MAX_DEPTH = 64
 
-_FEATURES = Form()
+_FEATURES = GraphForm()
 
 NodeType = tuple[str, int, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Canvas:
+class KernelGrid:
     """Columns of the values of one parameter kind.
 
     Attributes:
@@ -51,12 +51,12 @@ class Canvas:
         return math.prod(self.shape)
 
     def places(self, edge: EdgeSet) -> tuple[int, ...]:
-        """Columns of an edge set's parallel values, counted from the canvas' own."""
+        """Columns of an edge set's parallel values, counted from the grid' own."""
         return _places(self.shape, kernel_shape(edge))
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GraphSchema:
     """Kinds and sizes over a set of topologies.
 
     Attributes:
@@ -65,7 +65,7 @@ class Vocabulary:
             sets that have such.
         edge_types: Keys of edge sets and joins; see `edge_type`.
         node_keys: Keys of parameters of nodes; see `node_key`.
-        edge_canvases, node_canvases: Columns of the values.
+        edge_grids, node_grids: Columns of the values.
         log_degree: Mean of log(1 + edges that arrive) over all nodes.
         form: Form of the graphs.
         features: Values per parameter (the parameter, then for example its gradient).
@@ -75,17 +75,20 @@ class Vocabulary:
     identities: tuple[tuple[str, int], ...]
     edge_types: tuple[str, ...]
     node_keys: tuple[str, ...]
-    edge_canvases: tuple[Canvas, ...]
-    node_canvases: tuple[Canvas, ...]
+    edge_grids: tuple[KernelGrid, ...]
+    node_grids: tuple[KernelGrid, ...]
     log_degree: float
-    form: Form = Form()
+    form: GraphForm = GraphForm()
     features: int = 1
 
     @classmethod
     def of(
-        cls, topologies: Iterable[Topology], form: Form = _FEATURES, features: int = 1
-    ) -> Vocabulary:
-        """The vocabulary of the graphs of given topologies, in a form."""
+        cls,
+        topologies: Iterable[Topology],
+        form: GraphForm = _FEATURES,
+        features: int = 1,
+    ) -> GraphSchema:
+        """The schema of the graphs of given topologies, in a form."""
         degrees: list[np.ndarray] = []
         types: set[NodeType] = set()
         identities: dict[str, int] = {}
@@ -93,14 +96,14 @@ class Vocabulary:
         node_keys: set[str] = set()
         on_edges: dict[str, list[tuple[int, ...]]] = {}
         on_nodes: dict[str, list[tuple[int, ...]]] = {}
-        for topology in (reform(t, form) for t in topologies):
+        for topology in (apply_form(t, form) for t in topologies):
             degrees.append(degree(topology, form, "target"))
             for node in topology.nodes:
                 types.add(node_type(node))
                 if any(node.pinned):
                     count = math.prod(pinned_sizes(node))
                     identities[node.kind] = max(count, identities.get(node.kind, 0))
-            for group in edge_groups(topology):
+            for group in edge_blocks(topology):
                 if group.edge >= 0:
                     edge = topology.edges[group.edge]
                     edge_keys.add(edge_type(topology, edge))
@@ -108,7 +111,9 @@ class Vocabulary:
                 else:
                     edge_keys.add(join_type(topology, group.join))
             for held in node_parameters(topology):
-                for slot, (index, _) in zip(slots(topology, held), held, strict=True):
+                for slot, (index, _) in zip(
+                    node_parameter_kinds(topology, held), held, strict=True
+                ):
                     edge = topology.edges[index]
                     node_keys.add(node_key(topology, edge, slot))
                     on_nodes.setdefault(slot, []).append(kernel_shape(edge))
@@ -117,8 +122,8 @@ class Vocabulary:
             tuple(sorted(identities.items())),
             tuple(sorted(edge_keys)),
             tuple(sorted(node_keys)),
-            _canvases(on_edges),
-            _canvases(on_nodes),
+            _grids(on_edges),
+            _grids(on_nodes),
             float(np.log1p(np.concatenate(degrees)).mean()),
             form,
             features,
@@ -127,12 +132,12 @@ class Vocabulary:
     @property
     def edge_columns(self) -> int:
         """Columns of an edge's values."""
-        return sum(c.size for c in self.edge_canvases)
+        return sum(c.size for c in self.edge_grids)
 
     @property
     def node_columns(self) -> int:
         """Columns of a node's values."""
-        return sum(c.size for c in self.node_canvases)
+        return sum(c.size for c in self.node_grids)
 
     @property
     def num_identities(self) -> int:
@@ -154,16 +159,16 @@ class Vocabulary:
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def require(self, topology: Topology) -> None:
-        """Checks that a model of this vocabulary can read graphs of a topology.
+        """Checks that a model of this schema can read graphs of a topology.
 
         Raises:
             MetanetError: naming what it does not know.
         """
-        other = Vocabulary.of([topology], self.form, self.features)
+        other = GraphSchema.of([topology], self.form, self.features)
         sizes = dict(self.identities)
-        canvases = ("edge_canvases", "node_canvases")
+        grids = ("edge_grids", "node_grids")
         mine, theirs = (
-            {(n, c.kind): c.shape for n in canvases for c in getattr(v, n)}
+            {(n, c.kind): c.shape for n in grids for c in getattr(v, n)}
             for v in (self, other)
         )
         unknown = [
@@ -184,7 +189,7 @@ class Vocabulary:
 
 def node_type(node: NodeSet) -> NodeType:
     """What is known of all nodes of a set."""
-    return (node.kind, min(node.depth, MAX_DEPTH), node.activation, node.carries)
+    return (node.kind, min(node.depth, MAX_DEPTH), node.nonlinearity, node.carries)
 
 
 def pinned_sizes(node: NodeSet) -> tuple[int, ...]:
@@ -205,7 +210,7 @@ def edge_type(topology: Topology, edge: EdgeSet) -> str:
 
 def join_type(topology: Topology, index: int) -> str:
     """The key of a join."""
-    return f"join_{topology.joins[index].kind}"
+    return f"join_{topology.identity_edges[index].kind}"
 
 
 def node_key(topology: Topology, edge: EdgeSet, slot: str) -> str:
@@ -214,7 +219,7 @@ def node_key(topology: Topology, edge: EdgeSet, slot: str) -> str:
     return f"{slot}_{end[0] if end in ('input', 'output') else 'h'}"
 
 
-def slots(topology: Topology, held: Iterable) -> list[str]:
+def node_parameter_kinds(topology: Topology, held: Iterable) -> list[str]:
     """Kinds of a node set's own parameters, numbered where one occurs repeatedly."""
     seen: dict[str, int] = {}
     out = []
@@ -230,36 +235,35 @@ def kernel_shape(edge: EdgeSet) -> tuple[int, ...]:
     return tuple(len(set(axis)) for axis in zip(*edge.positions, strict=True))
 
 
-def _fits(kernel: tuple[int, ...], canvas: tuple[int, ...]) -> bool:
-    wide = (1,) * (len(canvas) - len(kernel)) + kernel
-    return len(wide) == len(canvas) and all(map(le, wide, canvas))
+def _fits(kernel: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    wide = (1,) * (len(grid) - len(kernel)) + kernel
+    return len(wide) == len(grid) and all(map(le, wide, grid))
 
 
-def _canvases(shapes: dict[str, list[tuple[int, ...]]]) -> tuple[Canvas, ...]:
+def _grids(shapes: dict[str, list[tuple[int, ...]]]) -> tuple[KernelGrid, ...]:
     out, start = [], 0
     for kind, found in sorted(shapes.items()):
         rank = max(len(s) for s in found)
         wide = [(1,) * (rank - len(s)) + s for s in found]
         shape = tuple(max(axis) for axis in zip(*wide, strict=True))
-        out.append(Canvas(kind, shape, start))
+        out.append(KernelGrid(kind, shape, start))
         start += math.prod(shape)
     return tuple(out)
 
 
 @lru_cache
-def _places(canvas: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Columns of a kernel that lies in the middle of a canvas, major first."""
-    kernel = (1,) * (len(canvas) - len(kernel)) + kernel
-    numbers = np.arange(math.prod(canvas)).reshape(canvas)
+def _places(grid: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Columns of a kernel that lies in the middle of a grid, major first."""
+    kernel = (1,) * (len(grid) - len(kernel)) + kernel
+    numbers = np.arange(math.prod(grid)).reshape(grid)
     middle = tuple(
-        slice((c - k) // 2, (c - k) // 2 + k)
-        for c, k in zip(canvas, kernel, strict=True)
+        slice((c - k) // 2, (c - k) // 2 + k) for c, k in zip(grid, kernel, strict=True)
     )
     return tuple(int(i) for i in numbers[middle].ravel())
 
 
 @lru_cache
-def degree(topology: Topology, form: Form, end: End) -> np.ndarray:
+def degree(topology: Topology, form: GraphForm, end: End) -> np.ndarray:
     """Number of edges at each node ``[N]`` of all sets, at least 1.
 
     Args:
@@ -268,7 +272,7 @@ def degree(topology: Topology, form: Form, end: End) -> np.ndarray:
         end: Which end of the edges.
     """
     counts = [np.zeros(node.size) for node in topology.nodes]
-    for group in edge_groups(topology):
+    for group in edge_blocks(topology):
         parallel = topology.edges[group.edge].shape[3] if form.parallel else 1
         per_node = group.shape[2 if end == "source" else 1]
         # Edges that several nodes share count once at each of them.

@@ -24,7 +24,7 @@ from metanet.compiler import on_cpu
 from metanet.networks.mlp import ACTIVATIONS
 
 
-class Regime(NamedTuple):
+class TrainMode(NamedTuple):
     """How the modules of this package compute.
 
     Attributes:
@@ -41,17 +41,17 @@ class Regime(NamedTuple):
 
 
 class _Active(NamedTuple):
-    regime: Regime
+    train_mode: TrainMode
     calls: Iterator[int]
 
 
-_ACTIVE: ContextVar[_Active | None] = ContextVar("regime", default=None)
+_ACTIVE: ContextVar[_Active | None] = ContextVar("train_mode", default=None)
 
 
 @contextmanager
-def training(regime: Regime) -> Iterator[None]:
+def training(train_mode: TrainMode) -> Iterator[None]:
     """Modules that are called (traced) inside follow the regime."""
-    token = _ACTIVE.set(_Active(regime, itertools.count()))
+    token = _ACTIVE.set(_Active(train_mode, itertools.count()))
     try:
         yield
     finally:
@@ -71,10 +71,10 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
         active = _ACTIVE.get()
         if active is None:
             return own(x)
-        chosen = [ACTIVATIONS[n] for n in active.regime.activations]
+        chosen = [ACTIVATIONS[n] for n in active.train_mode.activations]
         if len(chosen) == 1:
             return chosen[0](x)
-        return lax.switch(active.regime.activation, chosen, x)
+        return lax.switch(active.train_mode.activation, chosen, x)
 
     return apply
 
@@ -86,11 +86,11 @@ def dropout(x: jax.Array) -> jax.Array:
     one random number per channel.
     """
     active = _ACTIVE.get()
-    if active is None or active.regime.key is None:
+    if active is None or active.train_mode.key is None:
         return x
-    key = jax.random.fold_in(active.regime.key, next(active.calls))
+    key = jax.random.fold_in(active.train_mode.key, next(active.calls))
     shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
-    keep = 1.0 - active.regime.dropout
+    keep = 1.0 - active.train_mode.dropout
     return x * (jax.random.bernoulli(key, keep, shape) / keep)
 
 

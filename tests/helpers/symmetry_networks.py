@@ -24,7 +24,7 @@ class Case(NamedTuple):
     params: Any
     inputs: tuple[Any, ...]
     order: int
-    families: dict[str, int]
+    scaling_groups: dict[str, int]
 
 
 def array(*shape: int, seed: int = 0) -> jax.Array:
@@ -33,7 +33,7 @@ def array(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(rng.normal(size=shape), jnp.float32) * 0.5
 
 
-def case(function, order: int, families: dict[str, int], inputs=(5, 3), **shapes):
+def case(function, order: int, scaling_groups: dict[str, int], inputs=(5, 3), **shapes):
     """A network of a function and the shapes of its parameters."""
     params = {
         name: jax.tree.map(
@@ -41,18 +41,18 @@ def case(function, order: int, families: dict[str, int], inputs=(5, 3), **shapes
         )
         for i, (name, shape) in enumerate(shapes.items())
     }
-    return Case(function, params, (array(*inputs),), order, families)
+    return Case(function, params, (array(*inputs),), order, scaling_groups)
 
 
 def _is_shape(x: Any) -> bool:
     return isinstance(x, tuple)
 
 
-def module(made: nnx.Module, order: int, families: dict[str, int], *inputs):
+def module(made: nnx.Module, order: int, scaling_groups: dict[str, int], *inputs):
     network = functionalize(made, *inputs)
     noise = lambda x: x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
     params = jax.tree.map(noise, network.params)
-    return Case(network.apply_fn, params, inputs, order, families)
+    return Case(network.apply_fn, params, inputs, order, scaling_groups)
 
 
 def attention(q, k, v):

@@ -7,8 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from metanet.symmetry.atoms import Atoms, Axis, Occurrence
-from metanet.symmetry.structure import Join, Position, Role, Site, Tile, Use, View
+from metanet.symmetry.indices import Axis, Indices, Occurrence
+from metanet.symmetry.structure import (
+    Activation,
+    Block,
+    IdentityEdge,
+    ParameterEdge,
+    Position,
+    Role,
+    View,
+)
 from metanet.symmetry.tags import joined_units, positions, sites_of
 from metanet.symmetry.values import Chain, Value, map_occurrences
 from metanet.symmetry.views import view_axes
@@ -20,7 +28,7 @@ _PRODUCTS = ("weight", "conv", "embedding")
 
 
 @dataclass
-class _Site:
+class _Activation:
     kind: str
     location: tuple[int, ...]
     units: list[int] = field(default_factory=list)
@@ -29,7 +37,7 @@ class _Site:
     view: View | None = None  # where another site first reads it
 
 
-class SiteBuilder:
+class ActivationBuilder:
     """Makes a site for every parametrised or combining operation, and its edges.
 
     Args:
@@ -38,56 +46,66 @@ class SiteBuilder:
         vectors: Atom of each leaf that has one free axis and no other.
     """
 
-    def __init__(self, atoms: Atoms, tiles: Sequence[Tile], vectors: dict[int, int]):
-        self.atoms, self._tiles, self._vectors = atoms, tiles, vectors
-        self._indexing = {atoms.find(a) for t in tiles for a in t.atoms}
+    def __init__(
+        self, indices: Indices, blocks: Sequence[Block], vectors: dict[int, int]
+    ):
+        self.indices, self._tiles, self._vectors = indices, blocks, vectors
+        self._indexing = {indices.find(a) for t in blocks for a in t.indices}
         self._loop_units: dict[tuple[int, int], int] = {}
-        self._sites: list[_Site] = []
-        self.uses: list[Use] = []
-        self.joins: list[Join] = []
+        self._sites: list[_Activation] = []
+        self.parameter_edges: list[ParameterEdge] = []
+        self.identity_edges: list[IdentityEdge] = []
 
     def add_input(self, index: int) -> int:
         """A site for an input; its units are found at its first use by a parameter."""
-        self._sites.append(_Site("input", (-1, index)))
+        self._sites.append(_Activation("input", (-1, index)))
         return len(self._sites) - 1
 
     def add_constant(self, run: Interpreter, value: Value) -> Value:
         """Makes a constant that parameters read (a grid of coordinates) an input."""
         key = tuple(run.location)
-        self._sites.append(_Site("input", (-2, *key)))
-        return replace(value, sites={len(self._sites) - 1: ()})
+        self._sites.append(_Activation("input", (-2, *key)))
+        return replace(value, activations={len(self._sites) - 1: ()})
 
     def add_state(
         self, run: Interpreter, value: Value, init: Value, place: int
     ) -> Value:
         """Makes the state of a loop a site, whose units are the parameters' indices."""
-        site, units = len(self._sites), []
+        activation, units = len(self._sites), []
 
         def tagged(o: Occurrence) -> Occurrence:
-            if o.atom not in self._indexing or o.atom in self.atoms.pins:
+            if o.axis_index not in self._indexing or o.axis_index in self.indices.pins:
                 return o
-            units.append(o.atom)
-            return o._replace(tags=frozenset({("s", site, len(units) - 1)}))
+            units.append(o.axis_index)
+            return o._replace(tags=frozenset({("s", activation, len(units) - 1)}))
 
-        axes = map_occurrences(self.atoms, value.axes, tagged)
+        axes = map_occurrences(self.indices, value.axes, tagged)
         if not units:
-            return replace(value, sites=init.sites)
-        self._sites.append(_Site("state", (*run.location, place), units, run.depth + 1))
-        new = replace(value, axes=axes, sites={site: ()}, leaves=frozenset())
-        for source, chain in init.sites.items():
-            pairs = self._agreement(init.axes, source, axes, site)
-            self.joins.append(Join(source, site, "init", chain, pairs))
+            return replace(value, activations=init.activations)
+        self._sites.append(
+            _Activation("state", (*run.location, place), units, run.depth + 1)
+        )
+        new = replace(
+            value, axes=axes, activations={activation: ()}, leaves=frozenset()
+        )
+        for source, chain in init.activations.items():
+            pairs = self._agreement(init.axes, source, axes, activation)
+            self.identity_edges.append(
+                IdentityEdge(source, activation, "init", chain, pairs)
+            )
         return new
 
     def recur(self, before: Value, after: Value) -> None:
         """The value that a turn of a loop leaves is the next turn's state."""
-        for state in before.sites:
+        for state in before.activations:
             if self._sites[state].kind != "state":
                 continue
-            for source, chain in after.sites.items():
+            for source, chain in after.activations.items():
                 if source != state:
                     pairs = self._agreement(after.axes, source, before.axes, state)
-                    self.joins.append(Join(source, state, "recurrence", chain, pairs))
+                    self.identity_edges.append(
+                        IdentityEdge(source, state, "recurrence", chain, pairs)
+                    )
 
     def _agreement(
         self, left: list[Axis], source: int, right: list[Axis], target: int
@@ -95,7 +113,7 @@ class SiteBuilder:
         """Pairs of units of two sites that stand at the same place of two arrays."""
         pairs = []
         for a, b in zip(left, right, strict=True):
-            aligned = self.atoms.align(a, b, "")
+            aligned = self.indices.align(a, b, "")
             for s, t in zip(*aligned, strict=True) if aligned else ():
                 for o, p in zip(s, t, strict=True):
                     first = [q[2] for q in o.tags if q[:2] == ("s", source)]
@@ -106,33 +124,39 @@ class SiteBuilder:
     def mark_outputs(self, outputs: Sequence[Value]) -> None:
         """Sites that reach an output are output sites."""
         for value in outputs:
-            for site in value.sites:
-                if self._sites[site].kind == "hidden":
-                    self._sites[site].kind = "output"
+            for activation in value.activations:
+                if self._sites[activation].kind == "hidden":
+                    self._sites[activation].kind = "output"
 
     def unit_of_vector(self, leaf: int) -> int | None:
         """The atom of a leaf that is a vector over a free index, or None."""
-        atom = self._vectors.get(leaf)
-        return None if atom is None else self.atoms.find(atom)
+        axis_index = self._vectors.get(leaf)
+        return None if axis_index is None else self.indices.find(axis_index)
 
-    def finished(self, number: dict[int, int]) -> tuple[Site, ...]:
+    def finished(self, number: dict[int, int]) -> tuple[Activation, ...]:
         """The sites, with atoms renumbered."""
         chains: dict[int, set[Chain]] = {}
-        for edge in (*self.uses, *self.joins):
+        for edge in (*self.parameter_edges, *self.identity_edges):
             if edge.source is not None:
                 chains.setdefault(edge.source, set()).add(edge.chain)
-        sites = []
-        for index, site in enumerate(self._sites):
-            units = tuple(number[self.atoms.find(a)] for a in site.units)
+        activations = []
+        for index, activation in enumerate(self._sites):
+            units = tuple(number[self.indices.find(a)] for a in activation.units)
             # What all readers see, where they see the same; else the value itself.
             alike = len(chains.get(index, ())) == 1
-            view = site.view if alike and site.view is not None else site.own
-            sites.append(Site(site.kind, units, site.location, view))
-        return tuple(sites)
+            view = (
+                activation.view
+                if alike and activation.view is not None
+                else activation.own
+            )
+            activations.append(
+                Activation(activation.kind, units, activation.location, view)
+            )
+        return tuple(activations)
 
     def atoms_in_use(self) -> set[int]:
         """Representatives of all unit atoms."""
-        return {self.atoms.find(a) for s in self._sites for a in s.units}
+        return {self.indices.find(a) for s in self._sites for a in s.units}
 
     def remaining(
         self, run: Interpreter, value: Value, axes: list[Axis]
@@ -141,41 +165,50 @@ class SiteBuilder:
         left = {
             t[1]
             for axis in axes
-            for s in run.atoms.normal(axis)
+            for s in run.indices.normal(axis)
             for o in s
             for t in o.tags
             if t[0] == "s"
         }
         return {
-            site: chain
-            for site, chain in value.sites.items()
-            if site in left or not self._sites[site].units
+            activation: chain
+            for activation, chain in value.activations.items()
+            if activation in left or not self._sites[activation].units
         }
 
     def note_reads(self, run: Interpreter, operands: Sequence[Value]) -> None:
         """Remembers where the activations of sites are first read by another."""
         for index, value in enumerate(operands):
-            for site in value.sites:
-                held = self._sites[site]
+            for activation in value.activations:
+                held = self._sites[activation]
                 first = held.view is None and held.depth == run.depth
                 if held.kind in ("hidden", "state") and first:
-                    held.view = self._view(run, value.axes, site, index, True)
+                    held.view = self._view(run, value.axes, activation, index, True)
 
     def _view(
-        self, run: Interpreter, axes: list[Axis], site: int, index: int, operand: bool
+        self,
+        run: Interpreter,
+        axes: list[Axis],
+        activation: int,
+        index: int,
+        operand: bool,
     ) -> View | None:
         if not run.capturable:
             return None
-        units = len(self._sites[site].units)
-        turns = tuple(self._turn(site, axis) for axis in run.context)
-        found = view_axes(self.atoms, axes, site, units, turns)
+        units = len(self._sites[activation].units)
+        turns = tuple(self._turn(activation, axis) for axis in run.context)
+        found = view_axes(self.indices, axes, activation, units, turns)
         return View((*run.location, index), operand, found, turns) if found else None
 
-    def _turn(self, site: int, loop: Axis) -> int:
+    def _turn(self, activation: int, loop: Axis) -> int:
         """The unit of a site that the index of a loop is, or -1."""
-        axis = self.atoms.normal(loop)
+        axis = self.indices.normal(loop)
         single = len(axis) == 1 == len(axis[0])
-        return self._loop_units.get((site, axis[0][0].atom), -1) if single else -1
+        return (
+            self._loop_units.get((activation, axis[0][0].axis_index), -1)
+            if single
+            else -1
+        )
 
     def connect(
         self,
@@ -199,10 +232,10 @@ class SiteBuilder:
         Returns:
             The value, carrying the new sites in place of those before.
         """
-        normal = self.atoms.normal
+        normal = self.indices.normal
         axes = [normal(a) for a in value.axes]
         inner = [normal(c) for c in contracted]
-        inputs = [s for s in value.sites if self._sites[s].kind == "input"]
+        inputs = [s for s in value.activations if self._sites[s].kind == "input"]
         inner = [[[self._tag(o, inputs) for o in g] for g in c] for c in inner]
         if not inner:
             axes = [[[self._tag(o, inputs) for o in g] for g in c] for c in axes]
@@ -210,7 +243,7 @@ class SiteBuilder:
         def is_unit(o: Occurrence) -> bool:
             if any(t[0] == "s" for t in o.tags):
                 return True
-            free = self.atoms.find(o.atom) not in self.atoms.pins
+            free = self.indices.find(o.axis_index) not in self.indices.pins
             made = bool(inner) or kind in _PRODUCTS or free
             return made and any(t[0] == "p" for t in o.tags)
 
@@ -218,30 +251,34 @@ class SiteBuilder:
             i for i, a in enumerate(axes) if any(is_unit(o) for s in a for o in s)
         ]
         bare = [[[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes]
-        sites: dict[int, Chain] = {}
+        activations: dict[int, Chain] = {}
         for choice in itertools.product(*(range(len(axes[i])) for i in carrying)):
-            site = len(self._sites)
-            self._sites.append(_Site("hidden", (*run.location, 0), depth=run.depth))
-            sites[site] = ()
+            activation = len(self._sites)
+            self._sites.append(
+                _Activation("hidden", (*run.location, 0), depth=run.depth)
+            )
+            activations[activation] = ()
             ends: list[tuple[Occurrence, int | None]] = []
-            units = self._sites[site].units
+            units = self._sites[activation].units
             for i, j in zip(carrying, choice, strict=True):
                 for k, o in enumerate(axes[i][j]):
                     if not is_unit(o):
                         ends.append((o, None))
                         continue
                     ends.append((o, len(units)))
-                    tag = ("s", site, len(units))
+                    tag = ("s", activation, len(units))
                     bare[i][j][k] = bare[i][j][k]._replace(
                         tags=bare[i][j][k].tags | {tag}
                     )
-                    units.append(o.atom)
+                    units.append(o.axis_index)
             for o in self._loops(run):
                 o = self._loop_index(o, value, leaves)
                 if o.tags:
-                    self._loop_units[site, self.atoms.find(o.atom)] = len(units)
+                    self._loop_units[activation, self.indices.find(o.axis_index)] = len(
+                        units
+                    )
                     ends.append((o, len(units)))
-                    units.append(o.atom)
+                    units.append(o.axis_index)
             ends += [
                 (o, None)
                 for i, a in enumerate(axes)
@@ -249,25 +286,25 @@ class SiteBuilder:
                 for s in a
                 for o in s
             ]
-            self._edges(kind, value, inner, leaves, attributes, site, ends)
-        for site in sites:
-            self._sites[site].own = self._view(run, bare, site, 0, False)
-        return Value(bare, sites)
+            self._edges(kind, value, inner, leaves, attributes, activation, ends)
+        for activation in activations:
+            self._sites[activation].own = self._view(run, bare, activation, 0, False)
+        return Value(bare, activations)
 
     def _loops(self, run: Interpreter) -> list[Occurrence]:
         """Indices of the loops around an equation, but for those that are cut up."""
-        axes = [self.atoms.normal(a) for a in run.context]
+        axes = [self.indices.normal(a) for a in run.context]
         return [o for axis in axes if len(axis) == 1 for o in axis[0]]
 
     def _loop_index(
         self, o: Occurrence, value: Value, leaves: frozenset[int]
     ) -> Occurrence:
         """The index of a loop over stacked parameters, where a site is one per turn."""
-        root = self.atoms.find(o.atom)
+        root = self.indices.find(o.axis_index)
         own = {t for t in o.tags if t[0] == "p" and t[1] in leaves}
         read = {
             ("s", s, self._loop_units[s, root])
-            for s in value.sites
+            for s in value.activations
             if (s, root) in self._loop_units
         }
         return o._replace(tags=frozenset(own | read))
@@ -277,13 +314,16 @@ class SiteBuilder:
         kinds = {t[0] for t in o.tags}
         if not inputs or "p" not in kinds or "s" in kinds:
             return o
-        tags = {("s", site, self._input_unit(site, o.atom)) for site in inputs}
+        tags = {
+            ("s", activation, self._input_unit(activation, o.axis_index))
+            for activation in inputs
+        }
         return o._replace(tags=o.tags | tags)
 
-    def _input_unit(self, site: int, atom: int) -> int:
-        root, units = self.atoms.find(atom), self._sites[site].units
+    def _input_unit(self, activation: int, axis_index: int) -> int:
+        root, units = self.indices.find(axis_index), self._sites[activation].units
         for place, held in enumerate(units):
-            if self.atoms.find(held) == root:
+            if self.indices.find(held) == root:
                 return place
         units.append(root)
         return len(units) - 1
@@ -295,7 +335,7 @@ class SiteBuilder:
         inner: Sequence[Axis],
         leaves: frozenset[int],
         attributes: tuple[tuple[str, tuple[int, ...]], ...],
-        site: int,
+        activation: int,
         ends: list[tuple[Occurrence, int | None]],
     ) -> None:
         done: set[int] = set()
@@ -305,13 +345,13 @@ class SiteBuilder:
             beside = sites_of(o for o, _ in ends)
             live = [
                 s
-                for s in value.sites
+                for s in value.activations
                 if s in reached or s in beside or not self._sites[s].units
             ]
-            sources = [s for s in value.sites if s in reached] or live
+            sources = [s for s in value.activations if s in reached] or live
             for leaf in sorted(leaves):
                 self._uses(
-                    kind, value, leaf, attributes, site, ends, summed,
+                    kind, value, leaf, attributes, activation, ends, summed,
                     (sources or [None]) if inner else [None], bool(inner),
                 )  # fmt: skip
             if not leaves and inner:
@@ -321,8 +361,10 @@ class SiteBuilder:
                     if source not in done:
                         done.add(source)
                         pairs = joined_units(source, ends)
-                        chain = value.sites[source]
-                        self.joins.append(Join(source, site, kind, chain, pairs))
+                        chain = value.activations[source]
+                        self.identity_edges.append(
+                            IdentityEdge(source, activation, kind, chain, pairs)
+                        )
 
     def _uses(
         self,
@@ -330,7 +372,7 @@ class SiteBuilder:
         value: Value,
         leaf: int,
         attributes: tuple[tuple[str, tuple[int, ...]], ...],
-        site: int,
+        activation: int,
         ends: list[tuple[Occurrence, int | None]],
         summed: list[Occurrence],
         sources: Sequence[int | None],
@@ -343,7 +385,7 @@ class SiteBuilder:
                 held = roles.setdefault(position, [])
                 if unit is not None:
                     segments[position.axis] = position.segment
-                    held.append(("target", site, unit))
+                    held.append(("target", activation, unit))
                 if product:
                     held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
         for o in summed:
@@ -352,21 +394,30 @@ class SiteBuilder:
                 held = roles.setdefault(position, [])
                 held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
         for source in sources:
-            chain = () if source is None else value.sites[source]
+            chain = () if source is None else value.activations[source]
             join = () if source is None else joined_units(source, ends)
-            for tile in self._tiles_of(leaf, segments):
+            for block in self._tiles_of(leaf, segments):
                 listed = tuple(
                     tuple(
                         Role(end, unit)
                         for end, of, unit in dict.fromkeys(roles.get(position, ()))
                         if end == "target" or of == source
                     )
-                    for position in tile.positions
+                    for position in block.positions
                 )
-                self.uses.append(
-                    Use(leaf, tile.segments, source, site, kind, chain, listed, join,
-                        attributes)
-                )  # fmt: skip
+                self.parameter_edges.append(
+                    ParameterEdge(
+                        leaf,
+                        block.segments,
+                        source,
+                        activation,
+                        kind,
+                        chain,
+                        listed,
+                        join,
+                        attributes,
+                    )
+                )
 
     def _pair(
         self, value: Value, reached: set[int], occurrences: list[Occurrence]
@@ -375,12 +426,14 @@ class SiteBuilder:
         for a, b in itertools.combinations(sorted(reached), 2):
             units = [{t[1]: t[2] for t in o.tags if t[0] == "s"} for o in occurrences]
             pairs = tuple((u[a], u[b]) for u in units if a in u and b in u)
-            self.joins.append(Join(a, b, "pairing", value.sites[a], pairs))
+            self.identity_edges.append(
+                IdentityEdge(a, b, "pairing", value.activations[a], pairs)
+            )
 
-    def _tiles_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Tile]:
+    def _tiles_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Block]:
         """Tiles of a leaf that agree with the given segments per axis."""
-        for tile in self._tiles:
-            if tile.leaf == leaf and all(
-                tile.segments[axis] == s for axis, s in segments.items()
+        for block in self._tiles:
+            if block.leaf == leaf and all(
+                block.segments[axis] == s for axis, s in segments.items()
             ):
-                yield tile
+                yield block

@@ -15,7 +15,7 @@ from metanet.symmetry.structure import View
 from metanet.symmetry.symmetry import Symmetry
 
 
-def activations(
+def compute_activations(
     apply_fn: Callable[..., Any], symmetry: Symmetry, params: Any, *inputs: Any
 ) -> tuple[jax.Array | None, ...]:
     """The activations of every site at given inputs.
@@ -52,7 +52,7 @@ def activations(
     _, found = replay.run(
         closed.jaxpr, closed.consts, [*leaves, *jax.tree.leaves(inputs)]
     )
-    return tuple(found.get(i) for i in range(len(symmetry.sites)))
+    return tuple(found.get(i) for i in range(len(symmetry.activations)))
 
 
 Found = dict[int, jax.Array]
@@ -62,11 +62,11 @@ class _Replay:
     """Runs a program and collects what the sites' views point at."""
 
     def __init__(self, symmetry: Symmetry):
-        self.sites = symmetry.sites
+        self.activations = symmetry.activations
         self.wanted: dict[tuple[int, ...], list[int]] = {}
-        for index, site in enumerate(symmetry.sites):
-            if site.view is not None:
-                self.wanted.setdefault(site.view.location[:-1], []).append(index)
+        for index, activation in enumerate(symmetry.activations):
+            if activation.view is not None:
+                self.wanted.setdefault(activation.view.location[:-1], []).append(index)
         self.inside = {at[:i] for at in self.wanted for i in range(1, len(at))}
 
     def run(
@@ -107,7 +107,7 @@ class _Replay:
                 outputs, more = self.loop(eqn, values, here, level)
             found |= more
             for index in self.wanted.get(here, ()):
-                view = self.sites[index].view
+                view = self.activations[index].view
                 assert view is not None
                 pool = values if view.operand else outputs
                 found[index] = _extract(pool[view.location[-1]], view)
@@ -137,10 +137,10 @@ class _Replay:
 
     def placed(self, index: int, array: jax.Array, level: int) -> jax.Array:
         """Moves the turns of a loop behind the units, or to the unit that they are."""
-        site = self.sites[index]
-        assert site.view is not None
-        turn, waiting = site.view.turns[level], site.view.turns[:level]
-        units = [u for u in range(len(site.units)) if u not in waiting]
+        activation = self.activations[index]
+        assert activation.view is not None
+        turn, waiting = activation.view.turns[level], activation.view.turns[:level]
+        units = [u for u in range(len(activation.units)) if u not in waiting]
         return jnp.moveaxis(array, 0, units.index(turn) if turn >= 0 else len(units))
 
     def loop(

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from symmetry_networks import Case, array
 
+from helpers.symmetry_networks import Case, array
 from metanet.importers import from_module
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from symmetry_networks import (
+
+from helpers.symmetry_networks import (
     NHWC,
     QKV,
     TOKENS,
