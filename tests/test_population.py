@@ -24,8 +24,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from metanet.errors import MetanetError
-from metanet.networks import Architecture, ParamSpec, TrainMode, create, training
-from metanet.networks.train_mode import convolve
+from metanet.networks import (
+    Architecture,
+    ParamSpec,
+    TrainMode,
+    convolve,
+    create,
+    train_mode,
+)
 from metanet.training import from_mapping
 from metanet.zoos import (
     FAMILIES,
@@ -73,7 +79,7 @@ def test_convolutions_by_patches(data):
         return jax.value_and_grad(energy, (0, 1), has_aux=True)(x, w)
 
     expected = results()
-    with training(TrainMode(0, ("relu",))):
+    with train_mode(TrainMode(0, ("relu",))):
         found = results()
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)

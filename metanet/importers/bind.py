@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.networks.base import ParamSpec
+from metanet.networks import ParamSpec
 
 # Name of a parameter in a file -> names it can have here, best first. Only "weight" is
 # stored outputs first (PyTorch); "kernel" is stored inputs first everywhere.

@@ -3,12 +3,15 @@
 from metanet.networks.architecture import (
     ARCHITECTURES,
     Architecture,
+    CoordinateNetwork,
+    ImageNetwork,
+    InputNetwork,
     abstract_network,
     build_module,
     create,
 )
-from metanet.networks.base import Network, Params, ParamSpec, functionalize
 from metanet.networks.cnn import SmallCNN, VaryingCNN
+from metanet.networks.fast_sine import fast_sin, sine, sine_cosine_pi
 from metanet.networks.inr import (
     FourierMLP,
     Siren,
@@ -17,41 +20,57 @@ from metanet.networks.inr import (
     to_targets,
     to_unit,
 )
+from metanet.networks.layers import (
+    ACTIVATIONS,
+    TrainMode,
+    activation,
+    channel_dropout,
+    convolve,
+    normalization,
+    train_mode,
+)
 from metanet.networks.mlp import MLP
+from metanet.networks.network import Network, Params, ParamSpec, functionalize
+from metanet.networks.pixel_set import PixelSet
 from metanet.networks.resnet import ResNet
-from metanet.networks.sequence import RowCNN, RowRNN
-from metanet.networks.sets import PixelSet
-from metanet.networks.sine import fast_sin, sine, sine_cosine_pi
-from metanet.networks.train_mode import TrainMode, training
+from metanet.networks.rows import RowCNN, RowRNN
 from metanet.networks.vit import ViT
 
 __all__ = [
+    "ACTIVATIONS",
     "ARCHITECTURES",
     "MLP",
     "Architecture",
+    "CoordinateNetwork",
     "FourierMLP",
+    "ImageNetwork",
+    "InputNetwork",
     "Network",
     "ParamSpec",
     "Params",
     "PixelSet",
-    "TrainMode",
+    "ResNet",
     "RowCNN",
     "RowRNN",
     "Siren",
-    "ResNet",
     "SmallCNN",
+    "TanhINR",
+    "TrainMode",
     "VaryingCNN",
     "ViT",
-    "TanhINR",
-    "build_module",
-    "coordinate_grid",
     "abstract_network",
+    "activation",
+    "build_module",
+    "channel_dropout",
+    "convolve",
+    "coordinate_grid",
     "create",
     "fast_sin",
     "functionalize",
+    "normalization",
     "sine",
     "sine_cosine_pi",
     "to_targets",
     "to_unit",
-    "training",
+    "train_mode",
 ]

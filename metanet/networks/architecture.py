@@ -1,12 +1,16 @@
-"""Architectures by name and options, as zoos and configs write them down."""
+"""Architectures: networks by name and options, as zoos and configs write them down.
+
+The options of an architecture are the parameters of its constructor up to ``*``; they
+all have defaults. Keyword-only parameters (``rngs``) are no options.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,31 +19,87 @@ from jax.core import Tracer
 
 from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError, suggest
-from metanet.networks.base import Network, functionalize
-from metanet.networks.cnn import SmallCNN, VaryingCNN
-from metanet.networks.inr import FourierMLP, Siren, TanhINR
-from metanet.networks.mlp import MLP
-from metanet.networks.resnet import ResNet
-from metanet.networks.sequence import RowCNN, RowRNN
-from metanet.networks.sets import PixelSet
-from metanet.networks.vit import ViT
+from metanet.networks.network import Network, functionalize
 from metanet.registry import Registry
+
+# Side of example images for architectures that read images of any size.
+_DEFAULT_SIDE = 28
+
+
+class InputNetwork(nnx.Module):
+    """Base class of the architectures that zoos and configs can name."""
+
+    @classmethod
+    def example_inputs(
+        cls, options: Mapping[str, Any], side: int | None
+    ) -> tuple[jax.Array, ...]:
+        """Returns inputs of the right shapes.
+
+        Args:
+            options: Every option of the architecture.
+            side: Height and width of images; None for the architecture's own choice.
+        """
+        raise NotImplementedError
+
+
+class CoordinateNetwork(InputNetwork):
+    """Base class of networks that read coordinates ``[..., in_dim]``."""
+
+    @classmethod
+    def example_inputs(
+        cls, options: Mapping[str, Any], side: int | None
+    ) -> tuple[jax.Array, ...]:
+        """Returns four points."""
+        return (jnp.zeros((4, options["in_dim"])),)
+
+
+class ImageNetwork(InputNetwork):
+    """Base class of networks that read images ``[batch, side, side, channels]``."""
+
+    @classmethod
+    def example_inputs(
+        cls, options: Mapping[str, Any], side: int | None
+    ) -> tuple[jax.Array, ...]:
+        """Returns two images; an option ``side`` takes precedence over the argument."""
+        side = options.get("side") or side or _DEFAULT_SIDE
+        return (jnp.zeros((2, side, side, options["channels"])),)
+
+
+ARCHITECTURES: Registry[type[InputNetwork]] = Registry("architecture")
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A network's name in `ARCHITECTURES` and its options; hashable.
 
-    Options that are left out keep the module's defaults.
+    Options that are left out keep the defaults of the constructor.
+
+    Raises:
+        MetanetError: for an unknown name or option, or an option of a wrong type or
+            value.
     """
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        defaults = self._defaults()
+        for key, value in self.options:
+            if key not in defaults:
+                raise MetanetError(
+                    f"architecture {self.name}: unknown option {key!r}."
+                    f"{suggest(key, defaults)}"
+                )
+            if not _matches(value, defaults[key]):
+                raise MetanetError(
+                    f"architecture {self.name}: option {key} must be like "
+                    f"{defaults[key]!r}, got {value!r}"
+                )
+
     @classmethod
     def of(cls, name: str, **options: Any) -> Architecture:
         """Builds an architecture; lists become tuples, options are sorted."""
-        pairs = ((k, _frozen(v)) for k, v in sorted(options.items()))
+        pairs = ((key, _frozen(value)) for key, value in sorted(options.items()))
         return cls(name, tuple(pairs))
 
     @classmethod
@@ -47,7 +107,7 @@ class Architecture:
         """Reads ``{"name": ..., "options": {...}}``.
 
         Raises:
-            MetanetError: where the fields are not those.
+            MetanetError: for other fields.
         """
         if set(data) - {"name", "options"} or not isinstance(data.get("name"), str):
             raise MetanetError(
@@ -56,141 +116,131 @@ class Architecture:
         return cls.of(data["name"], **dict(data.get("options", {})))
 
     def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_json`."""
+        """Returns the mapping that `from_json` reads."""
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options}
         return {"name": self.name, "options": options}
 
     def complete(self) -> Architecture:
-        """The same architecture with every option written out."""
-        module, _ = ARCHITECTURES[self.name]
-        defaults = {name: p.default for name, p in _options(module).items()}
-        return Architecture.of(self.name, **(defaults | dict(self.options)))
+        """Returns the same architecture with every option written out."""
+        return Architecture.of(self.name, **self.all_options())
 
     def with_option(self, key: str, value: Any) -> Architecture:
-        """The same architecture with one option set."""
+        """Returns the same architecture with one option set."""
         return Architecture.of(self.name, **{**dict(self.options), key: value})
 
+    def all_options(self) -> dict[str, Any]:
+        """Returns every option with its value or default."""
+        return {**self._defaults(), **dict(self.options)}
+
     def option(self, key: str) -> Any:
-        """The value of an option, or the module's default."""
-        module, _ = ARCHITECTURES[self.name]
-        given = dict(self.options)
-        if key in given:
-            return given[key]
-        return _options(module)[key].default
+        """Returns the value of an option, or its default.
+
+        Raises:
+            KeyError: when the architecture has no such option.
+        """
+        return self.all_options()[key]
+
+    def _defaults(self) -> dict[str, Any]:
+        return _default_options(ARCHITECTURES[self.name])
 
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def _coordinates(arch: Architecture, side: int | None) -> tuple[jax.Array, ...]:
-    return (jnp.zeros((4, arch.option("in_dim"))),)
-
-
-def _images(arch: Architecture, side: int | None) -> tuple[jax.Array, ...]:
-    module, _ = ARCHITECTURES[arch.name]
-    side = arch.option("side") if "side" in _options(module) else side or 28
-    return (jnp.zeros((2, side, side, arch.option("channels"))),)
-
-
-Inputs = Callable[[Architecture, int | None], tuple[jax.Array, ...]]
-ARCHITECTURES: Registry[tuple[Callable[..., nnx.Module], Inputs]] = Registry(
-    "architecture"
-)
-for _name, _module, _inputs in (
-    ("mlp", MLP, _coordinates),
-    ("siren", Siren, _coordinates),
-    ("fourier_mlp", FourierMLP, _coordinates),
-    ("tanh_inr", TanhINR, _coordinates),
-    ("small_cnn", SmallCNN, _images),
-    ("varying_cnn", VaryingCNN, _images),
-    ("resnet", ResNet, _images),
-    ("vit", ViT, _images),
-    ("row_cnn", RowCNN, _images),
-    ("row_rnn", RowRNN, _images),
-    ("pixel_set", PixelSet, _images),
-):
-    ARCHITECTURES.register(_name)((_module, _inputs))
-
-
-def _options(module: Callable[..., nnx.Module]) -> dict[str, inspect.Parameter]:
+@cache
+def _default_options(module: type[InputNetwork]) -> dict[str, Any]:
     parameters = inspect.signature(module.__init__).parameters
-    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return {n: p for n, p in parameters.items() if p.kind is named and n != "self"}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind is kind and name != "self"
+    }
 
 
-def _alike(value: Any, default: Any) -> bool:
-    """Same type as the default; numbers are positive where the default is."""
+def _matches(value: Any, default: Any) -> bool:
+    """Compares types; a number must be positive if the default is, else not negative."""
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_alike(v, default[0]) for v in value)
+        return isinstance(value, tuple) and all(_matches(v, default[0]) for v in value)
     if isinstance(default, float | int) and not isinstance(default, bool):
-        kinds = (int, float) if isinstance(default, float) else (int,)
-        right = isinstance(value, kinds) and not isinstance(value, bool)
-        return right and (value > 0 if default > 0 else value >= 0)
+        numeric = (int, float) if isinstance(default, float) else (int,)
+        if not isinstance(value, numeric) or isinstance(value, bool):
+            return False
+        return value > 0 if default > 0 else value >= 0
     return isinstance(value, type(default))
 
 
-def build_module(arch: Architecture, rngs: nnx.Rngs, **extra: Any) -> nnx.Module:
-    """The NNX module of an architecture.
+def build_module(
+    architecture: Architecture, rngs: nnx.Rngs, **extra: Any
+) -> InputNetwork:
+    """Constructs the NNX module of an architecture.
 
     Args:
-        arch: Name and options.
-        rngs: Initialisation.
-        **extra: Keyword-only arguments of the module that are not options (``sine``).
+        architecture: Name and options.
+        rngs: Random numbers of the initialisation.
+        **extra: Keyword-only arguments of the constructor (``sine``).
 
     Raises:
-        MetanetError: for an unknown name or option, or an option of a wrong type or
-            value.
+        MetanetError: for options that contradict one another.
     """
-    module, _ = ARCHITECTURES[arch.name]
-    known = _options(module)
-    for key, value in arch.options:
-        if key not in known:
-            raise MetanetError(
-                f"architecture {arch.name}: unknown option {key!r}."
-                f"{suggest(key, known)}"
-            )
-        if not _alike(value, known[key].default):
-            raise MetanetError(
-                f"architecture {arch.name}: option {key} must be like "
-                f"{known[key].default!r}, got {value!r}"
-            )
-    return module(**dict(arch.options), **extra, rngs=rngs)
+    module = cast(Callable[..., InputNetwork], ARCHITECTURES[architecture.name])
+    return module(**dict(architecture.options), **extra, rngs=rngs)
 
 
-def create(arch: Architecture, key: jax.Array, side: int | None = None) -> Network:
-    """A freshly initialised network of an architecture, with example inputs.
+def create(
+    architecture: Architecture, key: jax.Array, side: int | None = None
+) -> Network:
+    """Initialises a network of an architecture, with example inputs.
 
     Args:
-        arch: The architecture.
-        key: Of the initialisation.
-        side: Height and width of example images, where the architecture leaves it open
-            (a CNN with global pooling reads images of any size); None: 28.
+        architecture: The architecture.
+        key: Random key of the initialisation.
+        side: Height and width of example images, for architectures that read images of
+            any size; None: 28.
     """
-    graphdef, initialise = _initialiser(arch)
-    module = nnx.merge(graphdef, initialise(key))
-    return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
+    initializer = _initializer(architecture)
+    module = nnx.merge(initializer.graphdef, initializer.draw(key))
+    return functionalize(module, *_example_inputs(architecture, side))
 
 
-def abstract_network(arch: Architecture, side: int | None = None) -> Network:
-    """A network of an architecture without values: shapes stand for its parameters.
+def abstract_network(architecture: Architecture, side: int | None = None) -> Network:
+    """Builds a network with shapes in place of parameters, as `jax.eval_shape` does.
 
-    That is all that discovery and layouts need; unlike `create` it compiles nothing.
+    Discovery and layouts need no more, and unlike `create` it compiles nothing.
 
     Args:
-        arch: The architecture.
+        architecture: The architecture.
         side: See `create`.
     """
-    module = nnx.eval_shape(lambda: build_module(arch, nnx.Rngs(0)))
-    return functionalize(module, *ARCHITECTURES[arch.name][1](arch, side))
+    module = nnx.eval_shape(lambda: build_module(architecture, nnx.Rngs(0)))
+    return functionalize(module, *_example_inputs(architecture, side))
+
+
+def _example_inputs(
+    architecture: Architecture, side: int | None
+) -> tuple[jax.Array, ...]:
+    module = ARCHITECTURES[architecture.name]
+    return module.example_inputs(architecture.all_options(), side)
+
+
+class _Initializer(NamedTuple):
+    """Structure of a module and a function that draws its variables."""
+
+    graphdef: nnx.GraphDef[InputNetwork]
+    draw: Callable[[jax.Array], nnx.State]
 
 
 @lru_cache(maxsize=256)
-def _initialiser(arch: Architecture) -> tuple[Any, Callable[[jax.Array], Any]]:
-    """What a module consists of, and a program that draws its variables."""
-    draw = lambda key: nnx.state(build_module(arch, nnx.Rngs(key)))
+def _initializer(architecture: Architecture) -> _Initializer:
+    def draw(key: jax.Array) -> nnx.State:
+        return nnx.state(build_module(architecture, nnx.Rngs(key)))
+
     compiled = jax.jit(draw, compiler_options=fast_compile_options())
-    # Within a larger program, options belong to that.
-    choose = lambda key: (draw if isinstance(key, Tracer) else compiled)(key)
-    module = nnx.eval_shape(lambda: build_module(arch, nnx.Rngs(0)))
-    return nnx.graphdef(module), choose
+
+    def draw_or_trace(key: jax.Array) -> nnx.State:
+        # Compiler options belong to the outermost program.
+        return draw(key) if isinstance(key, Tracer) else compiled(key)
+
+    module = nnx.eval_shape(lambda: build_module(architecture, nnx.Rngs(0)))
+    return _Initializer(nnx.graphdef(module), draw_or_trace)

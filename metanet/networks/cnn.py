@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
 
-from metanet.errors import MetanetError, suggest
-from metanet.networks.train_mode import activation as activation_of
-from metanet.networks.train_mode import convolve, dropout
-
-NORMS = ("none", "batch", "layer")
-
-
-def normalization(name: str, width: int, rngs: nnx.Rngs) -> Callable[..., jax.Array]:
-    """A normalisation layer by name: "batch", "layer", or "none" for the identity.
-
-    Raises:
-        MetanetError: for another name.
-    """
-    if name == "none":
-        return _identity
-    if name == "layer":
-        return nnx.LayerNorm(width, rngs=rngs)
-    if name == "batch":
-        # Running averages over some ten batches: zoos train for few steps.
-        return nnx.BatchNorm(width, use_running_average=True, momentum=0.9, rngs=rngs)
-    raise MetanetError(f"norm: no {name!r}.{suggest(name, NORMS)}")
+from metanet.errors import MetanetError
+from metanet.networks.architecture import ARCHITECTURES, ImageNetwork
+from metanet.networks.layers import (
+    activation as activation_named,
+)
+from metanet.networks.layers import channel_dropout, convolve, normalization
 
 
-def _identity(x: jax.Array) -> jax.Array:
-    return x
-
-
-class SmallCNN(nnx.Module):
+@ARCHITECTURES.register("small_cnn")
+class SmallCNN(ImageNetwork):
     """Strided 3x3 convolutions, global average pooling, dense.
 
     ``[batch, height, width, channels] -> [batch, classes]``.
@@ -45,6 +27,7 @@ class SmallCNN(nnx.Module):
         classes: Number of classes.
         activation: A name in `ACTIVATIONS` (the zoo has relu and tanh).
         padding: "VALID" as in the zoo, or "SAME" for images below 15 pixels.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -61,27 +44,28 @@ class SmallCNN(nnx.Module):
         self.layers = nnx.List(
             [
                 nnx.Conv(
-                    a,
-                    b,
+                    inputs,
+                    outputs,
                     (3, 3),
                     2,
                     padding=padding,
                     conv_general_dilated=convolve,
                     rngs=rngs,
                 )
-                for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+                for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True)
             ]
         )
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
-        self.activation = activation_of(activation)
+        self.activation = activation_named(activation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:
-            x = dropout(self.activation(layer(x)))
+            x = channel_dropout(self.activation(layer(x)))
         return self.head(x.mean(axis=(1, 2)))
 
 
-class VaryingCNN(nnx.Module):
+@ARCHITECTURES.register("varying_cnn")
+class VaryingCNN(ImageNetwork):
     """A CNN of any depth, widths, kernels and shortcuts (as in the CNN Wild Park).
 
     ``[batch, height, width, channels] -> [batch, classes]``.
@@ -90,11 +74,12 @@ class VaryingCNN(nnx.Module):
         channels: Image channels.
         widths: Channels of each convolution.
         kernels: Side of each kernel.
-        residual: Per convolution one more than the layer whose output is added to its
-            own (of as many channels), 0 for none.
+        residual: Per convolution the number (from 1) of an earlier one of as many
+            channels, whose output is added; 0 for none.
         classes: Number of classes.
         activation: A name in `ACTIVATIONS`.
         norm: "none", "batch" or "layer", before each activation.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -125,27 +110,27 @@ class VaryingCNN(nnx.Module):
         self.layers = nnx.List(
             [
                 nnx.Conv(
-                    a,
-                    b,
-                    (k, k),
+                    inputs,
+                    outputs,
+                    (kernel, kernel),
                     2 if i == 0 else 1,
                     conv_general_dilated=convolve,
                     rngs=rngs,
                 )
-                for i, (a, b, k) in enumerate(
+                for i, (inputs, outputs, kernel) in enumerate(
                     zip(sizes[:-1], sizes[1:], kernels, strict=True)
                 )
             ]
         )
         self.norms = nnx.List([normalization(norm, width, rngs) for width in widths])
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
-        self.activation = activation_of(activation)
+        self.activation = activation_named(activation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         outputs = []
         layers = zip(self.layers, self.norms, self.residual, strict=True)
         for layer, norm, source in layers:
-            x = dropout(self.activation(norm(layer(x))))
+            x = channel_dropout(self.activation(norm(layer(x))))
             if source:
                 x = x + outputs[source - 1]
             outputs.append(x)

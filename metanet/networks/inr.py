@@ -11,9 +11,10 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError, suggest
+from metanet.networks.architecture import ARCHITECTURES, CoordinateNetwork
 from metanet.networks.mlp import MLP
 
-# How public collections of SIRENs differ. "dws" (Navon et al. 2023): output + 0.5,
+# Conventions of public collections of SIRENs. "dws" (Navon et al. 2023): output + 0.5,
 # pixels in [0, 1], coordinates (x, y). "nfn" (Zhou et al. 2023): raw output, pixels in
 # [-1, 1], coordinates (row, column).
 CONVENTIONS = ("dws", "nfn")
@@ -28,38 +29,42 @@ def check_convention(convention: str) -> None:
 
 
 def coordinate_grid(height: int, width: int, convention: str = "dws") -> np.ndarray:
-    """Pixel coordinates in [-1, 1], ``[height * width, 2]``, pixels in row order.
+    """Returns pixel coordinates in [-1, 1], ``[height * width, 2]``, in row order.
 
-    "dws" gives (x, y), "nfn" (row, column).
+    A point is (x, y) in the convention "dws", (row, column) in "nfn".
     """
     check_convention(convention)
     rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     y, x = np.meshgrid(rows, columns, indexing="ij")
-    pair = (x, y) if convention == "dws" else (y, x)
-    return np.stack([p.ravel() for p in pair], axis=-1).astype(np.float32)
+    point = (x, y) if convention == "dws" else (y, x)
+    return np.stack([axis.ravel() for axis in point], axis=-1).astype(np.float32)
 
 
 def to_targets(pixels: np.ndarray, convention: str = "dws") -> np.ndarray:
-    """Bytes 0..255 to the values that INRs of a convention are fitted to."""
+    """Maps bytes 0..255 to the values that INRs of a convention are fitted to."""
     check_convention(convention)
     unit = pixels.astype(np.float32) / np.float32(255)
     return unit if convention == "dws" else 2 * unit - 1
 
 
 def to_unit(values: jax.Array, convention: str = "dws") -> jax.Array:
-    """INR outputs to intensities in [0, 1] (not clipped)."""
+    """Maps INR outputs to intensities in [0, 1] (not clipped)."""
     check_convention(convention)
     return values if convention == "dws" else 0.5 * (values + 1)
 
 
-class Siren(nnx.Module):
+@ARCHITECTURES.register("siren")
+class Siren(CoordinateNetwork):
     """Sine network, ``[..., in_dim] -> [..., out_dim]`` (Sitzmann et al. 2020).
 
     Args:
-        in_dim, hidden, out_dim: Widths.
+        in_dim: Input width.
+        hidden: Widths of the hidden layers.
+        out_dim: Output width.
         w0: Frequency factor of every sine.
         convention: "dws" or "nfn", see `CONVENTIONS`.
         sine: The sine; fitting substitutes a faster one.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -76,17 +81,19 @@ class Siren(nnx.Module):
         check_convention(convention)
         widths = [in_dim, *hidden, out_dim]
         layers = []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            bound = 1 / a if i == 0 else math.sqrt(6 / a) / w0
+        for i, (inputs, outputs) in enumerate(
+            zip(widths[:-1], widths[1:], strict=True)
+        ):
+            bound = 1 / inputs if i == 0 else math.sqrt(6 / inputs) / w0
             # The code behind the DWS set draws biases like weights, that behind the
             # NFN set leaves PyTorch's default.
-            bias = bound if convention == "dws" else 1 / math.sqrt(a)
+            bias_bound = bound if convention == "dws" else 1 / math.sqrt(inputs)
             layers.append(
                 nnx.Linear(
-                    a,
-                    b,
+                    inputs,
+                    outputs,
                     kernel_init=_uniform(bound),
-                    bias_init=_uniform(bias),
+                    bias_init=_uniform(bias_bound),
                     rngs=rngs,
                 )
             )
@@ -102,20 +109,29 @@ class Siren(nnx.Module):
 
 
 def _uniform(bound: float) -> Callable[..., jax.Array]:
-    def init(key, shape, dtype=jnp.float32, **_):
+    def init(
+        key: jax.Array,
+        shape: Sequence[int],
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        **_: object,
+    ) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
 
 
-class FourierMLP(nnx.Module):
+@ARCHITECTURES.register("fourier_mlp")
+class FourierMLP(CoordinateNetwork):
     """ReLU network on random Fourier features of the coordinates (Tancik et al. 2020).
 
     Args:
-        in_dim, hidden, out_dim: Widths.
+        in_dim: Input width.
+        hidden: Widths of the hidden layers.
+        out_dim: Output width.
         features: Number of random frequencies.
         deviation: Standard deviation of the frequencies, in cycles per unit.
         feature_seed: Seed of the frequencies, which are constants, not parameters.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -129,10 +145,10 @@ class FourierMLP(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        draw = np.random.default_rng(feature_seed).normal(size=(in_dim, features))
+        normal = np.random.default_rng(feature_seed).normal(size=(in_dim, features))
         # A tuple is static for NNX: part of the program, not of its state.
         self.frequencies = tuple(
-            tuple(row) for row in (2 * np.pi * deviation * draw).tolist()
+            tuple(row) for row in (2 * np.pi * deviation * normal).tolist()
         )
         self.mlp = MLP(2 * features, hidden, out_dim, "relu", rngs=rngs)
 
@@ -141,8 +157,17 @@ class FourierMLP(nnx.Module):
         return self.mlp(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1))
 
 
-class TanhINR(nnx.Module):
-    """Tanh network on scaled coordinates, ``[..., in_dim] -> [..., out_dim]``."""
+@ARCHITECTURES.register("tanh_inr")
+class TanhINR(CoordinateNetwork):
+    """Tanh network on scaled coordinates, ``[..., in_dim] -> [..., out_dim]``.
+
+    Args:
+        in_dim: Input width.
+        hidden: Widths of the hidden layers.
+        out_dim: Output width.
+        input_scale: Factor of the coordinates.
+        rngs: Random numbers of the initialisation.
+    """
 
     def __init__(
         self,

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from metanet.registry import Registry
-
-ACTIVATIONS: Registry[Callable[[jax.Array], jax.Array]] = Registry("activation")
-for _name, _function in (
-    ("relu", jax.nn.relu),
-    ("gelu", jax.nn.gelu),
-    ("silu", jax.nn.silu),
-    ("tanh", jnp.tanh),
-    ("sigmoid", jax.nn.sigmoid),
-    ("leaky_relu", jax.nn.leaky_relu),
-):
-    ACTIVATIONS.register(_name)(_function)
+from metanet.networks.architecture import ARCHITECTURES, CoordinateNetwork
+from metanet.networks.layers import ACTIVATIONS
 
 
-class MLP(nnx.Module):
-    """Dense layers and an activation between: ``[..., in_dim] -> [..., out_dim]``.
+@ARCHITECTURES.register("mlp")
+class MLP(CoordinateNetwork):
+    """Dense layers with an activation in between, ``[..., in_dim] -> [..., out_dim]``.
 
     Args:
-        in_dim, hidden, out_dim: Widths.
+        in_dim: Input width.
+        hidden: Widths of the hidden layers.
+        out_dim: Output width.
         activation: A name in `ACTIVATIONS`.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -42,8 +35,8 @@ class MLP(nnx.Module):
         widths = [in_dim, *hidden, out_dim]
         self.layers = nnx.List(
             [
-                nnx.Linear(a, b, rngs=rngs)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
+                nnx.Linear(inputs, outputs, rngs=rngs)
+                for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
             ]
         )
         self.activation = ACTIVATIONS[activation]

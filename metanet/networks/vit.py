@@ -5,17 +5,16 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from metanet.networks.train_mode import activation, convolve, dropout
+from metanet.networks.architecture import ARCHITECTURES, ImageNetwork
+from metanet.networks.layers import activation, channel_dropout, convolve
 
 
 class ViTBlock(nnx.Module):
     """Pre-norm self-attention and MLP."""
 
     def __init__(self, dim: int, heads: int, hidden: int, *, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = (
-            nnx.LayerNorm(dim, rngs=rngs),
-            nnx.LayerNorm(dim, rngs=rngs),
-        )
+        self.norm1 = nnx.LayerNorm(dim, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(dim, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
             heads, dim, decode=False, deterministic=True, rngs=rngs
         )
@@ -27,15 +26,20 @@ class ViTBlock(nnx.Module):
         return x + self.narrow(activation("gelu")(self.widen(self.norm2(x))))
 
 
-class ViT(nnx.Module):
-    """``[batch, side, side, channels] -> [batch, classes]``.
+@ARCHITECTURES.register("vit")
+class ViT(ImageNetwork):
+    """Vision transformer, ``[batch, side, side, channels] -> [batch, classes]``.
 
     Args:
         channels: Image channels.
         side: Side of the image.
         patch: Side of a patch.
-        dim, depth, heads, hidden: Widths and depth; 384, 12, 6, 1536 is ViT-S.
+        dim: Width of the residual stream; 384 in ViT-S.
+        depth: Number of blocks; 12 in ViT-S.
+        heads: Attention heads; 6 in ViT-S.
+        hidden: Width of the MLP's hidden layer; 1536 in ViT-S.
         classes: Number of classes.
+        rngs: Random numbers of the initialisation.
     """
 
     def __init__(
@@ -61,8 +65,8 @@ class ViT(nnx.Module):
             conv_general_dilated=convolve,
             rngs=rngs,
         )
-        draw = jax.random.normal(rngs.params(), (count, dim))
-        self.positions = nnx.Param(0.02 * draw)
+        noise = jax.random.normal(rngs.params(), (count, dim))
+        self.positions = nnx.Param(0.02 * noise)
         self.blocks = nnx.List(
             [ViTBlock(dim, heads, hidden, rngs=rngs) for _ in range(depth)]
         )
@@ -74,4 +78,4 @@ class ViT(nnx.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1]) + self.positions[...][None]
         for block in self.blocks:
             x = block(x)
-        return self.head(dropout(self.norm(x).mean(axis=1)))
+        return self.head(channel_dropout(self.norm(x).mean(axis=1)))

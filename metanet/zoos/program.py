@@ -25,7 +25,7 @@ from metanet.networks import (
     TrainMode,
     abstract_network,
     build_module,
-    training,
+    train_mode,
 )
 from metanet.zoos.hyperparameters import INITS, OPTIMIZERS, Settings
 
@@ -195,7 +195,7 @@ def make_run(
                 net.train()
             masking = key if drops else None
             how = TrainMode(inputs.activation, activations, masking, inputs.dropout)
-            with training(how):
+            with train_mode(how):
                 logits = net(x)
             return logits, nnx.state(net, nnx.filterlib.Not(nnx.Param))
 

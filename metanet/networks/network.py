@@ -1,4 +1,4 @@
-"""What a network is to every later stage: a pure function, parameters, inputs."""
+"""Networks as pure functions of their parameters, and parameters as flat vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+# Any pytree of arrays.
 Params = Any
 
 
@@ -32,8 +33,12 @@ class Network(NamedTuple):
 def functionalize(module: nnx.Module, *inputs: Any) -> Network:
     """Splits an NNX module into a pure function and a nested dict of parameters.
 
-    Every array variable (also batch statistics) becomes a leaf; random number streams
-    stay inside the function.
+    Parameters and batch statistics become leaves; the function keeps the streams of
+    random numbers.
+
+    Args:
+        module: The module.
+        *inputs: Example inputs of a call.
     """
     graphdef, params, rest = nnx.split(
         module, nnx.filterlib.Any(nnx.Param, nnx.BatchStat), ...
@@ -53,32 +58,37 @@ class ParamSpec:
     """Paths and shapes of a parameter pytree, and its layout as one flat vector.
 
     The vector is the concatenation of the raveled leaves in flattening order.
+
+    Attributes:
+        paths: Path of each leaf, its keys joined by ``/``.
+        shapes: Shape of each leaf.
+        treedef: Structure of the pytree.
     """
 
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    treedef: Any
+    treedef: Any  # jax.tree_util.PyTreeDef, which has no static type
 
     @classmethod
     def of(cls, params: Params) -> ParamSpec:
-        """Reads the spec of a pytree of arrays (or of shape structs)."""
-        flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+        """Reads the spec off a pytree of arrays (or of shape structs)."""
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
         paths = tuple(
-            jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in flat
+            jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
         )
-        return cls(paths, tuple(tuple(x.shape) for _, x in flat), treedef)
+        return cls(paths, tuple(tuple(leaf.shape) for _, leaf in leaves), treedef)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Path and shape of every leaf."""
+        """Returns path and shape of every leaf."""
         return [
-            {"path": p, "shape": list(s)}
-            for p, s in zip(self.paths, self.shapes, strict=True)
+            {"path": path, "shape": list(shape)}
+            for path, shape in zip(self.paths, self.shapes, strict=True)
         ]
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of values per leaf."""
-        return tuple(math.prod(s) for s in self.shapes)
+        return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
     def size(self) -> int:
@@ -86,7 +96,7 @@ class ParamSpec:
         return sum(self.sizes)
 
     def flatten(self, params: Params) -> jax.Array:
-        """Pytree with leaves ``[..., *shape]`` to vector ``[..., size]``."""
+        """Joins leaves ``[..., *shape]`` to a vector ``[..., size]``."""
         leaves = self.treedef.flatten_up_to(params)
         flat = [
             jnp.reshape(x, (*jnp.shape(x)[: jnp.ndim(x) - len(s)], math.prod(s)))
@@ -95,7 +105,7 @@ class ParamSpec:
         return jnp.concatenate(flat, axis=-1)
 
     def unflatten(self, vector: jax.Array | np.ndarray) -> Params:
-        """Vector ``[..., size]`` to pytree with leaves ``[..., *shape]``; a view."""
+        """Splits a vector ``[..., size]`` into leaves ``[..., *shape]`` (views)."""
         leaves, start = [], 0
         for shape, size in zip(self.shapes, self.sizes, strict=True):
             part = vector[..., start : start + size]
