@@ -91,7 +91,7 @@ def model_options(name: str, variant: str) -> dict[str, Any]:
     Raises:
         MetanetError: for an unknown model.
     """
-    known = MODELS[name].options
+    known = MODELS.options(name)
     options = dict(PUBLISHED[name])
     if variant in ("digits", "smoke"):
         options.pop("dropout", None)
@@ -151,7 +151,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     name = given["model"]
     config.model = ConfigDict({"name": name, **model_options(name, variant)})
-    if "probes" in MODELS[name].options and name != "probegen":
+    if "probes" in MODELS.options(name) and name != "probegen":
         config.model.probes = min(given["probes"], 4 if variant == "smoke" else 1024)
 
     config.task = ConfigDict({"name": "classification"})

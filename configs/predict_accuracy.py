@@ -106,7 +106,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
     options = OPTIONS[given["model"]]
     if smoke:
-        known = MODELS[given["model"]].options
+        known = MODELS.options(given["model"])
         options = {k: v for k, v in {"dim": 16, "depth": 2}.items() if k in known}
     full = dataclasses.asdict(model_config(given["model"], options))
     config.model = ConfigDict({"name": given["model"], **full})

@@ -84,7 +84,11 @@ def change(path: str, value) -> dict:
         ("augment.noise", "x", r"config\.augment\.noise: expected float, got 'x'"),
         ("augment.sign", 1, r"config\.augment\.sign: expected bool, got 1"),
         ("model.dim", "x", r"config\.model\.dim: expected int, got 'x'"),
-        ("model.readout", "max", r"config\.model\.readout: 'max'.*attention"),
+        (
+            "model.readout",
+            "max",
+            r"config\.model\.readout: unknown choice 'max'.*attention",
+        ),
         ("task.hidden", None, r"config\.task\.hidden: expected int, got None"),
         ("train", 3, r"config\.train: expected a section, got 3"),
         ("model", {"dim": 3}, r"config\.model\.name: expected str, got None"),

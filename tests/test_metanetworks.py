@@ -106,7 +106,7 @@ def subject(name: str) -> ModelInputs:
 def build(model: str, subjects: list[ModelInputs], seed: int = 0):
     first = subjects[0]
     small = {"dim": 16, "depth": 2}
-    options = {k: v for k, v in small.items() if k in MODELS[model.split()[0]].options}
+    options = {k: v for k, v in small.items() if k in MODELS.options(model.split()[0])}
     probe = None
     if model in PROBING:
         apply_fn, shape = first.network.apply_fn, first.network.inputs[0].shape[1:]
@@ -123,7 +123,7 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
 
 
 def carries_factors(model: str) -> bool:
-    return MODELS[model.split()[0]].carries_factors
+    return getattr(MODELS[model.split()[0]], "carries_factors", False)
 
 
 def graphs_of(subject: ModelInputs, factors: bool):

@@ -24,7 +24,7 @@ STAGES = (
     "report",
     "cli",
 )
-LEFTMOST = ("compiler", "errors", "files", "registry", "progress")
+LEFTMOST = ("compiler", "errors", "files", "registry", "options", "progress")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

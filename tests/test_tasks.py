@@ -78,7 +78,8 @@ def test_head_and_predictions(batch):
 
 
 def test_tasks_by_name():
-    assert TASKS["classification"] == (ClassificationConfig, Classification)
+    assert TASKS["classification"] is Classification
+    assert TASKS.configure("classification", {}) == ClassificationConfig()
     with pytest.raises(MetanetError, match="'clasification'.*\"classification\""):
         TASKS["clasification"]
 

@@ -1,8 +1,8 @@
 """Metanetworks and baselines: parameter graphs in, features out, one signature."""
 
-from metanet.models.base import Features, Model, ModelInputs
+from metanet.models.base import MODELS, Features, Model, ModelInputs
 from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
-from metanet.models.build import MODELS, build_model, model_config
+from metanet.models.build import build_model, model_config
 from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.edit import EditHead
 from metanet.models.functionals import Functional, FunctionalConfig

@@ -23,7 +23,10 @@ from metanet.models.embeddings import GraphEncoder
 from metanet.models.layers import dropout
 from metanet.models.probes import Probe, ProbeFeatures
 from metanet.models.readout import Readout
+from metanet.registry import Registry
 from metanet.symmetry import Symmetry
+
+MODELS: Registry[Any] = Registry("model", requires=("Config",))
 
 
 class Features(NamedTuple):

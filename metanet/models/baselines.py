@@ -18,7 +18,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, Topology
-from metanet.models.base import Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 
@@ -129,8 +129,11 @@ class FlatWeights(nnx.Module):
         return jnp.concatenate(parts, axis=-1)
 
 
+@MODELS.register("flat_mlp")
 class FlatMLP(_Baseline):
     """MLP on all weights as one vector: not equivariant to anything."""
+
+    Config = BaselineConfig
 
     def __init__(
         self,
@@ -153,12 +156,15 @@ class FlatMLP(_Baseline):
         return self.flat(graphs)
 
 
+@MODELS.register("statnn")
 class StatNN(_Baseline):
     """MLP on statistics of every parameter array: invariant to all permutations.
 
     Source: Unterthiner et al., "Predicting Neural Network Accuracy from Weights"
     (2020): mean, variance and the quantiles 0, 25, 50, 75, 100 % of each tensor.
     """
+
+    Config = BaselineConfig
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from flax import nnx
 
 from metanet.errors import require_at_least
 from metanet.graphs import GraphBatch, GraphSchema, Rows, edge_blocks, make_layout
-from metanet.models.base import Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.embeddings import ParameterEncoder
 from metanet.models.layers import Linear, dropout
 
@@ -48,8 +48,11 @@ class DMCConfig:
         require_at_least(self, dim=1, depth=1, kernel=1)
 
 
+@MODELS.register("dmc")
 class DMC(nnx.Module):
     """One-dimensional convolutions along the weights, then an average."""
+
+    Config = DMCConfig
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ from flax import nnx
 from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, to_params
 from metanet.graphs.reductions import broadcast, total
-from metanet.models.base import Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (
     ArraySpec,
@@ -271,8 +271,15 @@ def _normed(arrays: list[jax.Array], gains) -> list[jax.Array]:
     ]
 
 
+@MODELS.register("dws", reduce="max")
+@MODELS.register("nfn_np", dim=64, depth=3, pinned="permuted")
+@MODELS.register("nfn_hnp", dim=64, depth=3)
+@MODELS.register("unf")
+@MODELS.register("nft", pinned="permuted", attention=True)
 class Functional(nnx.Module):
     """A weight-space functional on networks of one architecture."""
+
+    Config = FunctionalConfig
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ from flax import nnx
 from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, GraphForm, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import AGGREGATORS, Aggregator, AggregatorName
-from metanet.models.base import GraphModel, ModelInputs, per_graph
+from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -135,8 +135,11 @@ class GMNBlock(nnx.Module):
         return x, e, g
 
 
+@MODELS.register("gmn")
 class GMN(GraphModel):
     """The graph metanetwork; see the module docstring."""
+
+    Config = GMNConfig
 
     def __init__(
         self,

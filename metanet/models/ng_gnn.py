@@ -32,7 +32,7 @@ from flax import nnx
 from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator
-from metanet.models.base import GraphModel, ModelInputs
+from metanet.models.base import MODELS, GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -106,8 +106,11 @@ class NGBlock(nnx.Module):
         return x, map_edges(jnp.add, e, layout.mean_over_shared(changes))
 
 
+@MODELS.register("ng_gnn")
 class NGGNN(GraphModel):
     """NG-GNN; see the module docstring."""
+
+    Config = NGGNNConfig
 
     def __init__(
         self,

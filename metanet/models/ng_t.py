@@ -34,7 +34,7 @@ from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
 from metanet.graphs.batch import End
 from metanet.graphs.layout import head_matrix
-from metanet.models.base import GraphModel, ModelInputs
+from metanet.models.base import MODELS, GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, affine, dropout
 from metanet.models.readout import READOUTS, ReadoutName
 
@@ -143,8 +143,11 @@ class RelationalBlock(nnx.Module):
         return affine((query + q) * (neighbour + k), sums)
 
 
+@MODELS.register("ng_t")
 class NGT(GraphModel):
     """NG-T; see the module docstring."""
+
+    Config = NGTConfig
 
     def __init__(
         self,

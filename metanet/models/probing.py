@@ -23,7 +23,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import GraphBatch, GraphSchema, to_params
-from metanet.models.base import Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.baselines import stacked_only
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
@@ -51,8 +51,11 @@ class ProbeGenConfig:
         require_at_least(self, probes=1, latent=1, dim=1, depth=1)
 
 
+@MODELS.register("probegen")
 class ProbeGen(nnx.Module):
     """Learned probes and an MLP on the answers."""
+
+    Config = ProbeGenConfig
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
-from metanet.models.base import GraphModel, ModelInputs, per_graph
+from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear, log_variance
 from metanet.models.readout import ReadoutName
 
@@ -120,8 +120,11 @@ class ProductBlock(nnx.Module):
         return x, e, g
 
 
+@MODELS.register("product_gmn")
 class ProductGMN(GraphModel):
     """The graph metanetwork with products as messages; see the module docstring."""
+
+    Config = ProductGMNConfig
 
     def __init__(
         self,

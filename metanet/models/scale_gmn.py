@@ -45,7 +45,7 @@ from flax import nnx
 
 from metanet.errors import require_one_of
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
-from metanet.models.base import ModelInputs
+from metanet.models.base import MODELS, ModelInputs
 from metanet.models.factors import (
     Carried,
     EquivariantUpdate,
@@ -140,8 +140,12 @@ def _summed(layout: Layout, messages: Edges, end) -> jax.Array:
     return layout.reduce(messages, end) * jax.lax.rsqrt(layout.degree(end))
 
 
+@MODELS.register("scale_gmn")
+@MODELS.register("scale_gmn_b", directions="both")
 class ScaleGMN(FactorModel):
     """ScaleGMN; see the module docstring."""
+
+    Config = ScaleGMNConfig
 
     def __init__(
         self,

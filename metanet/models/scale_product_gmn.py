@@ -27,7 +27,7 @@ from flax import nnx
 from metanet.errors import MetanetError, require_at_least
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.graphs.reductions import extreme
-from metanet.models.base import ModelInputs
+from metanet.models.base import MODELS, ModelInputs
 from metanet.models.factors import (
     Carried,
     EquivariantUpdate,
@@ -107,8 +107,11 @@ def _bounded(read: jax.Array, top: jax.Array) -> jax.Array:
     return u / (u * u + 0.1)
 
 
+@MODELS.register("scale_product_gmn")
 class ScaleProductGMN(FactorModel):
     """The scale-equivariant graph metanetwork with products; see the docstring above."""
+
+    Config = ScaleProductGMNConfig
 
     def __init__(
         self,

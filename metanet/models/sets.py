@@ -37,7 +37,7 @@ from metanet.graphs import (
     map_edges,
 )
 from metanet.graphs.reductions import broadcast
-from metanet.models.base import Features, GraphModel, ModelInputs
+from metanet.models.base import MODELS, Features, GraphModel, ModelInputs
 from metanet.models.baselines import FlatWeights, stacked_only
 from metanet.models.layers import MLP, Linear, NormLinear, dropout, rms_norm
 
@@ -108,8 +108,11 @@ class _SetModel(GraphModel):
         return x, layout.mean_over_shared(added)
 
 
+@MODELS.register("deep_sets")
 class DeepSets(_SetModel):
     """The same MLP on every parameter, then means."""
+
+    Config = DeepSetsConfig
 
     def __init__(
         self,
@@ -190,8 +193,11 @@ def _scaled(x: jax.Array, by: jax.Array) -> jax.Array:
     return x * broadcast(by, (*by.shape[:-1], x.shape[-1]))
 
 
+@MODELS.register("set_transformer")
 class SetTransformer(_SetModel):
     """Induced set attention over all parameters."""
+
+    Config = SetTransformerConfig
 
     def __init__(
         self,
@@ -242,8 +248,11 @@ class TokenConfig:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 
 
+@MODELS.register("transformer")
 class TokenTransformer(nnx.Module):
     """A plain transformer on tokens: each unit's weights, in pieces of fixed length."""
+
+    Config = TokenConfig
 
     def __init__(
         self,

@@ -113,7 +113,9 @@ class Architecture:
             raise MetanetError(
                 f"architecture {dict(data)!r}: expected the fields name and options"
             )
-        return cls.of(data["name"], **dict(data.get("options", {})))
+        architecture = cls.of(data["name"], **dict(data.get("options", {})))
+        ARCHITECTURES[architecture.name]
+        return architecture
 
     def to_json(self) -> dict[str, Any]:
         """Returns the mapping that `from_json` reads."""

@@ -67,9 +67,11 @@ class _Head(nnx.Module):
         return jnp.concatenate([self.value(pooled), apart], axis=-1)
 
 
+@TASKS.register("accuracy")
 class AccuracyPrediction:
     """Predicts a value in [0, 1] from pooled features, with an interval."""
 
+    Config = AccuracyConfig
     select_by = "r2"
     class_names: tuple[str, ...] = ()
 
@@ -220,6 +222,3 @@ def _bootstrap(
     return {
         n: [float(q) for q in np.quantile(v, [0.025, 0.975])] for n, v in values.items()
     }
-
-
-TASKS.register("accuracy")((AccuracyConfig, AccuracyPrediction))

@@ -82,4 +82,4 @@ class Task(Protocol):
         ...
 
 
-TASKS: Registry[Any] = Registry("task")
+TASKS: Registry[Any] = Registry("task", requires=("Config",))

@@ -39,9 +39,11 @@ class ClassificationConfig:
             )
 
 
+@TASKS.register("classification")
 class Classification:
     """Predicts the class of what a network represents from its pooled features."""
 
+    Config = ClassificationConfig
     column = "label"
     select_by = "accuracy"
 
@@ -94,6 +96,3 @@ class Classification:
         self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
     ) -> np.ndarray:
         return softmax(outputs.astype(np.float64), axis=-1)
-
-
-TASKS.register("classification")((ClassificationConfig, Classification))

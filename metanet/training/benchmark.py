@@ -340,7 +340,7 @@ def single_cases(
     for name, config in models:
         if not wanted(name):
             continue
-        options = {f: getattr(config, f) for f in MODELS[name].options}
+        options = {f: getattr(config, f) for f in MODELS.options(name)}
         model = build_model(name, options, topology=topology, rngs=nnx.Rngs(0))
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 

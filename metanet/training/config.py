@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
 import operator
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from metanet.augment import AugmentConfig
-from metanet.errors import MetanetError, suggest
+from metanet.errors import MetanetError
 from metanet.models import MODELS
-from metanet.networks import Architecture
+from metanet.options import from_mapping, to_mapping, within
 from metanet.registry import Registry
 from metanet.tasks import TASKS
 from metanet.zoos import FitConfig, PopulationConfig, Recipe
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -114,8 +110,17 @@ class NamedConfig:
         freeze = lambda v: tuple(v) if isinstance(v, list) else v
         return cls(name, tuple((k, freeze(v)) for k, v in sorted(options.items())))
 
+    @classmethod
+    def from_json(cls, mapping: Mapping[str, Any]) -> NamedConfig:
+        """Reads ``{"name": ..., option: ...}``."""
+        options = dict(mapping)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise MetanetError(f"name: expected str, got {name!r}")
+        return cls.of(name, **options)
+
     def to_json(self) -> dict[str, Any]:
-        """The mapping that `from_mapping` reads."""
+        """The mapping that `from_json` reads."""
         return {"name": self.name, **dict(self.options)}
 
 
@@ -202,121 +207,40 @@ class ExperimentConfig:
                 and impossible values, naming the dotted field.
         """
         config = from_mapping(cls, mapping, "config")
-        options_of(MODELS, config.model, "config.model", lambda entry: entry.config)
-        options_of(TASKS, config.task, "config.task", lambda entry: entry[0])
+        configure(MODELS, config.model, "config.model")
+        configure(TASKS, config.task, "config.task")
         _check_values(config)
         return config
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_mapping`."""
-        return _to_json(self)
+        return to_json(self)
 
 
-def _to_json(value: Any) -> Any:
-    if isinstance(value, NamedConfig | Architecture):
-        value = value.to_json()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        # Of sections that exclude one another, those that are not there.
-        value = {k: v for k, v in value.items() if v is not None}
-    if isinstance(value, Mapping):
-        return {k: _to_json(v) for k, v in value.items()}
-    return [_to_json(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Builds a dataclass from a mapping; fields that are left out keep their defaults.
+def configure(registry: Registry[Any], named: NamedConfig, section: str) -> Any:
+    """Returns the checked options of a named part.
 
     Args:
-        cls: The dataclass.
-        mapping: Values by field name, nested for nested dataclasses.
-        where: Dotted name of the mapping, for messages.
-
-    Raises:
-        MetanetError: for unknown keys, wrong types and what the class itself refuses.
-    """
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
-    values = {}
-    for key, value in mapping.items():
-        if key not in known:
-            raise MetanetError(f"{where}.{key}: unknown key.{suggest(str(key), known)}")
-        values[key] = _convert(hints[key], value, f"{where}.{key}")
-    try:
-        return cls(**values)
-    except MetanetError as error:
-        raise MetanetError(f"{where}.{error}") from error
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if kind is NamedConfig:
-        options = _mapping(value, where)
-        if not isinstance(options.get("name"), str):
-            raise MetanetError(
-                f"{where}.name: expected str, got {options.get('name')!r}"
-            )
-        name = options.pop("name")
-        return NamedConfig.of(name, **options)
-    if kind is Architecture:
-        try:
-            architecture = Architecture.from_json(_mapping(value, where))
-            architecture.complete()  # refuses names that do not exist
-            return architecture
-        except MetanetError as error:
-            raise MetanetError(f"{where}: {error}") from error
-    section = _section(kind)
-    if section is not None and value is not None:
-        return from_mapping(section, _mapping(value, where), where)
-    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if typing.get_origin(kind) is typing.Literal:
-        if value in typing.get_args(kind):
-            return value
-        choices = [str(a) for a in typing.get_args(kind)]
-        raise MetanetError(f"{where}: {value!r} is none of them.{suggest('', choices)}")
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    for option in allowed:
-        plain = typing.get_origin(option) or option
-        if isinstance(value, list) and plain is tuple:
-            return tuple(value)
-        if isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
-            return value
-    expected = getattr(kind, "__name__", str(kind))
-    raise MetanetError(f"{where}: expected {expected}, got {value!r}")
-
-
-def _section(kind: Any) -> type | None:
-    """The dataclass that a field holds, if it holds one."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    found = [k for k in options if dataclasses.is_dataclass(k)]
-    return typing.cast(type, found[0]) if found else None
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise MetanetError(f"{where}: expected a section, got {value!r}")
-    return dict(value)
-
-
-def options_of(
-    known: Registry[Any], named: NamedConfig, where: str, kind: Callable[[Any], type]
-) -> Any:
-    """The typed options of a named part.
-
-    Args:
-        known: The registry that has the name.
+        registry: Table that has the name.
         named: Name and options.
-        where: Dotted field of the config, for messages.
-        kind: The class of the options, from a registry's entry.
+        section: Dotted name of the section, for messages.
 
     Raises:
-        MetanetError: for an unknown name or option, or a value of a wrong type.
+        MetanetError: for an unknown name or option, or an impossible value.
     """
     try:
-        entry = known[named.name]
+        registry[named.name]
     except MetanetError as error:
-        raise MetanetError(f"{where}.name: {error}") from error
-    return from_mapping(kind(entry), dict(named.options), where)
+        raise MetanetError(f"{section}.name: {error}") from error
+    try:
+        return registry.configure(named.name, dict(named.options))
+    except MetanetError as error:
+        raise within(section, error) from error
+
+
+def to_json(options: Any) -> dict[str, Any]:
+    """Returns the mapping of a dataclass as JSON holds it, with lists for tuples."""
+    return json.loads(json.dumps(to_mapping(options)))
 
 
 _POSITIVE = (

@@ -29,7 +29,7 @@ from metanet.models import MODELS, Model, Probe, build_model
 from metanet.networks import Architecture, Network, Params, ParamSpec, abstract_network
 from metanet.progress import track
 from metanet.tasks import TASKS, Task
-from metanet.training.config import ExperimentConfig, from_mapping
+from metanet.training.config import ExperimentConfig
 from metanet.training.files import InputNetworks
 
 # Networks that are prepared in one call on the host.
@@ -56,9 +56,8 @@ class Metanetwork(nnx.Module):
 
 def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> Task:
     """The task of a config."""
-    kind, task = TASKS[config.task.name]
-    options = from_mapping(kind, dict(config.task.options), "config.task")
-    return task(options, class_names)
+    name, options = config.task.name, dict(config.task.options)
+    return TASKS[name](TASKS.configure(name, options), class_names)
 
 
 @lru_cache(maxsize=256)  # runs of a sweep share their zoo
@@ -121,7 +120,7 @@ class InputNetwork:
         canonical = None
         if config.canonicalize:
             # What the model handles itself is left to it.
-            carries = MODELS[config.model.name].carries_factors
+            carries = getattr(MODELS[config.model.name], "carries_factors", False)
             canonical = remaining_symmetry(symmetry, topology) if carries else symmetry
         spec = ParamSpec.of(network.params)
         factors = None

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.networks import Architecture, ParamSpec, create
-from metanet.tasks import TASKS
 from metanet.training import Experiment, ExperimentConfig
 from metanet.training.config import from_mapping
-from metanet.training.experiment import Metanetwork
+from metanet.training.experiment import Metanetwork, build_task
 from metanet.training.files import InputNetworks
 from metanet.training.optimizer import build_optimizer
 from metanet.training.sharding import DataParallel
@@ -132,9 +131,8 @@ def _discovered() -> Experiment:
 def experiment(chosen: ExperimentConfig) -> Experiment:
     """The experiment of a config on the shared zoo, without discovering again."""
     base = _discovered()
-    kind, task = TASKS[chosen.task.name]
-    options = from_mapping(kind, dict(chosen.task.options), "config.task")
-    return replace(base, config=chosen, task=task(options, base.task.class_names))
+    task = build_task(chosen, base.task.class_names)
+    return replace(base, config=chosen, task=task)
 
 
 def without_discovery(monkeypatch) -> None:
