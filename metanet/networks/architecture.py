@@ -113,9 +113,7 @@ class Architecture:
             raise MetanetError(
                 f"architecture {dict(data)!r}: expected the fields name and options"
             )
-        architecture = cls.of(data["name"], **dict(data.get("options", {})))
-        ARCHITECTURES[architecture.name]
-        return architecture
+        return cls.of(data["name"], **dict(data.get("options", {})))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the mapping that `from_json` reads."""
