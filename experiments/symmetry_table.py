@@ -132,7 +132,7 @@ def _of_torch(name: str, library: str, entry: torch_networks.TorchNetwork) -> Ro
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.onnx"
         torch_networks.export(entry, path)
-        network = importers.load(path, constants=torch_networks.CONSTANTS)
+        network = importers.load_network(path, constants=torch_networks.CONSTANTS)
         session = onnxruntime.InferenceSession(path)
     kinds = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
     feed = {

@@ -271,9 +271,9 @@ def test_truncated_and_foreign_files(suffix, tmp_path):
 def test_other_refusals(tmp_path):
     with pytest.raises(MetanetError, match="no such file"):
         read_arrays(tmp_path / "absent.pth")
-    (tmp_path / "m.onnx").write_bytes(b"")
-    with pytest.raises(MetanetError, match=r"unknown format '\.onnx'"):
-        read_arrays(tmp_path / "m.onnx")
+    (tmp_path / "m.h5").write_bytes(b"")
+    with pytest.raises(MetanetError, match=r"unknown format '\.h5'"):
+        read_arrays(tmp_path / "m.h5")
     legacy = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
     (tmp_path / "old.pth").write_bytes(legacy + b"rest")
     with pytest.raises(MetanetError, match=r"before version 1\.6"):

@@ -176,9 +176,9 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
     path = Path(network)
     directory, colon, identifier = network.rpartition(":")
     if path.suffix.lower() == ".onnx":
-        from metanet.importers import load
+        from metanet.importers import load_network
 
-        held = load(path, constants=args.constants, dims=_dims(args.dim))
+        held = load_network(path, constants=args.constants, dims=_dims(args.dim))
         shapes = ", ".join(f"{x.dtype}{[*x.shape]}" for x in held.inputs)
         return [_Subject(network, f"ONNX, inputs {shapes}", held)]
     if (path / "zoo.json").is_file():

@@ -96,9 +96,9 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
     if Path(file).suffix.lower() == ".onnx":
         import numpy as np
 
-        from metanet.importers import load
+        from metanet.importers import load_network
 
-        network = load(Path(file))
+        network = load_network(Path(file))
         one = InputNetwork.of_network(network, run.config)
         return one, np.asarray(one.spec.flatten(network.params))
     return _bound(file, run)

@@ -1,23 +1,20 @@
-"""One entrance for networks from files."""
+"""Networks from files of any readable format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
-from metanet.importers.arrays import FORMATS, read_arrays
-from metanet.importers.bind import bind
+from metanet.importers.binding import bind
+from metanet.importers.files import read_file
 from metanet.networks import Network, ParamSpec
 
 
-def load(
-    path: str | Path,
-    network: Network | None = None,
-    constants: Sequence[str] = (),
-    dims: Mapping[str, int] | None = None,
+def load_network(
+    path: str | Path, network: Network | None = None, **options: Any
 ) -> Network:
     """Reads a network from a file.
 
@@ -26,11 +23,10 @@ def load(
 
     Args:
         path: The file.
-        network: The program of a file of weights: its ``apply_fn`` and the parameters
-            whose places the weights take.
-        constants: ONNX: shell patterns of names of stored tensors that are constants of
-            the program, not parameters (``"*inv_freq"``).
-        dims: ONNX: sizes of axes that the file names but leaves open.
+        network: The program of a file of weights: its ``apply_fn``, and the parameters
+            that the weights replace.
+        **options: Options of the format; of ONNX those of `load_onnx` (``constants``,
+            ``dims``).
 
     Returns:
         ``(apply_fn, params, inputs)``: the function ``apply_fn(params, *inputs)``, its
@@ -39,21 +35,13 @@ def load(
     Raises:
         MetanetError: naming the file and what is wrong with it.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".onnx":
-        from metanet.importers.onnx_program import load_onnx
-
-        return load_onnx(path, constants, dims)
+    content = read_file(path, **options)
+    if isinstance(content, Network):
+        return content
     if network is None:
-        if path.suffix.lower() in FORMATS:
-            raise MetanetError(
-                f"{path}: holds weights without a program; give the network they belong to"
-            )
         raise MetanetError(
-            f"{path}: unknown format {path.suffix!r}; readable are .onnx, "
-            f"{', '.join(FORMATS)}"
+            f"{path}: holds weights without a program; give the network they belong to"
         )
     spec = ParamSpec.of(network.params)
-    bound = bind(read_arrays(path), spec, str(path))
-    params = spec.unflatten(jnp.asarray(bound.vector))
-    return network._replace(params=params)
+    bound = bind(content, spec, str(path))
+    return network._replace(params=spec.unflatten(jnp.asarray(bound.vector)))

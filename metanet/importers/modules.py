@@ -8,18 +8,18 @@ import jax
 from flax import linen, nnx
 
 from metanet.errors import MetanetError
-from metanet.networks import Network, functionalize
+from metanet.networks import Network, Params, functionalize
 
 
 def from_module(module: Any, *inputs: Any, variables: Any = None) -> Network:
-    """A module as a function of its parameters.
+    """Turns a module into a function of its parameters.
 
     Args:
         module: A Flax NNX module, a Flax Linen module, or an Equinox module (or any
-            other callable pytree). The mode is left as it is: put a module that has
+            other callable pytree). The mode is not changed: put a module that has
             dropout into evaluation mode before (``module.eval()``).
         *inputs: Example inputs of a call.
-        variables: Of a Linen module; initialised anew when None.
+        variables: Variables of a Linen module; None initialises them.
 
     Returns:
         Parameters are the NNX module's parameters and batch statistics, the Linen
@@ -49,13 +49,13 @@ def from_module(module: Any, *inputs: Any, variables: Any = None) -> Network:
     rest = [None if _is_weight(x) else x for x in leaves]
     params = jax.tree.unflatten(treedef, [x if _is_weight(x) else None for x in leaves])
 
-    def apply_fn(params: Any, *args: Any) -> Any:
-        given = treedef.flatten_up_to(params)
-        merged = [g if r is None else r for g, r in zip(given, rest, strict=True)]
+    def apply_fn(params: Params, *args: Any) -> Any:
+        weights = treedef.flatten_up_to(params)
+        merged = [w if r is None else r for w, r in zip(weights, rest, strict=True)]
         return jax.tree.unflatten(treedef, merged)(*args)
 
     return Network(apply_fn, params, inputs)
 
 
-def _is_weight(x: Any) -> bool:
+def _is_weight(x: object) -> bool:
     return isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.numpy.inexact)

@@ -1,9 +1,9 @@
 """PyTorch state dicts, read without PyTorch and without executing what they contain.
 
 A file written by ``torch.save`` is a zip archive: ``NAME/data.pkl`` is a pickle in
-which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a storage that
-lies, as raw bytes, in ``NAME/data/KEY``. The pickle is run by an unpickler to which the
-few names that this takes are inert stand-ins and every other name is an error.
+which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a storage whose raw
+bytes are in ``NAME/data/KEY``. The unpickler resolves the few names that this needs to
+inert stand-ins and refuses every other name.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class _Call(NamedTuple):
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """Bfloat16 values given as uint16 bit patterns to float32; exact."""
+    """Converts bfloat16 values (uint16 bit patterns) to float32, exactly."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, *_: Any
 ) -> np.ndarray:
-    """A strided view of a storage, after checking that it stays inside."""
+    """Returns a strided view of a storage after checking that it stays inside."""
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or len(size) != len(stride):
         raise ValueError("malformed tensor")
@@ -101,7 +101,7 @@ def _rebuild_tensor(
     )
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
+def _rebuild_parameter(data: np.ndarray, *_: object) -> np.ndarray:
     return data
 
 
@@ -114,7 +114,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler to which only `_GLOBALS` exist."""
+    """Unpickler that resolves the names in `_GLOBALS` only."""
 
     def __init__(self, data: bytes, archive: zipfile.ZipFile, prefix: str):
         super().__init__(io.BytesIO(data))
@@ -155,13 +155,13 @@ def _check_pickle(data: bytes) -> None:
             raise ValueError("invalid memo index")
 
 
-def _flatten(tree: dict[Any, Any]) -> dict[str, np.ndarray]:
-    """Collects arrays and plain numbers of nested dicts under dotted names."""
+def _flatten(tree: dict[object, object]) -> dict[str, np.ndarray]:
+    """Collects the arrays and plain numbers of nested dicts under dotted names."""
     out: dict[str, np.ndarray] = {}
     visited = 0
 
-    def visit(branch: dict[Any, Any], prefix: str, depth: int) -> None:
-        # Shared or cyclic dicts are small in the file and endless when walked.
+    def visit(branch: dict[object, object], prefix: str, depth: int) -> None:
+        # Shared or cyclic dicts take little space in the file and endless time to visit.
         nonlocal visited
         visited += len(branch)
         if depth > _MAX_DEPTH or visited > _MAX_ENTRIES:
@@ -226,5 +226,5 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             "save model.state_dict() alone"
         ) from None
     except Exception as error:
-        # A damaged pickle can fail in any way; none of them is worth a traceback.
+        # A damaged pickle can raise any exception.
         raise MetanetError(f"{path}: not a readable PyTorch file ({error})") from None

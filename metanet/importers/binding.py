@@ -1,4 +1,4 @@
-"""Arrays of a file onto the parameters of a known architecture."""
+"""Binds the arrays of a file to the parameters of a known architecture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.networks import ParamSpec
 
-# Name of a parameter in a file -> names it can have here, best first. Only "weight" is
-# stored outputs first (PyTorch); "kernel" is stored inputs first everywhere.
+# Name of a parameter in a file -> its possible names in metanet, best first. Only "weight"
+# has its outputs first (PyTorch); "kernel" has its inputs first everywhere.
 _ALIASES = {
     "weight": ("kernel", "scale", "embedding", "weight"),
     "kernel": ("kernel",),
@@ -27,8 +27,7 @@ _ALIASES = {
     "var": ("var",),
 }
 
-
-# Path of a parameter here -> name of its array in the file.
+# Path of a parameter in metanet -> name of its array in the file.
 Pairs = dict[str, str]
 
 
@@ -44,7 +43,7 @@ class Bound(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
+def _natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     parts = re.findall(r"\d+|[^\d]+", name)
     return tuple(
         (0, int(p)) if p.isascii() and p.isdigit() and len(p) < 10 else (1, p)
@@ -54,17 +53,17 @@ def _natural(name: str) -> tuple[tuple[int, int | str], ...]:
 
 def _split(name: str) -> tuple[str, str]:
     """Splits "net/0/linear/weight" into its module and the parameter's own name."""
-    module, _, own = name.replace(".", "/").removesuffix(":0").rpartition("/")
-    return module, own
+    module, _, last = name.replace(".", "/").removesuffix(":0").rpartition("/")
+    return module, last
 
 
 def _modules(names: list[str]) -> list[dict[str, str]]:
-    """Groups names by module, modules in natural order: ``{own name: full name}``."""
+    """Groups names by module, in natural order, as ``{last part: full name}``."""
     groups: dict[str, dict[str, str]] = {}
     for name in names:
-        module, own = _split(name)
-        groups.setdefault(module, {})[own] = name
-    return [groups[m] for m in sorted(groups, key=_natural)]
+        module, last = _split(name)
+        groups.setdefault(module, {})[last] = name
+    return [groups[m] for m in sorted(groups, key=_natural_key)]
 
 
 def _is_weight(name: str, array: np.ndarray) -> bool:
@@ -72,99 +71,102 @@ def _is_weight(name: str, array: np.ndarray) -> bool:
     return known or (array.ndim > 0 and array.dtype.kind == "f")
 
 
-def _exact(names: list[str], spec: ParamSpec) -> Pairs | None:
-    """Pairs where the file uses this project's own paths."""
+def _exact_pairs(names: list[str], spec: ParamSpec) -> Pairs | None:
+    """Pairs names that are metanet's own paths; None if they are not."""
     by_path = {n.replace(".", "/"): n for n in names}
     if set(by_path) != set(spec.paths):
         return None
     return by_path
 
 
-def _layout(path: str, key: str, array: np.ndarray) -> tuple[int, ...] | None:
-    """Axis order that brings an array of the file into the layout of ``path``."""
-    stored_outputs_first = _split(key)[1] == "weight" and _split(path)[1] == "kernel"
-    if not stored_outputs_first or array.ndim < 2:
+def _axis_order(path: str, key: str, array: np.ndarray) -> tuple[int, ...] | None:
+    """Returns the transposition of an array to metanet's layout; None for none."""
+    outputs_first = _split(key)[1] == "weight" and _split(path)[1] == "kernel"
+    if not outputs_first or array.ndim < 2:
         return None
     return (*range(2, array.ndim), 1, 0)
 
 
-def _shape(array: np.ndarray, order: tuple[int, ...] | None) -> tuple[int, ...]:
+def _transposed_shape(
+    array: np.ndarray, order: tuple[int, ...] | None
+) -> tuple[int, ...]:
     return array.shape if order is None else tuple(array.shape[i] for i in order)
 
 
-def _pair_layer(there: dict[str, str], here: dict[str, str], file: str) -> Pairs:
+def _pair_layer(file_layer: dict[str, str], layer: dict[str, str], file: str) -> Pairs:
     """Pairs the parameters of one layer by name."""
-    left, pairs = dict(here), {}
-    for own, name in there.items():
-        match = next((a for a in _ALIASES.get(own, ()) if a in left), None)
+    unpaired, pairs = dict(layer), {}
+    for last, name in file_layer.items():
+        match = next((a for a in _ALIASES.get(last, ()) if a in unpaired), None)
         if match is None:
             raise MetanetError(
                 f"{file}: {name}: unexpected array; this layer takes "
-                f"{', '.join(sorted(here.values()))}"
+                f"{', '.join(sorted(layer.values()))}"
             )
-        pairs[left.pop(match)] = name
-    for path in left.values():
+        pairs[unpaired.pop(match)] = name
+    for path in unpaired.values():
         raise MetanetError(
             f"{file}: no array for {path}; the layer has "
-            f"{', '.join(sorted(there.values()))}"
+            f"{', '.join(sorted(file_layer.values()))}"
         )
     return pairs
 
 
-def _paired(
+def _pair_layers(
     names: list[str], arrays: Mapping[str, np.ndarray], spec: ParamSpec, file: str
 ) -> Pairs:
     """Pairs layers in order, each with the first free one of its shapes.
 
     Shapes matter because order alone can mislead: "head" sorts before "layers".
     """
-    found, free = _modules(names), _modules(list(spec.paths))
+    file_layers, free = _modules(names), _modules(list(spec.paths))
     shapes = dict(zip(spec.paths, spec.shapes, strict=True))
 
-    def fits(there: dict[str, str], here: dict[str, str]) -> bool:
+    def fits(file_layer: dict[str, str], layer: dict[str, str]) -> bool:
         try:
-            pairs = _pair_layer(there, here, file)
+            pairs = _pair_layer(file_layer, layer, file)
         except MetanetError:
             return False
-        return all(
-            _shape(arrays[name], _layout(path, name, arrays[name])) == shapes[path]
-            for path, name in pairs.items()
-        )
+        for path, name in pairs.items():
+            order = _axis_order(path, name, arrays[name])
+            if _transposed_shape(arrays[name], order) != shapes[path]:
+                return False
+        return True
 
     pairs: Pairs = {}
-    count = f"{len(found)} layers, this architecture has {len(free)}"
-    for there in found:
+    count = f"{len(file_layers)} layers, this architecture has {len(free)}"
+    for file_layer in file_layers:
         if not free:
-            name = next(iter(there.values()))
+            name = next(iter(file_layer.values()))
             raise MetanetError(f"{file}: {name}: unexpected array; {count}")
-        # Where none fits, the next in order is what the message compares with.
-        here = next((h for h in free if fits(there, h)), free[0])
-        free.remove(here)
-        pairs |= _pair_layer(there, here, file)
+        # If none fits, the message compares with the next in order.
+        layer = next((c for c in free if fits(file_layer, c)), free[0])
+        free.remove(layer)
+        pairs |= _pair_layer(file_layer, layer, file)
     if free:
         path = next(iter(free[0].values()))
         raise MetanetError(f"{file}: no array for {path}; {count}")
     return pairs
 
 
-def _convert(
+def _to_parameter(
     array: np.ndarray, shape: tuple[int, ...], order: tuple[int, ...] | None, field: str
 ) -> np.ndarray:
-    """Checks one array, brings it into this project's layout and float32."""
-    if _shape(array, order) != shape:
-        wanted = shape
+    """Checks one array and converts it to metanet's layout and float32."""
+    if _transposed_shape(array, order) != shape:
+        expected = shape
         if order is not None and len(shape) > 1:
-            wanted = (shape[-1], shape[-2], *shape[:-2])
+            expected = (shape[-1], shape[-2], *shape[:-2])
         raise MetanetError(
-            f"{field}: shape {array.shape}, this architecture takes {wanted}"
+            f"{field}: shape {array.shape}, this architecture takes {expected}"
         )
     if array.dtype.kind not in "fiub":
         raise MetanetError(f"{field}: values of type {array.dtype} are not weights")
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
     if not np.isfinite(values).all():
-        what = "NaN" if np.isnan(values).any() else "infinite values (in float32)"
-        raise MetanetError(f"{field}: holds {what}; the network cannot be used")
+        kind = "NaN" if np.isnan(values).any() else "infinite values (in float32)"
+        raise MetanetError(f"{field}: holds {kind}; the network cannot be used")
     return values if order is None else values.transpose(order)
 
 
@@ -176,12 +178,12 @@ def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
     of their names ("net.2" before "net.10") and parameters by name within a layer; an
     array called ``weight`` is PyTorch's and has its outputs first, so that it is
     transposed: ``(out, in)`` to ``(in, out)``, ``(out, in, h, w)`` to
-    ``(h, w, in, out)``. The name decides, never the shape, so that square matrices come
-    out right. Numbers without axes and integer arrays that are no parameters are left
-    out and reported.
+    ``(h, w, in, out)``. The name decides, never the shape, because square matrices have
+    no distinct shape. Numbers without axes and integer arrays that are no parameters are
+    ignored and reported.
 
     Args:
-        arrays: Arrays by name, as `read_arrays` gives them.
+        arrays: Arrays by name, as `read_arrays` returns them.
         spec: Paths and shapes of the architecture's parameters.
         name: The file's name, for messages.
 
@@ -190,12 +192,12 @@ def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
     """
     names = [n for n, a in arrays.items() if _is_weight(n, a)]
     ignored = tuple(n for n in arrays if n not in set(names))
-    exact = _exact(names, spec)
-    pairs = exact or _paired(names, arrays, spec, name)
+    exact = _exact_pairs(names, spec)
+    pairs = exact or _pair_layers(names, arrays, spec, name)
     shapes = dict(zip(spec.paths, spec.shapes, strict=True))
     leaves = {}
     for path, key in pairs.items():
-        order = None if exact else _layout(path, key, arrays[key])
-        values = _convert(arrays[key], shapes[path], order, f"{name}: {key}")
+        order = None if exact else _axis_order(path, key, arrays[key])
+        values = _to_parameter(arrays[key], shapes[path], order, f"{name}: {key}")
         leaves[path] = values.reshape(-1)
     return Bound(np.concatenate([leaves[path] for path in spec.paths]), ignored)

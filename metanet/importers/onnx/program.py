@@ -1,15 +1,15 @@
-"""An ONNX graph as a JAX function of its weights.
+"""ONNX graphs as JAX functions of their weights.
 
-Nodes are evaluated in order, each by the operator of its name (see `MODULES`). What
-depends on neither weights nor inputs (shapes, index arithmetic) is computed at trace time
-by onnx's own reference implementation. An operator that is in none of the modules but
-which ONNX defines as a function of others is evaluated by that definition.
+Nodes are evaluated in order, each by the operator registered for it. Nodes that depend
+on neither weights nor inputs (shapes, index arithmetic) are computed at trace time by
+onnx's own reference implementation. An operator that is not registered, but which ONNX
+defines as a function of others, is evaluated by that definition.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +18,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.importers import (
-    onnx_classical,
-    onnx_indices,
-    onnx_layers,
-    onnx_operators,
-    onnx_recurrent,
-    onnx_resize,
+from metanet.importers.files import LOADERS
+from metanet.importers.onnx.file import MAX_ELEMENTS, read_model, read_tensor
+from metanet.importers.onnx.interface import all_nodes, example_inputs, split_tensors
+from metanet.importers.onnx.operators import (
+    OPERATORS,
+    Call,
+    Unsupported,
+    operator_name,
 )
-from metanet.importers.onnx_call import OPERATORS, Call, Unsupported
-from metanet.importers.onnx_file import MAX_ELEMENTS, read_model, read_tensor
-from metanet.importers.onnx_interface import all_nodes, example_inputs, split_tensors
 from metanet.networks import Network
 
-# Modules that register operators.
-MODULES = (
-    onnx_classical,
-    onnx_indices,
-    onnx_layers,
-    onnx_operators,
-    onnx_recurrent,
-    onnx_resize,
-)
-_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+# Depth of nested branches and function bodies.
 _MAX_DEPTH = 16
 
 
+@LOADERS.register(".onnx")
 def load_onnx(
-    path: str | Path,
+    path: Path,
+    *,
     constants: Sequence[str] = (),
     dims: Mapping[str, int] | None = None,
 ) -> Network:
-    """An ONNX file as a network.
+    """Reads an ONNX file as a network.
 
     Args:
         path: The file.
         constants: Shell patterns of names of stored tensors that are no parameters
-            (``"*inv_freq"``). All others of a floating type with at least one axis are,
-            unless they hold one number throughout and have no module's name.
+            (``"*inv_freq"``). All others of a floating type with at least one axis are
+            parameters, unless they hold one number throughout and have no module's name.
         dims: Sizes of axes that the file names but leaves open (``{"batch": 4}``).
 
     Returns:
@@ -65,7 +56,6 @@ def load_onnx(
     Raises:
         MetanetError: naming the file and the node or tensor at fault.
     """
-    path = Path(path)
     model = read_model(path)
     stored = {t.name: read_tensor(path, t) for t in model.graph.initializer}
     params, fixed = split_tensors(path, model, stored, constants)
@@ -78,7 +68,7 @@ def load_onnx(
 
 
 class _Program:
-    """The evaluation of a graph; hashable and callable like any function."""
+    """Evaluates a graph; hashable and callable like any function."""
 
     def __init__(self, path: Path, model: Any, fixed: Mapping[str, np.ndarray]):
         self._path, self._graph, self._fixed = path, model.graph, fixed
@@ -96,18 +86,18 @@ class _Program:
             )
         env: dict[str, Any] = {"": None, **self._fixed, **params}
         env.update(zip(self._inputs, inputs, strict=True))
-        # ONNX broadcasts arrays of different rank wherever a user forbids it in JAX.
+        # ONNX broadcasts arrays of different rank, whatever the user allows in JAX.
         with jax.numpy_rank_promotion("allow"):
             results = self._run(self._graph, env, 0)
         return results[0] if len(results) == 1 else tuple(results)
 
     def check_operators(self) -> None:
-        """Raises one error that names all operators that cannot be evaluated."""
+        """Raises an error that names all operators that cannot be evaluated."""
         missing = sorted(
             {
                 f"{node.domain or 'ai.onnx'}.{node.op_type}"
                 for node in all_nodes(self._graph)
-                if not self._known(node)
+                if not self._is_supported(node)
             }
         )
         if missing:
@@ -115,12 +105,11 @@ class _Program:
                 f"{self._path}: operators that are not supported: {', '.join(missing)}"
             )
 
-    def _known(self, node: Any) -> bool:
-        if node.domain in _DOMAINS and node.op_type in OPERATORS:
+    def _is_supported(self, node: Any) -> bool:
+        if operator_name(node) in OPERATORS or node.op_type in ("Constant", "If"):
             return True
-        return node.op_type in ("Constant", "If") or _schema(
-            node, self._versions
-        ) not in (None, "plain")
+        schema = _schema(node, self._versions)
+        return schema is not None and _has_body(schema)
 
     def _run(self, graph: Any, env: dict[str, Any], depth: int) -> list[Any]:
         for node in graph.node:
@@ -136,6 +125,7 @@ class _Program:
         except MetanetError:
             raise
         except Exception as error:
+            # Any function of JAX may refuse the shapes or types of a node.
             reason = " ".join(str(error).split())[:300]
             raise MetanetError(
                 f"{self._path}: node {label}: {reason or type(error).__name__}"
@@ -156,15 +146,17 @@ class _Program:
         call = Call(values, attributes, version, len(node.output))
         if node.op_type == "If":
             return self._branch(call, env, depth)
-        static = all(v is None or isinstance(v, np.ndarray) for v in values)
-        if static and node.op_type not in ("Shape", "Size"):
-            _bounded(node.op_type, values)
-            return _reference(node, values, self._versions)
-        operator = OPERATORS.get(node.op_type)
-        if operator is not None and node.domain in _DOMAINS:
-            results = operator(call)
+        is_constant = all(v is None or isinstance(v, np.ndarray) for v in values)
+        # Operators of other domains have no reference implementation.
+        has_reference = _schema(node, self._versions) is not None
+        if is_constant and has_reference and node.op_type not in ("Shape", "Size"):
+            _check_constant_size(node.op_type, values)
+            return _evaluate_constant(node, values, self._versions)
+        name = operator_name(node)
+        if name in OPERATORS:
+            results = OPERATORS[name].evaluate(call)
             return results if isinstance(results, (tuple, list)) else [results]
-        return self._inlined(node, call, depth)
+        return self._evaluate_body(node, call, depth)
 
     def _branch(self, call: Call, env: dict[str, Any], depth: int) -> list[Any]:
         branches = [call.attributes["then_branch"], call.attributes["else_branch"]]
@@ -173,20 +165,24 @@ class _Program:
         choice = call.inputs[0]
         if isinstance(choice, np.ndarray):
             return self._run(branches[not choice.item()], dict(env), depth + 1)
-        runs = [lambda b=b: self._run(b, dict(env), depth + 1) for b in branches]
-        return jax.lax.cond(jnp.reshape(choice, ()), *runs)
 
-    def _inlined(self, node: Any, call: Call, depth: int) -> list[Any]:
+        def branch(graph: Any) -> Callable[[], list[Any]]:
+            return lambda: self._run(graph, dict(env), depth + 1)
+
+        return jax.lax.cond(jnp.reshape(choice, ()), *map(branch, branches))
+
+    def _evaluate_body(self, node: Any, call: Call, depth: int) -> list[Any]:
         """Evaluates an operator by ONNX's own definition of it."""
-        body = _schema(node, self._versions, call.inputs)
-        if body in (None, "plain") or depth > _MAX_DEPTH:
+        schema = _schema(node, self._versions)
+        if schema is None or not _has_body(schema) or depth > _MAX_DEPTH:
             raise Unsupported(f"operator {node.op_type} is not supported")
+        body = _function_body(schema, node, call)
         env: dict[str, Any] = {"": None, **dict.fromkeys(body.input)}
         env.update(zip(body.input, call.inputs, strict=False))
-        given = {a.name: a for a in node.attribute}
-        given = {**{a.name: a for a in body.attribute_proto}, **given}
+        attributes = {a.name: a for a in body.attribute_proto}
+        attributes |= {a.name: a for a in node.attribute}
         for inner in body.node:
-            self._step(_with_attributes(inner, given), env, depth + 1)
+            self._step(_with_attributes(inner, attributes), env, depth + 1)
         return [env[name] for name in body.output]
 
 
@@ -203,8 +199,8 @@ def _attribute(path: Path, attribute: Any) -> Any:
     return value
 
 
-def _with_attributes(node: Any, given: Mapping[str, Any]) -> Any:
-    """A node of a function body, its references to the call's attributes resolved."""
+def _with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:
+    """Resolves references of a function body's node to the attributes of the call."""
     if not any(a.ref_attr_name for a in node.attribute):
         return node
     new = type(node)()
@@ -213,53 +209,56 @@ def _with_attributes(node: Any, given: Mapping[str, Any]) -> Any:
     for attribute in node.attribute:
         if not attribute.ref_attr_name:
             new.attribute.append(attribute)
-        elif attribute.ref_attr_name in given:
-            kept = type(attribute)()
-            kept.CopyFrom(given[attribute.ref_attr_name])
-            kept.name = attribute.name
-            new.attribute.append(kept)
+        elif attribute.ref_attr_name in attributes:
+            resolved = type(attribute)()
+            resolved.CopyFrom(attributes[attribute.ref_attr_name])
+            resolved.name = attribute.name
+            new.attribute.append(resolved)
     return new
 
 
-def _schema(
-    node: Any, versions: Mapping[str, int], inputs: Sequence[Any] | None = None
-) -> Any:
-    """ONNX's definition of an operator as a function; "plain" if it has none.
-
-    Without ``inputs`` only tells whether there is one (then not None and not "plain").
-    """
-    from onnx import FunctionProto, defs, helper
+def _schema(node: Any, versions: Mapping[str, int]) -> Any:
+    """Returns ONNX's definition of an operator; None if there is none."""
+    from onnx import defs
 
     version = versions.get(node.domain, 1)
     try:
-        schema: Any = defs.get_schema(node.op_type, version, node.domain)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        return defs.get_schema(node.op_type, version, domain)
     except Exception:
+        # onnx raises exceptions without a common class.
         return None
+
+
+def _has_body(schema: Any) -> bool:
+    return schema.has_function or schema.has_context_dependent_function
+
+
+def _function_body(schema: Any, node: Any, call: Call) -> Any:
+    """Returns the ``FunctionProto`` by which ONNX defines an operator."""
+    from onnx import FunctionProto, helper
+
     if schema.has_function:
         return schema.function_body
-    if not schema.has_context_dependent_function:
-        return "plain"
-    if inputs is None:
-        return schema
     types = []
-    for value in inputs:
+    for value in call.inputs:
         if value is None:
             types.append(b"")
             continue
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
-        made = helper.make_tensor_type_proto(kind, np.shape(value))
-        types.append(made.SerializeToString())
+        proto = helper.make_tensor_type_proto(kind, np.shape(value))
+        types.append(proto.SerializeToString())
     defined = schema.context_dependent_function_opset_versions
-    chosen = max((v for v in defined if v <= version), default=min(defined))
+    version = max((v for v in defined if v <= call.version), default=min(defined))
     text = schema.get_context_dependent_function_with_opset_version(
-        chosen, node.SerializeToString(), types
+        version, node.SerializeToString(), types
     )
     body = FunctionProto()
     body.ParseFromString(text)
     return body
 
 
-def _reference(
+def _evaluate_constant(
     node: Any, values: Sequence[Any], versions: Mapping[str, int]
 ) -> list[Any]:
     """Evaluates a node of constants with onnx's reference implementation."""
@@ -279,23 +278,24 @@ def _reference(
     )
     opsets = [helper.make_opsetid(d, v) for d, v in versions.items()]
     model = helper.make_model(graph, opset_imports=opsets)
-    held = dict(zip(node.input, values, strict=True))
-    results = iter(ReferenceEvaluator(model).run(None, {n: held[n] for n in names}))
+    by_name = dict(zip(node.input, values, strict=True))
+    feeds = {name: by_name[name] for name in names}
+    results = iter(ReferenceEvaluator(model).run(None, feeds))
     return [np.asarray(next(results)) if n else None for n in node.output]
 
 
-def _bounded(operator: str, values: Sequence[Any]) -> None:
-    """Refuses to expand constants without bound."""
+def _check_constant_size(operator: str, values: Sequence[Any]) -> None:
+    """Refuses constants that a few numbers expand without bound."""
     if operator in ("ConstantOfShape", "Expand", "Tile"):
         shape = values[-1].tolist() if values else []
-        old = values[0].size if operator == "Tile" else 1
-        count = old * math.prod(max(int(n), 1) for n in np.ravel(shape))
+        repeated = values[0].size if operator == "Tile" else 1
+        count = repeated * math.prod(max(int(n), 1) for n in np.ravel(shape))
     elif operator == "Range":
         start, stop, step = (float(np.ravel(v)[0]) for v in values)
         count = (stop - start) / step if step else math.inf
     elif operator == "Pad" and len(values) > 1:
-        most = int(np.abs(values[1]).max(initial=0))
-        count = math.prod(n + 2 * most for n in values[0].shape)
+        largest = int(np.abs(values[1]).max(initial=0))
+        count = math.prod(n + 2 * largest for n in values[0].shape)
     elif operator == "OneHot":
         count = values[0].size * int(np.ravel(values[1])[0])
     else:
