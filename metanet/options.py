@@ -57,16 +57,43 @@ class Interval:
         """Raises a `MetanetError` when the value lies outside the interval."""
         above = value > self.low if self.ends[0] == "(" else value >= self.low
         below = value < self.high if self.ends[1] == ")" else value <= self.high
+        if self.low == 0 and self.high == math.inf and not above:
+            raise MetanetError(f"must be positive, got {value}")
         if not (above and below and math.isfinite(value)):
             interval = f"{self.ends[0]}{self.low}, {self.high}{self.ends[1]}"
             raise MetanetError(f"must lie in {interval}, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeWithin:
+    """Bounds of a field that is itself a pair (low, high), from which values are drawn."""
+
+    low: float
+    high: float
+
+    def check(self, value: tuple[float, float]) -> None:
+        """Raises a `MetanetError` for a pair that is descending or leaves the bounds."""
+        if not self.low <= value[0] <= value[1] <= self.high:
+            raise MetanetError(
+                f"expected (low, high) within {self.low} and {self.high}, got {value}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class NonEmpty:
+    """Bound of a tuple that has at least one entry."""
+
+    def check(self, value: tuple[object, ...]) -> None:
+        """Raises a `MetanetError` for an empty tuple."""
+        if not value:
+            raise MetanetError("needs at least one entry")
 
 
 PositiveInt = Annotated[int, AtLeast(1)]
 NonNegativeInt = Annotated[int, AtLeast(0)]
 PositiveFloat = Annotated[float, Interval(0, math.inf, "()")]
 NonNegativeFloat = Annotated[float, AtLeast(0)]
-Fraction = Annotated[float, Interval(0, 1, "[)")]
+Rate = Annotated[float, Interval(0, 1, "[)")]
 
 
 class Options:
@@ -112,6 +139,8 @@ def within(section: str, error: MetanetError) -> MetanetError:
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], section: str = "") -> T:
     """Makes a dataclass from a mapping; fields that are left out keep their defaults.
 
+    Values are read in the order of the fields.
+
     Args:
         cls: The dataclass.
         mapping: Values by field name, nested for nested dataclasses.
@@ -124,11 +153,12 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], section: str = "") ->
     try:
         known = field_types(cls)
         values: dict[str, Any] = {}
-        for key, value in mapping.items():
+        for key in mapping:
             if key not in known:
                 raise MetanetError(f"{key}: unknown key.{suggest(str(key), known)}")
+        for key in (name for name in known if name in mapping):
             try:
-                values[key] = convert(known[key], value)
+                values[key] = convert(known[key], mapping[key])
             except MetanetError as error:
                 raise within(key, error) from None
         return cls(**values)

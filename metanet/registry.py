@@ -19,7 +19,7 @@ import importlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from metanet.errors import MetanetError, suggest
 from metanet.options import field_types, from_mapping
@@ -86,9 +86,16 @@ class Registry(Generic[T]):
             f"unknown {self.kind} {name!r}.{suggest(str(name), self._objects)}"
         )
 
+    def check(self, name: str) -> None:
+        """Raises a `MetanetError` for an unknown name.
+
+        With this method a registry is a bound of a field: ``Annotated[str, SCHEDULES]``.
+        """
+        self[name]
+
     def defaults(self, name: str) -> Mapping[str, object]:
         """Returns the options that a name stands for; none for imported objects."""
-        self[name]
+        self.check(name)
         return self._defaults.get(name, MappingProxyType({}))
 
     def configure(self, name: str, options: Mapping[str, object]) -> Any:
@@ -152,6 +159,20 @@ def import_modules(names: Iterable[str]) -> None:
     """
     for name in names:
         _import_module(name, f"module {name!r}")
+
+
+class Importable:
+    """Bound of a field that names a module: checking the name imports the module.
+
+    What the module registers is therefore known to the fields that are read after it.
+    """
+
+    def check(self, name: str) -> None:
+        """Raises a `MetanetError` for a module that cannot be imported."""
+        import_modules((name,))
+
+
+ModuleName = Annotated[str, Importable()]
 
 
 def _import_module(name: str, subject: str) -> Any:

@@ -130,7 +130,9 @@ def test_unknown_names_and_options_are_named():
         build("product_gmn", probes=3)
     with pytest.raises(MetanetError, match="heads: 3 does not divide"):
         build("product_gmn", heads=3)
-    with pytest.raises(MetanetError, match='aggregate: no .*Did you mean "mean"'):
+    with pytest.raises(
+        MetanetError, match='aggregate: unknown choice .*Did you mean "mean"'
+    ):
         build("gmn", aggregate="meen")
     with pytest.raises(MetanetError, match="one architecture"):
         both = [topology, subject("mlp").topology]

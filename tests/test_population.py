@@ -283,13 +283,16 @@ def test_settings_are_drawn_from_their_ranges():
     [
         ({"families": ["small_cn"]}, "'small_cn'.*\"small_cnn\""),
         ({"epochs": [3, 1]}, "epochs: expected ascending"),
-        ({"hyperparameters": {"optimizer": ["adm"]}}, "optimizer: no 'adm'.*\"adam\""),
+        (
+            {"hyperparameters": {"optimizer": ["adm"]}},
+            "optimizer: unknown choice 'adm'.*\"adam\"",
+        ),
         (
             {"hyperparameters": {"dropout": [0.5, 0.1]}},
-            r"dropout: expected \(from, to\)",
+            r"dropout: expected \(low, high\)",
         ),
         ({"hyperparameters": {"batch_size": [3, 8]}}, "batch_size: each must divide"),
-        ({"hyperparameters": {"train_fraction": [1.5]}}, "train_fraction: shares"),
+        ({"hyperparameters": {"train_fraction": [1.5]}}, "train_fraction: must lie"),
     ],
 )
 def test_what_a_zoo_cannot_be(change, message):

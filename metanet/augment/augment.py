@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from metanet import symmetry as sym
 from metanet.networks import Params
+from metanet.options import NonNegativeFloat, Options
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Options):
     """What is drawn anew for every network at every training step.
 
     Attributes:
@@ -29,7 +30,7 @@ class AugmentConfig:
     sign: bool = False
     phase: bool = False
     scale: bool = False
-    noise: float = 0.0
+    noise: NonNegativeFloat = 0.0
 
 
 Augmentation = Callable[[jax.Array, Params], Params]

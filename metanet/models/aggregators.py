@@ -13,7 +13,6 @@ from metanet.graphs.batch import End
 from metanet.models.layers import Linear
 
 AggregatorName = Literal["mean", "sum", "attention", "pna"]
-AGGREGATORS = ("mean", "sum", "attention", "pna")
 _HEADS = 4
 
 

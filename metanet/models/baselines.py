@@ -16,18 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, Topology
 from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
+from metanet.options import Options, PositiveInt, Rate
 
 # Unterthiner et al. (2020), section 4: mean, variance and five quantiles per tensor.
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(Options):
     """Options of the baselines.
 
     Attributes:
@@ -36,12 +37,9 @@ class BaselineConfig:
         dropout: Rate on the last features.
     """
 
-    dim: int = 256
-    depth: int = 3
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1)
+    dim: PositiveInt = 256
+    depth: PositiveInt = 3
+    dropout: Rate = 0.0
 
 
 class _Baseline(nnx.Module):

@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least
 from metanet.graphs import GraphBatch, GraphSchema, Rows, edge_blocks, make_layout
 from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.embeddings import ParameterEncoder
 from metanet.models.layers import Linear, dropout
+from metanet.options import Options, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class DMCConfig:
+class DMCConfig(Options):
     """Options of the deep meta-classifier.
 
     Attributes:
@@ -39,13 +39,10 @@ class DMCConfig:
         dropout: Rate on the last features.
     """
 
-    dim: int = 128
-    depth: int = 4
-    kernel: int = 8
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, kernel=1)
+    dim: PositiveInt = 128
+    depth: PositiveInt = 4
+    kernel: PositiveInt = 8
+    dropout: Rate = 0.0
 
 
 @MODELS.register("dmc")

@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import GraphSchema, Layout
 from metanet.models.base import GraphModel, ModelInputs
 from metanet.models.layers import MLP, Linear
-from metanet.models.readout import READOUTS, ReadoutName
+from metanet.models.readout import NodeReadoutName
+from metanet.options import Options, PositiveInt, Rate
 
 # Features below it count as zero; float32 ends at 1e-38.
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class FactorConfig:
+class FactorConfig(Options):
     """Options that these models share.
 
     Attributes:
@@ -33,20 +33,16 @@ class FactorConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 128
-    depth: int = 4
-    readout: ReadoutName = "roles"
-    dropout: float = 0.0
+    dim: PositiveInt = 128
+    depth: PositiveInt = 4
+    readout: NodeReadoutName = "roles"
+    dropout: Rate = 0.0
 
     # Encodings are linear: waves of a weight do not carry its factor; neither do
     # activations at given inputs, for which a unit's factor is its own.
     frequencies = 0
     max_frequency = 1.0
     probes = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1)
-        require_one_of(self, readout=[r for r in READOUTS if "edges" not in r])
 
 
 class Carried:

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least, require_one_of
+from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, to_params
 from metanet.graphs.reductions import broadcast, total
 from metanet.models.base import MODELS, Features, ModelInputs
@@ -54,12 +54,13 @@ from metanet.models.equivariant_maps import (
     terms,
 )
 from metanet.models.layers import Linear, dropout, rms_norm
+from metanet.options import NonNegativeInt, Options, PositiveInt, Rate
 
 _ENCODING = 4
 
 
 @dataclass(frozen=True)
-class FunctionalConfig:
+class FunctionalConfig(Options):
     """Options of the weight-space functionals.
 
     Attributes:
@@ -73,18 +74,17 @@ class FunctionalConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 32
-    depth: int = 4
+    dim: PositiveInt = 32
+    depth: PositiveInt = 4
     pinned: Literal["channels", "permuted"] = "channels"
     reduce: Literal["mean", "max"] = "mean"
     attention: bool = False
-    heads: int = 4
-    rank: int = 0
-    dropout: float = 0.0
+    heads: PositiveInt = 4
+    rank: NonNegativeInt = 0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, heads=1, rank=0)
-        require_one_of(self, pinned=("channels", "permuted"), reduce=("mean", "max"))
+        super().__post_init__()
         if self.attention and self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 

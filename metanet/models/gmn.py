@@ -33,16 +33,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, GraphForm, GraphSchema, Layout, map_edges
-from metanet.models.aggregators import AGGREGATORS, Aggregator, AggregatorName
+from metanet.models.aggregators import Aggregator, AggregatorName
 from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear
-from metanet.models.readout import READOUTS, ReadoutName
+from metanet.models.readout import ReadoutName
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class GMNConfig:
+class GMNConfig(Options):
     """Options of the graph metanetwork.
 
     Attributes:
@@ -61,28 +61,17 @@ class GMNConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 64
-    depth: int = 4
+    dim: PositiveInt = 64
+    depth: PositiveInt = 4
     bias: Literal["node", "feature", "loop"] = "node"
     kernel: Literal["vector", "parallel"] = "vector"
     aggregate: AggregatorName = "mean"
     directions: Literal["both", "forward"] = "both"
-    frequencies: int = 16
-    max_frequency: float = 8.0
-    probes: int = 0
+    frequencies: NonNegativeInt = 16
+    max_frequency: PositiveFloat = 8.0
+    probes: NonNegativeInt = 0
     readout: ReadoutName = "edges"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, frequencies=0, probes=0)
-        require_one_of(
-            self,
-            bias=("node", "feature", "loop"),
-            kernel=("vector", "parallel"),
-            aggregate=AGGREGATORS,
-            directions=("both", "forward"),
-            readout=READOUTS,
-        )
+    dropout: Rate = 0.0
 
     @property
     def form(self) -> GraphForm:

@@ -29,16 +29,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_at_least, require_one_of
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator
 from metanet.models.base import MODELS, GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
-from metanet.models.readout import READOUTS, ReadoutName
+from metanet.models.readout import ReadoutName
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class NGGNNConfig:
+class NGGNNConfig(Options):
     """Options of NG-GNN.
 
     Attributes:
@@ -51,17 +51,13 @@ class NGGNNConfig:
         dropout: Rate on node updates and on the pooled features.
     """
 
-    dim: int = 64
-    depth: int = 4
-    frequencies: int = 16
-    max_frequency: float = 8.0
-    probes: int = 0
+    dim: PositiveInt = 64
+    depth: PositiveInt = 4
+    frequencies: NonNegativeInt = 16
+    max_frequency: PositiveFloat = 8.0
+    probes: NonNegativeInt = 0
     readout: ReadoutName = "outputs"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, frequencies=0, probes=0)
-        require_one_of(self, readout=READOUTS)
+    dropout: Rate = 0.0
 
 
 class NGBlock(nnx.Module):

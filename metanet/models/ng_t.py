@@ -30,19 +30,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least, require_one_of
+from metanet.errors import MetanetError
 from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
 from metanet.graphs.batch import End
 from metanet.graphs.layout import head_matrix
 from metanet.models.base import MODELS, GraphModel, ModelInputs
 from metanet.models.layers import Linear, NormLinear, NormLinears, affine, dropout
-from metanet.models.readout import READOUTS, ReadoutName
+from metanet.models.readout import ReadoutName
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 _OTHER: dict[End, End] = {"target": "source", "source": "target"}
 
 
 @dataclass(frozen=True)
-class NGTConfig:
+class NGTConfig(Options):
     """Options of NG-T.
 
     Attributes:
@@ -58,22 +59,19 @@ class NGTConfig:
         dropout: Rate on node updates and on the pooled features.
     """
 
-    dim: int = 64
-    edge_dim: int = 32
-    heads: int = 8
-    attention_dim: int = 64
-    depth: int = 4
-    frequencies: int = 16
-    max_frequency: float = 8.0
-    probes: int = 0
+    dim: PositiveInt = 64
+    edge_dim: PositiveInt = 32
+    heads: PositiveInt = 8
+    attention_dim: PositiveInt = 64
+    depth: PositiveInt = 4
+    frequencies: NonNegativeInt = 16
+    max_frequency: PositiveFloat = 8.0
+    probes: NonNegativeInt = 0
     readout: ReadoutName = "outputs"
-    dropout: float = 0.0
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        require_at_least(
-            self, dim=1, edge_dim=1, heads=1, depth=1, frequencies=0, probes=0
-        )
-        require_one_of(self, readout=READOUTS)
+        super().__post_init__()
         if self.attention_dim % self.heads:
             raise MetanetError(
                 f"heads: {self.heads} does not divide attention_dim "

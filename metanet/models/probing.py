@@ -21,16 +21,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, to_params
 from metanet.models.base import MODELS, Features, ModelInputs
 from metanet.models.baselines import stacked_only
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
+from metanet.options import Options, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class ProbeGenConfig:
+class ProbeGenConfig(Options):
     """Options of ProbeGen.
 
     Attributes:
@@ -41,14 +42,11 @@ class ProbeGenConfig:
         dropout: Rate on the last features.
     """
 
-    probes: int = 64
-    latent: int = 32
-    dim: int = 256
-    depth: int = 2
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, probes=1, latent=1, dim=1, depth=1)
+    probes: PositiveInt = 64
+    latent: PositiveInt = 32
+    dim: PositiveInt = 256
+    depth: PositiveInt = 2
+    dropout: Rate = 0.0
 
 
 @MODELS.register("probegen")

@@ -35,15 +35,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
 from metanet.models.layers import Linear, NormLinear, log_variance
-from metanet.models.readout import ReadoutName
+from metanet.models.readout import NodeReadoutName
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class ProductGMNConfig:
+class ProductGMNConfig(Options):
     """Options of the graph metanetwork with products as messages.
 
     Attributes:
@@ -60,27 +61,20 @@ class ProductGMNConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 64
-    heads: int = 8
-    moments: int = 0
-    depth: int = 4
-    frequencies: int = 16
-    max_frequency: float = 8.0
-    probes: int = 0
-    readout: ReadoutName = "roles"
-    dropout: float = 0.0
+    dim: PositiveInt = 64
+    heads: PositiveInt = 8
+    moments: NonNegativeInt = 0
+    depth: PositiveInt = 4
+    frequencies: NonNegativeInt = 16
+    max_frequency: PositiveFloat = 8.0
+    probes: NonNegativeInt = 0
+    readout: NodeReadoutName = "roles"
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        require_at_least(
-            self, dim=1, heads=1, depth=1, moments=0, frequencies=0, probes=0
-        )
+        super().__post_init__()
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
-        if "edges" in self.readout:
-            raise MetanetError(
-                f"readout: {self.readout!r} reads edges, of which this model keeps few "
-                'features; take "roles"'
-            )
 
 
 class ProductBlock(nnx.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,8 @@ from flax import nnx
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.layers import Linear, log_variance, rms_norm
 
-ReadoutName = Literal[
-    "roles", "moments", "attention", "edges", "nodes_edges", "outputs", "mean"
-]
-READOUTS: tuple[str, ...] = get_args(ReadoutName)
+NodeReadoutName = Literal["roles", "moments", "attention", "outputs", "mean"]
+ReadoutName = NodeReadoutName | Literal["edges", "nodes_edges"]
 _ROLES = ("input", "hidden", "output")
 _QUERIES = 4
 

@@ -43,7 +43,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import require_one_of
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.base import MODELS, ModelInputs
 from metanet.models.factors import (
@@ -64,10 +63,6 @@ class ScaleGMNConfig(FactorConfig):
     """
 
     directions: Literal["forward", "both"] = "forward"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of(self, directions=("forward", "both"))
 
 
 class ScaleBlock(nnx.Module):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.graphs.reductions import extreme
 from metanet.models.base import MODELS, ModelInputs
@@ -35,6 +35,7 @@ from metanet.models.factors import (
     FactorModel,
 )
 from metanet.models.layers import Linear
+from metanet.options import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,10 @@ class ScaleProductGMNConfig(FactorConfig):
         heads: Features per edge; each acts on ``dim / heads`` features of a node.
     """
 
-    heads: int = 16
+    heads: PositiveInt = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, heads=1)
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 

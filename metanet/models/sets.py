@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.graphs import (
     Edges,
     GraphBatch,
@@ -40,10 +40,11 @@ from metanet.graphs.reductions import broadcast
 from metanet.models.base import MODELS, Features, GraphModel, ModelInputs
 from metanet.models.baselines import FlatWeights, stacked_only
 from metanet.models.layers import MLP, Linear, NormLinear, dropout, rms_norm
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class DeepSetsConfig:
+class DeepSetsConfig(Options):
     """Options of DeepSets.
 
     Attributes:
@@ -54,17 +55,14 @@ class DeepSetsConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 64
-    depth: int = 3
-    frequencies: int = 16
-    max_frequency: float = 8.0
-    dropout: float = 0.0
+    dim: PositiveInt = 64
+    depth: PositiveInt = 3
+    frequencies: NonNegativeInt = 16
+    max_frequency: PositiveFloat = 8.0
+    dropout: Rate = 0.0
 
     probes = 0
     readout = "nodes_edges"
-
-    def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, frequencies=0)
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,7 @@ class SetTransformerConfig(DeepSetsConfig):
         points: Induced points per layer.
     """
 
-    points: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, points=1)
+    points: PositiveInt = 8
 
 
 class _SetModel(GraphModel):
@@ -225,7 +219,7 @@ class SetTransformer(_SetModel):
 
 
 @dataclass(frozen=True)
-class TokenConfig:
+class TokenConfig(Options):
     """Options of the transformer on weight tokens.
 
     Attributes:
@@ -236,14 +230,14 @@ class TokenConfig:
         dropout: Rate on the pooled features.
     """
 
-    dim: int = 128
-    depth: int = 4
-    heads: int = 4
-    token: int = 64
-    dropout: float = 0.0
+    dim: PositiveInt = 128
+    depth: PositiveInt = 4
+    heads: PositiveInt = 4
+    token: PositiveInt = 64
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        require_at_least(self, dim=1, depth=1, heads=1, token=1)
+        super().__post_init__()
         if self.dim % self.heads:
             raise MetanetError(f"heads: {self.heads} does not divide dim ({self.dim})")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from flax import nnx
 from scipy.special import expit
 from scipy.stats import kendalltau
 
-from metanet.errors import MetanetError, require_at_least, require_one_of
 from metanet.models.layers import MLP
+from metanet.options import Interval, Options, PositiveInt
 from metanet.tasks.base import TASKS
 from metanet.tasks.references import references
 from metanet.zoos import ZooTable
@@ -30,7 +30,7 @@ _RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class AccuracyConfig:
+class AccuracyConfig(Options):
     """Options of accuracy prediction.
 
     Attributes:
@@ -41,15 +41,9 @@ class AccuracyConfig:
     """
 
     column: str = "test_accuracy"
-    hidden: int = 128
+    hidden: PositiveInt = 128
     loss: Literal["bce", "mse"] = "bce"
-    coverage: float = 0.9
-
-    def __post_init__(self) -> None:
-        require_at_least(self, hidden=1)
-        require_one_of(self, loss=("bce", "mse"))
-        if not 0 < self.coverage < 1:
-            raise MetanetError(f"coverage: must lie in (0, 1), got {self.coverage}")
+    coverage: Annotated[float, Interval(0, 1, "()")] = 0.9
 
 
 class _Head(nnx.Module):

@@ -13,14 +13,14 @@ import optax
 from flax import nnx
 from scipy.special import log_softmax, softmax
 
-from metanet.errors import MetanetError, require_at_least
 from metanet.models.layers import MLP
+from metanet.options import Options, PositiveInt, Rate
 from metanet.tasks.base import TASKS
 from metanet.zoos import ZooTable
 
 
 @dataclass(frozen=True)
-class ClassificationConfig:
+class ClassificationConfig(Options):
     """Options of the classification task.
 
     Attributes:
@@ -28,15 +28,8 @@ class ClassificationConfig:
         label_smoothing: Mass spread evenly over all classes in the training loss.
     """
 
-    hidden: int = 128
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, hidden=1)
-        if not 0 <= self.label_smoothing < 1:
-            raise MetanetError(
-                f"label_smoothing: must lie in [0, 1), got {self.label_smoothing}"
-            )
+    hidden: PositiveInt = 128
+    label_smoothing: Rate = 0.0
 
 
 @TASKS.register("classification")

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from metanet.augment import AugmentConfig
 from metanet.errors import MetanetError
 from metanet.models import MODELS
-from metanet.options import from_mapping, to_mapping, within
-from metanet.registry import Registry
+from metanet.options import (
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    PositiveInt,
+    from_mapping,
+    to_mapping,
+    within,
+)
+from metanet.registry import ModuleName, Registry
 from metanet.tasks import TASKS
+from metanet.training.optimizer import OptimizerConfig
 from metanet.zoos import FitConfig, PopulationConfig, Recipe
 
 
 @dataclass(frozen=True)
-class ZooConfig:
+class ZooConfig(Options):
     """Where the zoo lies, and how it is made when it is missing.
 
     Attributes:
@@ -33,8 +41,9 @@ class ZooConfig:
     population: PopulationConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.fit is None) == (self.population is None):
-            raise MetanetError("zoo: needs one of the sections fit and population")
+            raise MetanetError("fit: needs this section or population, one of both")
 
     @property
     def recipe(self) -> Recipe:
@@ -45,7 +54,7 @@ class ZooConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     """Which networks of the zoo an experiment takes.
 
     Attributes:
@@ -62,15 +71,12 @@ class DataConfig:
 
     where: tuple[str, ...] = ()
     checkpoints: Literal["all", "last"] = "all"
-    fraction: float = 1.0
+    fraction: Annotated[float, Interval(0, 1, "(]")] = 1.0
     wider: str = ""
-    memory: float = 0.0
+    memory: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
-        if not self.memory >= 0:
-            raise MetanetError(f"memory: must be at least 0, got {self.memory}")
-        if not 0 < self.fraction <= 1:
-            raise MetanetError(f"fraction: must lie in (0, 1], got {self.fraction}")
+        super().__post_init__()
         for condition in self.where:
             if condition.count("=") != 1:
                 raise MetanetError(
@@ -79,7 +85,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class GraphConfig:
+class GraphConfig(Options):
     """What the parameter graphs of the input networks tell.
 
     Attributes:
@@ -120,35 +126,31 @@ class NamedConfig:
         return cls.of(name, **options)
 
     def to_json(self) -> dict[str, Any]:
-        """The mapping that `from_json` reads."""
+        """Returns the mapping that `from_json` reads."""
         return {"name": self.name, **dict(self.options)}
 
+    def configure(self, registry: Registry[Any], section: str) -> Any:
+        """Returns the checked options of the registered object of this name.
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimiser, schedule and parameter averaging.
+        Args:
+            registry: Table that has the name.
+            section: Dotted name of the field, for messages.
 
-    Attributes:
-        name: Attribute path in optax ("adamw", "contrib.muon").
-        learning_rate: Peak learning rate.
-        weight_decay: Applied to matrices only, where the optimiser has it.
-        schedule: "cosine", "linear" or "constant", after a linear warm-up.
-        warmup_steps: Length of the warm-up.
-        clip_norm: Largest norm of the gradient; 0 for no clipping.
-        ema_decay: Decay of the averaged parameters that are evaluated; 0 for none.
-    """
-
-    name: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
+        Raises:
+            MetanetError: for an unknown name or option, or an impossible value.
+        """
+        try:
+            registry.check(self.name)
+        except MetanetError as error:
+            raise MetanetError(f"{section}.name: {error}") from error
+        try:
+            return registry.configure(self.name, dict(self.options))
+        except MetanetError as error:
+            raise within(section, error) from error
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Length and rhythm of training.
 
     Attributes:
@@ -164,30 +166,41 @@ class TrainConfig:
             float32 sums; evaluation does not.
     """
 
-    steps: int = 1000
-    batch_size: int = 64
-    micro_batch: int = 0
-    log_every: int = 50
-    eval_every: int = 200
-    checkpoint_every: int = 200
-    keep: int = 2
-    patience: int = 0
-    eval_batch: int = 32
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 64
+    micro_batch: NonNegativeInt = 0
+    log_every: PositiveInt = 50
+    eval_every: PositiveInt = 200
+    checkpoint_every: PositiveInt = 200
+    keep: PositiveInt = 2
+    patience: NonNegativeInt = 0
+    eval_batch: PositiveInt = 32
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise MetanetError(
+                f"micro_batch: {self.micro_batch} does not divide batch_size "
+                f"{self.batch_size}"
+            )
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Options):
     """All that decides a run.
 
     Attributes:
+        imports: Modules outside the package that register models, tasks or zoo families;
+            they are imported before the other fields are read.
         seed: Seed of initialisation, data order and augmentation.
         canonicalize: Bring every input network to the canonical representative of its
             scale, sign and phase orbit before anything else reads it.
         zoo, data, graph, model, task, augment, optimizer, train: The parts.
     """
 
-    seed: int = 0
+    imports: tuple[ModuleName, ...] = ()
+    seed: NonNegativeInt = 0
     canonicalize: bool = True
     zoo: ZooConfig = field(default_factory=lambda: ZooConfig(fit=FitConfig()))
     data: DataConfig = field(default_factory=DataConfig)
@@ -198,6 +211,11 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model.configure(MODELS, "model")
+        self.task.configure(TASKS, "task")
+
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> ExperimentConfig:
         """Reads nested mappings (a config file's content, or config.json).
@@ -206,66 +224,13 @@ class ExperimentConfig:
             MetanetError: for unknown keys (with the nearest known one), wrong types
                 and impossible values, naming the dotted field.
         """
-        config = from_mapping(cls, mapping, "config")
-        configure(MODELS, config.model, "config.model")
-        configure(TASKS, config.task, "config.task")
-        _check_values(config)
-        return config
+        return from_mapping(cls, mapping, "config")
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of `from_mapping`."""
         return to_json(self)
 
 
-def configure(registry: Registry[Any], named: NamedConfig, section: str) -> Any:
-    """Returns the checked options of a named part.
-
-    Args:
-        registry: Table that has the name.
-        named: Name and options.
-        section: Dotted name of the section, for messages.
-
-    Raises:
-        MetanetError: for an unknown name or option, or an impossible value.
-    """
-    try:
-        registry[named.name]
-    except MetanetError as error:
-        raise MetanetError(f"{section}.name: {error}") from error
-    try:
-        return registry.configure(named.name, dict(named.options))
-    except MetanetError as error:
-        raise within(section, error) from error
-
-
 def to_json(options: Any) -> dict[str, Any]:
     """Returns the mapping of a dataclass as JSON holds it, with lists for tuples."""
     return json.loads(json.dumps(to_mapping(options)))
-
-
-_POSITIVE = (
-    "train.steps", "train.batch_size", "train.log_every", "train.eval_every",
-    "train.checkpoint_every", "train.keep", "train.eval_batch",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "seed", "train.micro_batch", "train.patience", "augment.noise",
-    "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.warmup_steps",
-    "optimizer.clip_norm",
-)  # fmt: skip
-
-
-def _check_values(config: ExperimentConfig) -> None:
-    for least, names in ((1, _POSITIVE), (0, _NOT_NEGATIVE)):
-        for name in names:
-            value = operator.attrgetter(name)(config)
-            if not (value >= least and math.isfinite(value)):
-                raise MetanetError(
-                    f"config.{name}: must be at least {least}, got {value}"
-                )
-    micro, batch = config.train.micro_batch, config.train.batch_size
-    if micro and batch % micro:
-        raise MetanetError(
-            f"config.train.micro_batch: {micro} does not divide batch_size {batch}"
-        )
-    if not 0 <= config.optimizer.ema_decay < 1:
-        raise MetanetError("config.optimizer.ema_decay: must lie in [0, 1)")

@@ -56,8 +56,8 @@ class Metanetwork(nnx.Module):
 
 def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> Task:
     """The task of a config."""
-    name, options = config.task.name, dict(config.task.options)
-    return TASKS[name](TASKS.configure(name, options), class_names)
+    options = config.task.configure(TASKS, "config.task")
+    return TASKS[config.task.name](options, class_names)
 
 
 @lru_cache(maxsize=256)  # runs of a sweep share their zoo

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import operator
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metanet.errors import MetanetError, suggest
+from metanet.options import NonNegativeFloat, NonNegativeInt, Options, Rate
 from metanet.registry import Registry
-from metanet.training.config import OptimizerConfig
 
 SCHEDULES: Registry[Any] = Registry("schedule")
 
@@ -39,6 +40,29 @@ def _after_warmup(peak: float, warmup: int, then: optax.Schedule) -> optax.Sched
         return then
     up = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([up, then], [warmup])
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Options):
+    """Optimiser, schedule and parameter averaging.
+
+    Attributes:
+        name: Attribute path in optax ("adamw", "contrib.muon").
+        learning_rate: Peak learning rate.
+        weight_decay: Applied to matrices only, where the optimiser has it.
+        schedule: "cosine", "linear" or "constant", after a linear warm-up.
+        warmup_steps: Length of the warm-up.
+        clip_norm: Largest norm of the gradient; 0 for no clipping.
+        ema_decay: Decay of the averaged parameters that are evaluated; 0 for none.
+    """
+
+    name: str = "adamw"
+    learning_rate: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    schedule: Annotated[str, SCHEDULES] = "cosine"
+    warmup_steps: NonNegativeInt = 100
+    clip_norm: NonNegativeFloat = 1.0
+    ema_decay: Rate = 0.0
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

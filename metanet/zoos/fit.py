@@ -8,7 +8,6 @@ view alone. The result is the same to the bit whatever is interrupted and resume
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.compiler import on_cpu, small_loop_options
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.networks import (
     Architecture,
     ParamSpec,
@@ -30,7 +29,9 @@ from metanet.networks import (
     to_targets,
     to_unit,
 )
+from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt
 from metanet.progress import track
+from metanet.registry import ModuleName
 from metanet.zoos.cores import map_on_cores
 from metanet.zoos.gradients import error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
@@ -50,10 +51,12 @@ _CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Options):
     """A zoo of INRs.
 
     Attributes:
+        imports: Modules outside the package that register image sets, families or
+            architectures.
         images: Image set, see `load_images`.
         data_root: Folder of image files; "" if the set needs none.
         download: Fetch missing image files.
@@ -67,31 +70,25 @@ class FitConfig:
         shard_size: Networks per file of the zoo.
     """
 
+    imports: tuple[ModuleName, ...] = ()
     images: str = "digits"
     data_root: str = ""
     download: bool = False
-    limit: int = 0
-    views: int = 1
-    seed: int = 0
+    limit: NonNegativeInt = 0
+    views: PositiveInt = 1
+    seed: NonNegativeInt = 0
     architecture: Architecture = field(
         default_factory=lambda: Architecture.of("siren", hidden=(32, 32))
     )
-    steps: int = 200
-    learning_rate: float = 2e-3
-    batch: int = 0
-    shard_size: int = 1024
-
-    def __post_init__(self) -> None:
-        require_at_least(self, views=1, steps=1, shard_size=1, batch=0, seed=0)
-        if not 0 < self.learning_rate < math.inf:
-            raise MetanetError(
-                f"learning_rate: must be positive and finite, got {self.learning_rate}"
-            )
+    steps: PositiveInt = 200
+    learning_rate: PositiveFloat = 2e-3
+    batch: NonNegativeInt = 0
+    shard_size: PositiveInt = 1024
 
     def identity(self) -> dict[str, Any]:
         """What decides the zoo's content: all fields but those of data access."""
         fields = asdict(self)
-        del fields["data_root"], fields["download"]
+        del fields["imports"], fields["data_root"], fields["download"]
         fields["architecture"] = self.architecture.complete().to_json()
         return fields
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
-from metanet.errors import MetanetError, suggest
+from metanet.errors import MetanetError
+from metanet.options import Interval, NonEmpty, Options, PositiveInt, RangeWithin
 
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
-INITS = ("lecun_normal", "glorot_normal", "he_normal", "normal")
+OptimizerName = Literal["sgd", "adam", "rmsprop"]
+InitName = Literal["lecun_normal", "glorot_normal", "he_normal", "normal"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
+INITS: tuple[InitName, ...] = get_args(InitName)
+Pair = tuple[float, float]
+Share = Annotated[float, Interval(0, 1, "(]")]
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
+class Hyperparameters(Options):
     """Ranges from which every run of a zoo draws its settings, independently.
 
     The defaults are those of the Small CNN Zoo (Unterthiner et al. 2020, appendix), but
@@ -38,40 +42,22 @@ class Hyperparameters:
             within a batch, which leaves every gradient as it is.
     """
 
-    optimizer: tuple[str, ...] = OPTIMIZERS
-    learning_rate: tuple[float, float] = (5e-4, 5e-2)
-    weight_decay: tuple[float, float] = (1e-8, 1e-2)
-    momentum: tuple[float, float] = (0.9, 0.9)
-    dropout: tuple[float, float] = (0.0, 0.7)
+    optimizer: Annotated[tuple[OptimizerName, ...], NonEmpty()] = OPTIMIZERS
+    learning_rate: Annotated[Pair, RangeWithin(1e-12, 1e3)] = (5e-4, 5e-2)
+    weight_decay: Annotated[Pair, RangeWithin(0.0, 1e3)] = (1e-8, 1e-2)
+    momentum: Annotated[Pair, RangeWithin(0.0, 1.0)] = (0.9, 0.9)
+    dropout: Annotated[Pair, RangeWithin(0.0, 0.95)] = (0.0, 0.7)
     activation: tuple[str, ...] = ("relu", "tanh")
-    init: tuple[str, ...] = INITS
-    init_scale: tuple[float, float] = (0.1, 1.0)
-    train_fraction: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    label_noise: tuple[float, float] = (0.0, 0.0)
-    batch_size: tuple[int, ...] = (64,)
+    init: Annotated[tuple[InitName, ...], NonEmpty()] = INITS
+    init_scale: Annotated[Pair, RangeWithin(1e-6, 1e3)] = (0.1, 1.0)
+    train_fraction: Annotated[tuple[Share, ...], NonEmpty()] = (0.1, 0.25, 0.5, 1.0)
+    label_noise: Annotated[Pair, RangeWithin(0.0, 1.0)] = (0.0, 0.0)
+    batch_size: Annotated[tuple[PositiveInt, ...], NonEmpty()] = (64,)
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("init", INITS)):
-            for value in getattr(self, name):
-                if value not in known:
-                    raise MetanetError(f"{name}: no {value!r}.{suggest(value, known)}")
-        for field in fields(self):
-            held = getattr(self, field.name)
-            if field.name in _RANGES:
-                low, high = _RANGES[field.name]
-                pair = len(held) == 2 and all(map(math.isfinite, held))
-                if not pair or not low <= held[0] <= held[1] <= high:
-                    raise MetanetError(
-                        f"{field.name}: expected (from, to) within {low} and {high}, "
-                        f"got {held}"
-                    )
-            elif not held and field.name != "activation":
-                raise MetanetError(f"{field.name}: needs at least one choice")
-        if not all(0 < f <= 1 for f in self.train_fraction):
-            raise MetanetError("train_fraction: shares lie in (0, 1]")
-        if min(self.batch_size) < 1 or any(
-            max(self.batch_size) % b for b in self.batch_size
-        ):
+        super().__post_init__()
+        largest = max(self.batch_size)
+        if any(largest % size for size in self.batch_size):
             raise MetanetError(
                 f"batch_size: each must divide the largest, got {self.batch_size}"
             )
@@ -104,16 +90,6 @@ class Hyperparameters:
             label_noise=between(*self.label_noise),
             batch_size=int(pick(self.batch_size)),
         )
-
-
-_RANGES = {
-    "learning_rate": (1e-12, 1e3),
-    "weight_decay": (0.0, 1e3),
-    "momentum": (0.0, 1.0),
-    "dropout": (0.0, 0.95),
-    "init_scale": (1e-6, 1e3),
-    "label_noise": (0.0, 1.0),
-}
 
 
 @dataclass(frozen=True)

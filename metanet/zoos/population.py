@@ -7,16 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metanet.compiler import on_cpu
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.networks import Architecture, ParamSpec, abstract_network
+from metanet.options import AtLeast, NonEmpty, NonNegativeInt, Options, PositiveInt
 from metanet.progress import Tracker, track
+from metanet.registry import ModuleName
 from metanet.zoos import families
 from metanet.zoos.cores import map_on_cores
 from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters, Settings
@@ -51,11 +53,16 @@ _COLUMNS: dict[str, str] = {
 }
 
 
+FamilyName = Annotated[str, families.FAMILIES]
+
+
 @dataclass(frozen=True)
-class PopulationConfig:
+class PopulationConfig(Options):
     """A zoo of classifiers trained on images.
 
     Attributes:
+        imports: Modules outside the package that register image sets, families or
+            architectures.
         images: Image set, see `load_images`.
         data_root: Folder of image files; "" if the set needs none.
         download: Fetch missing image files.
@@ -71,31 +78,24 @@ class PopulationConfig:
         shard_runs: Runs per file of the zoo.
     """
 
+    imports: tuple[ModuleName, ...] = ()
     images: str = "digits"
     data_root: str = ""
     download: bool = False
     grey: bool = True
-    train_images: int = 0
-    test_images: int = 2_000
-    families: tuple[str, ...] = ("small_cnn",)
-    architectures: int = 1
-    runs: int = 100
-    epochs: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8, 9, 10)
+    train_images: NonNegativeInt = 0
+    test_images: NonNegativeInt = 2_000
+    families: Annotated[tuple[FamilyName, ...], NonEmpty()] = ("small_cnn",)
+    architectures: PositiveInt = 1
+    runs: Annotated[int, AtLeast(3)] = 100
+    epochs: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4, 6, 8, 9, 10)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
-    seed: int = 0
-    shard_runs: int = 64
+    seed: NonNegativeInt = 0
+    shard_runs: PositiveInt = 64
 
     def __post_init__(self) -> None:
-        require_at_least(
-            self, train_images=0, test_images=0, architectures=1, runs=3, shard_runs=1,
-            seed=0,
-        )  # fmt: skip
-        if not self.families:
-            raise MetanetError("families: needs at least one name")
-        for name in self.families:
-            families.FAMILIES[name]  # refuses unknown names
-        steps = np.diff(self.epochs)
-        if not self.epochs or min(self.epochs) < 0 or not (steps > 0).all():
+        super().__post_init__()
+        if not self.epochs or not (np.diff(self.epochs) > 0).all():
             raise MetanetError(
                 f"epochs: expected ascending numbers from 0, got {self.epochs}"
             )
@@ -103,7 +103,7 @@ class PopulationConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the zoo's content: all fields but those of data access."""
         out = json.loads(json.dumps(asdict(self)))  # as zoo.json holds it
-        del out["data_root"], out["download"]
+        del out["imports"], out["data_root"], out["download"]
         return out
 
 
