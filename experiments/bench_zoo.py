@@ -95,7 +95,11 @@ def read_speed(data_root: str, count: int = 4_096) -> float:
     """INRs (2-32-32-1) read per second from Parquet into host memory, checked."""
     architecture = Architecture.of("siren", hidden=(32, 32))
     config = FitConfig(
-        "mnist", data_root, limit=count, steps=1, architecture=architecture
+        images="mnist",
+        data_root=data_root,
+        limit=count,
+        steps=1,
+        architecture=architecture,
     )
     with tempfile.TemporaryDirectory() as out:
         fit_inrs(config, out, progress=False)

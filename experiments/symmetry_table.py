@@ -38,9 +38,9 @@ from helpers import symmetry_families, symmetry_libraries, symmetry_networks
 
 from metanet import importers
 from metanet import symmetry as sym
+from metanet.files import write_file
 from metanet.networks import Network
 from metanet.progress import track
-from metanet.zoos.store import write_file
 
 _ONLY = flags.DEFINE_string("only", "", "Regular expression on names and libraries.")
 _OUTPUT = flags.DEFINE_string(

@@ -30,9 +30,9 @@ from metanet.zoos import (
     fit_networks,
     load_images,
     open_or_make,
-    readers,
     reconstruct,
 )
+from metanet.zoos.images.mnist import read_idx
 
 DATA = Path(__file__).parent.parent / "data"
 SMALL = Architecture.of("siren", hidden=(8, 8), w0=5.0)
@@ -214,7 +214,7 @@ def test_sample_networks_draw_a_three(name):
         h = h @ weight.T + bias
         h = np.sin(30 * h) if i < 2 else h
     drawn = (h + 0.5 if convention == "dws" else (h + 1) / 2).reshape(28, 28)
-    digit = readers.read_idx(DATA / "digits-images-idx3-ubyte.gz")[3].astype(float)
+    digit = read_idx(DATA / "digits-images-idx3-ubyte.gz")[3].astype(float)
     large = zoom(digit, 3.5, order=1, grid_mode=True, mode="nearest") / 255
     assert -10 * np.log10(np.mean((drawn - large) ** 2)) > 35
 

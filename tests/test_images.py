@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 
 from metanet.errors import MetanetError
-from metanet.zoos import SPLITS, ImageSet, choose_images, load_images, readers, sources
+from metanet.zoos import IMAGE_SETS, SPLITS, ImageSet, choose_images, load_images
+from metanet.zoos.images.cifar10 import read_npy, read_python_batch
+from metanet.zoos.images.mnist import read_idx
 
 DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.default_rng(0)
@@ -47,7 +49,7 @@ def write_mnist(root: Path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
     for file, array in zip(IDX_FILES, parts, strict=True):
         (root / file).write_bytes(idx_bytes(array))
         known[file] = hashlib.md5((root / file).read_bytes()).hexdigest()
-    monkeypatch.setitem(sources.CHECKSUMS, "mnist", known)
+    monkeypatch.setattr(IMAGE_SETS["mnist"], "checksums", known)
     return images, labels
 
 
@@ -70,8 +72,8 @@ def test_digits():
 
 def test_sample_files_hold_digits():
     digits = load_images("digits")
-    images = readers.read_idx(DATA / "digits-images-idx3-ubyte.gz")
-    labels = readers.read_idx(DATA / "digits-labels-idx1-ubyte.gz")
+    images = read_idx(DATA / "digits-images-idx3-ubyte.gz")
+    labels = read_idx(DATA / "digits-labels-idx1-ubyte.gz")
     np.testing.assert_array_equal(labels, np.arange(10))
     for image, label in zip(images, labels, strict=True):
         first = np.argmax(digits.labels == label)
@@ -80,8 +82,8 @@ def test_sample_files_hold_digits():
 
 def test_documented_checksums_are_those_of_the_code():
     text = (DATA / "README.md").read_text()
-    for name, files in sources.CHECKSUMS.items():
-        for file, checksum in files.items():
+    for name in IMAGE_SETS:
+        for file, checksum in IMAGE_SETS[name].checksums.items():
             (line,) = (x for x in text.splitlines() if checksum in x)
             assert name in line and f"`{file}`" in line
 
@@ -120,12 +122,12 @@ def test_truncated_and_foreign_files_are_explained(tmp_path):
     for data in (*broken, gzip.compress(raw[:-1]), gzip.compress(raw + b"0")):
         path = tmp_path / "x.gz"
         path.write_bytes(data)
-        explained(lambda: readers.read_idx(path), str(path), "truncated")  # noqa: B023
+        explained(lambda: read_idx(path), str(path), "truncated")  # noqa: B023
     objects = tmp_path / "x.npy"
     np.save(objects, np.array([{}], object), allow_pickle=True)
-    explained(lambda: readers.read_npy(objects), str(objects))
+    explained(lambda: read_npy(objects), str(objects))
     objects.write_bytes(lzma.compress(b"no array"))
-    explained(lambda: readers.read_npy(objects), str(objects))
+    explained(lambda: read_npy(objects), str(objects))
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def write_cifar_archive(root: Path, images, labels) -> None:
     [write_cifar_binary, write_cifar_python, write_cifar_npy, write_cifar_archive],
 )
 def test_all_layouts_of_cifar10_are_equal(write, tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.CHECKSUMS, "cifar10", {})
+    monkeypatch.setattr(IMAGE_SETS["cifar10"], "checksums", {})
     images, labels = cifar_parts()
     write(tmp_path / "cifar10", images, labels)
     loaded = load_images("cifar10", tmp_path)
@@ -258,7 +260,7 @@ class Evil:
 def test_python_batches_run_nothing(content, tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps(content(str(mark)), protocol=2))
-    explained(lambda: readers.read_cifar_python(path), str(path))
+    explained(lambda: read_python_batch(path), str(path))
     assert not mark.exists()
 
 
@@ -268,7 +270,7 @@ def test_python_batches_of_all_protocols(protocol, tmp_path):
     path = tmp_path / "batch"
     batch = {"data": planes(images), "labels": labels.tolist()}
     path.write_bytes(pickle.dumps(batch, protocol=protocol))
-    found = readers.read_cifar_python(path)
+    found = read_python_batch(path)
     np.testing.assert_array_equal(found[0], images)
     np.testing.assert_array_equal(found[1], labels)
 

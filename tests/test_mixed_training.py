@@ -80,7 +80,7 @@ def drawn(config, runs, images, bar) -> list[RunOutputs]:
 
 def make_zoo(population: PopulationConfig, path: Path) -> Zoo:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(population_module, "_train", drawn)
+        patch.setattr(population_module, "train_shard", drawn)
         return train_population(population, path, progress=False)
 
 

@@ -23,8 +23,7 @@ from metanet.networks import (
     to_targets,
     to_unit,
 )
-from metanet.zoos import FAMILIES, ImageShape
-from metanet.zoos.families import draw_architectures
+from metanet.zoos import FAMILIES, ImageShape, draw_architectures
 
 NAMES = list(ARCHITECTURES)
 

@@ -39,15 +39,17 @@ from metanet.zoos import (
     ImageShape,
     PopulationConfig,
     Zoo,
+    draw_architectures,
     export,
+    load_images,
     population,
     train_population,
     verify,
 )
-from metanet.zoos.families import draw_architectures, width_of
 from metanet.zoos.hyperparameters import Settings
-from metanet.zoos.images import load_images
-from metanet.zoos.program import RunInputs, _update, compiled_runs, run_inputs
+from metanet.zoos.optimizers import Moments, UpdateRule, update_step
+from metanet.zoos.population import standardized_images
+from metanet.zoos.program import RunInputs, RunProgram, compiled_runs, run_inputs
 
 PLAIN = Settings(
     optimizer="sgd", learning_rate=0.05, weight_decay=1e-4, momentum=0.9, dropout=0.0,
@@ -100,13 +102,15 @@ def test_optimisers_are_those_of_optax(name, reference):
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
     optimizer = reference(chosen)
     state, wanted, found = optimizer.init(params), params, params
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    moments = (zeros, zeros)
+    moments = Moments.zeros_like(params)
+    rule = UpdateRule(
+        inputs.optimizer, inputs.learning_rate, inputs.weight_decay, inputs.momentum
+    )
     for i in range(5):
         gradient = jax.tree.map(lambda p, i=i: jnp.cos(3 * p + i), wanted)
         update, state = optimizer.update(gradient, state, wanted)
         wanted = optax.apply_updates(wanted, update)
-        found, moments = _update(found, gradient, moments, inputs, jnp.asarray(i))
+        found, moments = update_step(found, gradient, moments, rule, jnp.asarray(i))
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -121,17 +125,17 @@ def one(chosen: Settings, activations: tuple[str, ...], images: int) -> RunInput
 def test_a_smaller_batch_repeats_its_images():
     """Repetition leaves every gradient as it is, so that batch sizes are data."""
     small = PopulationConfig(train_images=64, test_images=32)
-    images = population.prepare(small, load_images("digits"))
+    images = standardized_images(small, load_images("digits"))
     arch = Architecture.of("small_cnn", widths=(4, 4), padding="SAME")
     keys = jax.random.split(jax.random.key(0), 1)
     found = []
     for largest in (8, 24):
-        program = compiled_runs(arch, ("relu",), (0, 2), largest, False)
+        program = compiled_runs(RunProgram(arch, ("relu",), (0, 2), largest, False))
         found.append(program(run_inputs(keys, [PLAIN], ("relu",), 64), images))
     np.testing.assert_allclose(found[0].weights, found[1].weights, atol=1e-5)
     assert np.abs(np.diff(found[0].weights[0], axis=0)).max() > 1e-2
     # Another zoo of the same networks, within the same process.
-    more = population.prepare(
+    more = standardized_images(
         dataclasses.replace(small, train_images=96), load_images("digits")
     )
     again = program(run_inputs(keys, [PLAIN], ("relu",), 96), more)
@@ -159,7 +163,7 @@ def tiny(tmp_path_factory) -> Zoo:
 
 def test_stored_networks_have_the_recorded_accuracy(tiny):
     """Evaluated outside the program that trained them, from weights and architecture."""
-    images = population.prepare(TINY, load_images("digits"))
+    images = standardized_images(TINY, load_images("digits"))
     table, known = tiny.read(), tiny.architectures
     assert len(table) == 18 and {a.name for a in known.values()} == {
         "varying_cnn", "row_rnn"
@@ -191,7 +195,8 @@ def test_rows_and_splits_go_by_run(tiny):
         per_epoch = used // min(used, table["batch_size"][rows][0])
         assert table["step"][rows].tolist() == [0, per_epoch, 3 * per_epoch]
         kind = tiny.architectures[table["architecture"][rows][0]]
-        assert (table["width"][rows] == width_of(kind)).all()
+        family = FAMILIES[table["family"][rows][0]]
+        assert (table["width"][rows] == family.width(kind)).all()
         if kind.name == "varying_cnn":
             assert kind.option("activation") == table["activation"][rows][0]
         else:
@@ -252,7 +257,7 @@ def test_families_draw_networks_of_the_images(name, side):
     drawn = draw_architectures((name,), 6, shape, seed=0)
     assert drawn == draw_architectures((name,), 6, shape, seed=0)
     assert len({a for _, a in drawn}) == len(drawn) == (1 if name == "small_cnn" else 6)
-    for family, architecture in drawn:
+    for drawn_from, architecture in drawn:
         x = jnp.ones((2, side, side, 1))
 
         def logits(key, architecture=architecture, x=x):
@@ -260,8 +265,8 @@ def test_families_draw_networks_of_the_images(name, side):
             return network.apply_fn(network.params, x)
 
         found = jax.eval_shape(logits, jax.random.key(0))
-        assert family == name and found.shape == (2, 10)
-        assert width_of(architecture) >= 4
+        assert drawn_from == name and found.shape == (2, 10)
+        assert FAMILIES[name].width(architecture) >= 4
 
 
 def test_settings_are_drawn_from_their_ranges():

@@ -222,7 +222,7 @@ def fit_config(args: argparse.Namespace) -> Any:
                 raise UsageError(
                     f"--{option} applies to SIRENs, not to --network {args.network}"
                 )
-    images = load_images(args.images, args.data_root, args.download).images
+    images = load_images(args.images, args.data_root, download=args.download).images
     options = {
         name: value
         for name in ("hidden", "w0", "convention")

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from metanet.errors import MetanetError, suggest
 from metanet.training.files import read_config
-from metanet.zoos import PopulationConfig
+from metanet.zoos import IMAGE_SETS, PopulationConfig
 
 
 def read_config_file(config: str) -> ConfigDict:
@@ -69,7 +69,8 @@ def override(config: ConfigDict, name: str, value: Any) -> None:
         section[name.rpartition(".")[2]] = value
 
 
-ZOO_VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10", "smoke")
+# The first is the default.
+ZOO_VARIANTS = ("digits", *(name for name in IMAGE_SETS if name != "digits"), "smoke")
 
 
 def zoo_config(argument: str, zoo: PopulationConfig) -> ConfigDict:

@@ -239,7 +239,7 @@ def packed_cases(
     """Measures graph models on packed batches of different CNNs, about 64 a batch."""
     rng = np.random.default_rng(0)
     images = ImageShape(side=28, channels=1, classes=10)
-    drawn = [FAMILIES["wild_park"](rng, images) for _ in range(count)]
+    drawn = [FAMILIES["wild_park"].draw(rng, images) for _ in range(count)]
     networks = [create(a, jax.random.key(i)) for i, a in enumerate(drawn)]
     topologies = [
         build_topology(sym.discover(n.apply_fn, n.params, *n.inputs, check=False))

@@ -22,7 +22,7 @@ from metanet.training.packed import (
     pack_batch,
 )
 from metanet.training.prefetch import prefetch
-from metanet.zoos import Spool, ZooTable
+from metanet.zoos import FloatBuffer, ZooTable
 
 # Networks whose prepared weights are added at once.
 _TOGETHER = 4096
@@ -39,15 +39,15 @@ class _Split:
         self.plans = [plans[k] for k in kinds]
         config = experiment.config
         if config.canonicalize or config.graph.fan_in:
-            spool = Spool(Path(config.zoo.path), config.data.memory)
+            buffer = FloatBuffer(Path(config.zoo.path), config.data.memory)
             starts = np.empty(len(table), np.int64)
             for key, one in experiment.inputs.items():
                 rows = np.flatnonzero(kinds == key)
                 for part in np.split(rows, range(_TOGETHER, len(rows), _TOGETHER)):
                     flat = one.prepared(table.take(part).weights)
-                    first = spool.append(flat.ravel())
+                    first = buffer.append(flat.ravel())
                     starts[part] = first + np.arange(len(part)) * one.spec.size
-            table = replace(table, values=spool.whole(), starts=starts)
+            table = replace(table, values=buffer.finish(), starts=starts)
         self.weights = [table.network(i) for i in range(len(table))]
 
     def __len__(self) -> int:

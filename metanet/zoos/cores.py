@@ -1,4 +1,4 @@
-"""How zoos use a machine: on CPU one program per core, elsewhere one large batch."""
+"""Parallel calls: on CPU one thread per core, elsewhere one at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ B = TypeVar("B")
 
 
 def map_on_cores(call: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Results of ``call`` in the order of ``items``, computed by a thread per core.
+    """Yields results in the order of the items, computed by a thread per core.
 
-    XLA runs a loop of small operations on one core, and releases the GIL meanwhile. When
-    the caller stops early or a call fails, what has not begun is left.
+    XLA runs a loop of small operations on one core and releases the GIL meanwhile. Calls
+    that have not begun are cancelled when the caller stops early or a call fails.
+
+    Args:
+        call: The function.
+        items: Its arguments.
     """
     with ThreadPoolExecutor(_workers()) as pool:
         try:

@@ -3,7 +3,7 @@
 A program takes a chunk of networks, small enough for its working set to stay in cache,
 through initialisation, all Adam steps (one scan) and the final PSNR; on CPU a thread
 per core runs one. Each network's initialisation depends on the seed, its image and its
-view alone. The result is the same to the bit whatever is interrupted and resumed.
+view alone. Interruption and resumption do not change a bit of the result.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from metanet.compiler import on_cpu, small_loop_options
 from metanet.errors import MetanetError
 from metanet.networks import (
     Architecture,
+    Params,
     ParamSpec,
     abstract_network,
     coordinate_grid,
@@ -33,12 +34,13 @@ from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt
 from metanet.progress import track
 from metanet.registry import ModuleName
 from metanet.zoos.cores import map_on_cores
-from metanet.zoos.gradients import error_gradient, inr_apply
+from metanet.zoos.gradients import ApplyFn, error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
+from metanet.zoos.optimizers import Moments, adam_step
 from metanet.zoos.splits import choose_images
 from metanet.zoos.store import Zoo, ZooWriter
 
-# Columns of a zoo of INRs beside those of every zoo.
+# Columns of a zoo of INRs besides those of every zoo.
 COLUMNS = {
     "label": "int32",
     "image": "int32",
@@ -48,6 +50,8 @@ COLUMNS = {
 }
 # Networks per call: on CPU the arrays of a chunk should stay in a core's cache.
 _CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
+# Smallest mean squared error, which bounds the PSNR.
+_MIN_MSE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class FitConfig(Options):
     shard_size: PositiveInt = 1024
 
     def identity(self) -> dict[str, Any]:
-        """What decides the zoo's content: all fields but those of data access."""
+        """Returns the fields that decide the zoo's content, not those of data access."""
         fields = asdict(self)
         del fields["imports"], fields["data_root"], fields["download"]
         fields["architecture"] = self.architecture.complete().to_json()
@@ -94,12 +98,12 @@ class FitConfig(Options):
 
 
 def convention_of(architecture: Architecture) -> str:
-    """The coordinate and pixel convention of an INR; "dws" where it has no option."""
+    """Returns the convention of an INR; "dws" if it has no such option."""
     return dict(architecture.options).get("convention", "dws")
 
 
-def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., Any]]:
-    """Spec and function of an INR with the sine that is fastest here.
+def inr_function(architecture: Architecture) -> tuple[ParamSpec, ApplyFn]:
+    """Returns spec and function of an INR, with the fastest sine.
 
     Raises:
         MetanetError: for an architecture that does not read coordinates.
@@ -112,40 +116,62 @@ def inr_function(architecture: Architecture) -> tuple[ParamSpec, Callable[..., A
     return ParamSpec.of(network.params), inr_apply(architecture)
 
 
+# (keys [B], targets [B, pixels, channels]) -> weights [B, P], PSNR in dB [B]
+_FitFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
 @lru_cache(maxsize=4)
-def _program(
+def _compiled_fit(
     architecture: Architecture, steps: int, learning_rate: float, shape: tuple[int, ...]
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Compiled ``fit(keys [B], targets [B, pixels, channels]) -> weights, psnr``."""
+) -> _FitFn:
+    """Compiles the fit of a chunk of INRs to images of a shape."""
     network = abstract_network(architecture)
-    spec, exact = ParamSpec.of(network.params), network.apply_fn
+    spec, apply_fn = ParamSpec.of(network.params), network.apply_fn
     convention = convention_of(architecture)
     grid = coordinate_grid(shape[0], shape[1], convention)
     gradient = error_gradient(architecture, grid)
+    pixel_range = _pixel_range(convention)
 
-    def error(params: Any, targets: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(exact(params, jnp.asarray(grid)) - targets))
+    def mean_squared_error(params: Params, targets: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(apply_fn(params, jnp.asarray(grid)) - targets))
 
     def fit(keys: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def step(state: Any, i: jax.Array) -> tuple[Any, None]:
-            x, m, v = state
-            g = gradient(x, targets)
-            m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-            v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * (g * g), v, g)
+        def step(
+            state: tuple[Params, Moments], i: jax.Array
+        ) -> tuple[tuple[Params, Moments], None]:
+            params, moments = state
             rate = learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * i / steps))
-            rate, scale = rate / (1 - 0.9 ** (i + 1)), 1 / (1 - 0.999 ** (i + 1))
-            move = lambda x, m, v: x - rate * m / (jnp.sqrt(v * scale) + 1e-8)
-            return (jax.tree.map(move, x, m, v), m, v), None
+            return adam_step(params, gradient(params, targets), moments, i, rate), None
 
-        start = jax.vmap(lambda key: create(architecture, key).params)(keys)
-        zeros = jax.tree.map(jnp.zeros_like, start)
+        params = jax.vmap(lambda key: create(architecture, key).params)(keys)
         counter = jnp.arange(steps, dtype=jnp.float32)
-        (x, _, _), _ = jax.lax.scan(step, (start, zeros, zeros), counter)
-        span = 1.0 if convention == "dws" else 2.0
-        mse = jnp.maximum(jax.vmap(error)(x, targets), 1e-12)
-        return spec.flatten(x), 10 * jnp.log10(span**2 / mse)
+        state = (params, Moments.zeros_like(params))
+        (params, _), _ = jax.lax.scan(step, state, counter)
+        mse = jnp.maximum(jax.vmap(mean_squared_error)(params, targets), _MIN_MSE)
+        return spec.flatten(params), 10 * jnp.log10(pixel_range**2 / mse)
 
     return jax.jit(fit, compiler_options=small_loop_options())
+
+
+def _pixel_range(convention: str) -> float:
+    return 1.0 if convention == "dws" else 2.0
+
+
+def psnr(images: np.ndarray, targets: np.ndarray, convention: str) -> np.ndarray:
+    """Returns the PSNR in dB of images ``[N, height, width, channels]`` in [0, 1].
+
+    Args:
+        images: What networks draw, not clipped.
+        targets: The true images.
+        convention: Of the networks.
+    """
+    span = _pixel_range(convention)
+    mse = np.square((images - targets) * span).mean((1, 2, 3))
+    return 10 * np.log10(span**2 / np.maximum(mse, _MIN_MSE))
+
+
+def _ignore_progress(count: int) -> None:
+    del count
 
 
 def fit_networks(
@@ -153,7 +179,7 @@ def fit_networks(
     images: np.ndarray,
     ids: np.ndarray,
     views: np.ndarray,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = _ignore_progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits one network to each image.
 
@@ -173,50 +199,55 @@ def fit_networks(
     convention = convention_of(config.architecture)
     shape, count = images.shape[1:], len(images)
     batch = config.batch or (_CPU_BATCH if on_cpu() else _ACCELERATOR_BATCH)
-    fit = _program(config.architecture, config.steps, config.learning_rate, shape)
+    fit = _compiled_fit(config.architecture, config.steps, config.learning_rate, shape)
     keys = _keys(config.seed, ids, views)
 
-    def chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
+    def fit_chunk(start: int) -> tuple[np.ndarray, np.ndarray]:
         # A short chunk repeats its networks, so that one program serves all.
-        kept = min(batch, count - start)
-        index = start + np.arange(batch) % kept
+        size = min(batch, count - start)
+        index = start + np.arange(batch) % size
         targets = to_targets(images[index].reshape(batch, -1, shape[-1]), convention)
-        weights, psnr = fit(keys[index], targets)
-        return np.asarray(weights)[:kept], np.asarray(psnr)[:kept]
+        weights, quality = fit(keys[index], jnp.asarray(targets))
+        return np.asarray(weights)[:size], np.asarray(quality)[:size]
 
-    done = []
-    for part in map_on_cores(chunk, range(0, count, batch)):
-        done.append(part)
-        advance(len(part[1]))
-    weights, psnr = (np.concatenate(parts) for parts in zip(*done, strict=True))
-    finite = np.isfinite(weights).all(axis=1)
-    if not finite.all():
+    chunks = []
+    for chunk in map_on_cores(fit_chunk, range(0, count, batch)):
+        chunks.append(chunk)
+        advance(len(chunk[1]))
+    weights, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    is_finite = np.isfinite(weights).all(axis=1)
+    if not is_finite.all():
         raise MetanetError(
-            f"{config.images}: image {ids[np.argmin(finite)]}: the fit diverged; lower "
+            f"{config.images}: image {ids[np.argmin(is_finite)]}: the fit diverged; lower "
             f"the learning rate ({config.learning_rate})"
         )
-    return weights, psnr
+    return weights, quality
 
 
 def _keys(seed: int, ids: np.ndarray, views: np.ndarray) -> jax.Array:
     root = jax.random.key(seed)
-    fold = jax.vmap(lambda i, v: jax.random.fold_in(jax.random.fold_in(root, i), v))
-    return fold(jnp.asarray(ids), jnp.asarray(views))
+
+    def fold(image: jax.Array, view: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(root, image), view)
+
+    return jax.vmap(fold)(jnp.asarray(ids), jnp.asarray(views))
 
 
 def fit_inrs(config: FitConfig, out: str | Path, *, progress: bool = True) -> Zoo:
     """Fits a zoo of INRs, or finishes one that was interrupted.
 
     Args:
-        config: What to fit.
-        out: Directory of the zoo; completed shards in it are verified and kept.
+        config: Images and networks.
+        out: Directory of the zoo; its completed shards are verified and reused.
         progress: Show a progress bar.
 
     Raises:
         MetanetError: for unusable images, an architecture that does not fit them, or a
             directory that holds another zoo.
     """
-    dataset = load_images(config.images, config.data_root or None, config.download)
+    dataset = load_images(
+        config.images, config.data_root or None, download=config.download
+    )
     channels = dataset.images.shape[-1]
     spec, _ = inr_function(config.architecture)
     if config.architecture.option("out_dim") != channels:
@@ -227,23 +258,22 @@ def fit_inrs(config: FitConfig, out: str | Path, *, progress: bool = True) -> Zo
     chosen, split = choose_images(dataset, config.limit, config.seed)
     total = len(chosen) * config.views
     writer = ZooWriter(out, _description(config, dataset, spec, total))
-    with track(
-        total, f"fitting INRs to {config.images}", unit="INRs", show=progress,
-        done=writer.done,
-    ) as bar:  # fmt: skip
+    title = f"fitting INRs to {config.images}"
+    with track(total, title, unit="INRs", show=progress, done=writer.done) as tracker:
         for shard, rows in writer.shards():
-            place, view = np.divmod(rows, config.views)
-            image = chosen[place]
-            pixels = dataset.images[image]
-            weights, psnr = fit_networks(config, pixels, image, view, bar.advance)
+            position, view = np.divmod(rows, config.views)
+            image = chosen[position]
+            weights, quality = fit_networks(
+                config, dataset.images[image], image, view, tracker.advance
+            )
             columns = {
                 "id": rows,
                 "architecture": ["0"] * len(rows),
                 "label": dataset.labels[image],
                 "image": image,
                 "view": view,
-                "split": split[place],
-                "psnr": psnr,
+                "split": split[position],
+                "psnr": quality,
                 "seed": [config.seed] * len(rows),
             }
             writer.write(shard, list(weights), columns)
@@ -267,20 +297,19 @@ def _description(
     }
 
 
-def reconstruct(zoo: Zoo, weights: np.ndarray, clip: bool = True) -> np.ndarray:
-    """Images ``[N, height, width, channels]`` in [0, 1] that networks draw.
+def reconstruct(zoo: Zoo, weights: np.ndarray, *, clip: bool = True) -> np.ndarray:
+    """Renders the images of INRs, ``[N, height, width, channels]`` in [0, 1].
 
     Args:
         zoo: The zoo that the networks belong to.
         weights: Flat weights ``[N, P]``.
-        clip: Cut off what lies outside [0, 1].
+        clip: Clip intensities to [0, 1].
     """
-    architecture = zoo.architecture
-    spec, apply_fn = inr_function(architecture)
+    spec, apply_fn = inr_function(zoo.architecture)
     height, width, channels = zoo.info["image_shape"]
     convention = zoo.info["convention"]
     grid = jnp.asarray(coordinate_grid(height, width, convention))
-    draw = jax.jit(jax.vmap(lambda v: apply_fn(spec.unflatten(v), grid)))
-    values = to_unit(draw(jnp.asarray(weights)), convention)
-    drawn = np.asarray(values).reshape(-1, height, width, channels)
-    return np.clip(drawn, 0, 1) if clip else drawn
+    render = jax.jit(jax.vmap(lambda vector: apply_fn(spec.unflatten(vector), grid)))
+    intensities = to_unit(render(jnp.asarray(weights)), convention)
+    images = np.asarray(intensities).reshape(-1, height, width, channels)
+    return np.clip(images, 0, 1) if clip else images

@@ -1,4 +1,4 @@
-"""A zoo of classifiers: what it consists of, and training all of it."""
+"""Zoos of classifiers: configuration, drawn runs, training, stored columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,19 @@ from metanet.networks import Architecture, ParamSpec, abstract_network
 from metanet.options import AtLeast, NonEmpty, NonNegativeInt, Options, PositiveInt
 from metanet.progress import Tracker, track
 from metanet.registry import ModuleName
-from metanet.zoos import families
 from metanet.zoos.cores import map_on_cores
+from metanet.zoos.families import (
+    FAMILIES,
+    DrawnArchitecture,
+    ImageShape,
+    draw_architectures,
+)
 from metanet.zoos.hyperparameters import SETTING_COLUMNS, Hyperparameters, Settings
 from metanet.zoos.images import ImageSet, load_images
 from metanet.zoos.program import (
     Images,
     RunOutputs,
+    RunProgram,
     compiled_runs,
     run_inputs,
     used_images,
@@ -35,8 +41,8 @@ from metanet.zoos.store import Zoo, ZooWriter
 
 # Runs that an accelerator trains at once; a CPU trains one per core.
 _ACCELERATOR_RUNS = 64
-# Weights at which a network counts as diverged; nothing that classifies comes near.
-_LARGEST = 1e6
+# Weights from which a network counts as diverged; useful ones are far smaller.
+_DIVERGED = 1e6
 _SPLIT_SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
 _MEASURES = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
 _COLUMNS: dict[str, str] = {
@@ -52,29 +58,28 @@ _COLUMNS: dict[str, str] = {
     **SETTING_COLUMNS,
 }
 
-
-FamilyName = Annotated[str, families.FAMILIES]
+FamilyName = Annotated[str, FAMILIES]
 
 
 @dataclass(frozen=True)
 class PopulationConfig(Options):
-    """A zoo of classifiers trained on images.
+    """A zoo of classifiers trained on grey images.
 
     Attributes:
         imports: Modules outside the package that register image sets, families or
             architectures.
-        images: Image set, see `load_images`.
+        images: Image set, see `load_images`; colours are averaged.
         data_root: Folder of image files; "" if the set needs none.
         download: Fetch missing image files.
-        grey: Average the colours.
         train_images: Training images that runs choose from; 0 takes all.
         test_images: Test images on which accuracy is measured; 0 takes all.
         families: Names of architecture distributions, taken in turn.
         architectures: Number of different architectures.
         runs: Number of training runs, divided evenly over the architectures.
-        epochs: After which a checkpoint is stored, ascending; the last ends the run.
+        epochs: Epochs after which a checkpoint is stored, ascending; the last ends the
+            run.
         hyperparameters: Ranges of everything else.
-        seed: Of architectures, settings, initialisations, data order and splits.
+        seed: Seed of architectures, settings, initialisations, data order and splits.
         shard_runs: Runs per file of the zoo.
     """
 
@@ -82,7 +87,6 @@ class PopulationConfig(Options):
     images: str = "digits"
     data_root: str = ""
     download: bool = False
-    grey: bool = True
     train_images: NonNegativeInt = 0
     test_images: NonNegativeInt = 2_000
     families: Annotated[tuple[FamilyName, ...], NonEmpty()] = ("small_cnn",)
@@ -101,59 +105,71 @@ class PopulationConfig(Options):
             )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the zoo's content: all fields but those of data access."""
-        out = json.loads(json.dumps(asdict(self)))  # as zoo.json holds it
-        del out["imports"], out["data_root"], out["download"]
-        return out
+        """Returns the fields that decide the zoo's content, not those of data access."""
+        fields = json.loads(json.dumps(asdict(self)))  # lists, as in zoo.json
+        del fields["imports"], fields["data_root"], fields["download"]
+        return fields
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run of the zoo.
+class _RunPlan(NamedTuple):
+    """One run of a zoo before it is trained.
 
     Attributes:
-        number: From 0.
-        key: Id of its architecture.
-        family: Name of the distribution that this is from.
+        number: Number of the run, from 0.
+        architecture_id: Key of its architecture in the zoo.
+        family: Name of the family.
         base: The architecture before an activation was drawn; runs of one base share a
             program.
-        architecture: With the activation.
-        settings, split: As drawn.
+        architecture: The architecture with the activation.
+        activations: Activations that runs of the base draw from.
+        settings: Drawn settings.
+        split: Split of the zoo.
     """
 
     number: int
-    key: str
+    architecture_id: str
     family: str
     base: Architecture
     architecture: Architecture
+    activations: tuple[str, ...]
     settings: Settings
     split: str
 
 
-def _runs(
-    config: PopulationConfig, architectures: list[tuple[str, Architecture]]
-) -> list[_Run]:
+def _plan_runs(
+    config: PopulationConfig, architectures: Sequence[DrawnArchitecture]
+) -> list[_RunPlan]:
     count = config.runs
-    splits = _splits(count, config.seed)
-    out = []
+    splits = _draw_splits(count, config.seed)
+    plans = []
     for number in range(count):
-        # Runs of an architecture lie together, so that a shard compiles few programs.
-        place = number * len(architectures) // count
-        family, base = architectures[place]
-        names = _activations(config, base)
+        # Runs of an architecture are adjacent, so that a shard compiles few programs.
+        index = number * len(architectures) // count
+        family, base = architectures[index]
+        activations = _activations(config, family, base)
         rng = np.random.default_rng([config.seed, 0x5E7, number])
-        settings = config.hyperparameters.draw(rng, names)
-        full, key = base, str(place)
-        if len(names) > 1:
-            full = base.with_option("activation", settings.activation)
-            key = f"{place}-{settings.activation}"
-        split = str(splits[number])
-        out.append(_Run(number, key, family, base, full, settings, split))
-    return out
+        settings = config.hyperparameters.draw(rng, activations)
+        architecture, architecture_id = base, str(index)
+        if len(activations) > 1:
+            architecture = base.with_option("activation", settings.activation)
+            architecture_id = f"{index}-{settings.activation}"
+        plans.append(
+            _RunPlan(
+                number,
+                architecture_id,
+                family,
+                base,
+                architecture,
+                activations,
+                settings,
+                str(splits[number]),
+            )
+        )
+    return plans
 
 
-def _splits(count: int, seed: int) -> np.ndarray:
-    """A split for every run, in the fixed shares; no split is empty."""
+def _draw_splits(count: int, seed: int) -> np.ndarray:
+    """Draws a split for every run, in fixed shares; no split is empty."""
     order = np.random.default_rng([seed, 0x59]).permutation(count)
     tests = max(1, round(count * _SPLIT_SHARES["test"]))
     validations = max(1, round(count * _SPLIT_SHARES["validation"]))
@@ -164,16 +180,13 @@ def _splits(count: int, seed: int) -> np.ndarray:
 
 
 def _activations(
-    config: PopulationConfig, architecture: Architecture
+    config: PopulationConfig, family: str, architecture: Architecture
 ) -> tuple[str, ...]:
-    """Activations that runs of an architecture draw from; its own where it is fixed."""
-    options = dict(architecture.complete().options)
-    if "activation" not in options:
-        return (_FIXED.get(architecture.name, "relu"),)
-    return config.hyperparameters.activation or (options["activation"],)
-
-
-_FIXED = {"vit": "gelu", "row_rnn": "tanh"}
+    """Returns the activations that runs of an architecture draw from."""
+    has_option = "activation" in architecture.all_options()
+    if has_option and config.hyperparameters.activation:
+        return config.hyperparameters.activation
+    return (FAMILIES[family].default_activation(architecture),)
 
 
 def train_population(
@@ -184,39 +197,43 @@ def train_population(
     Several processes may work on one directory; each takes other shards.
 
     Args:
-        config: What to train.
-        out: Directory of the zoo; completed shards in it are verified and kept.
+        config: Images, architectures and settings.
+        out: Directory of the zoo; its completed shards are verified and reused.
         progress: Show a progress bar.
 
     Raises:
         MetanetError: for unusable images, or a directory that holds another zoo.
     """
-    dataset = load_images(config.images, config.data_root or None, config.download)
-    images = prepare(config, dataset)
+    dataset = load_images(
+        config.images, config.data_root or None, download=config.download
+    )
+    images = standardized_images(config, dataset)
     side, channels = images.train.shape[2:]
-    shape = families.ImageShape(side, channels, len(dataset.class_names))
-    drawn = families.draw_architectures(
+    shape = ImageShape(side, channels, len(dataset.class_names))
+    architectures = draw_architectures(
         config.families, config.architectures, shape, config.seed
     )
-    runs = _runs(config, drawn)
-    writer = ZooWriter(out, _description(config, dataset, runs, side))
+    plans = _plan_runs(config, architectures)
+    writer = ZooWriter(out, _description(config, dataset, plans, side))
     per_run = len(config.epochs)
     done = writer.done // per_run
-    with track(
-        len(runs), f"training on {config.images}", unit="networks", show=progress,
-        done=done,
-    ) as bar:  # fmt: skip
+    title = f"training on {config.images}"
+    with track(len(plans), title, unit="networks", show=progress, done=done) as tracker:
         for shard, rows in writer.shards():
-            part = runs[rows[0] // per_run : rows[-1] // per_run + 1]
-            results = _train(config, part, images, bar)
-            weights = [w for r in results for w in np.asarray(r.weights)]
+            part = plans[rows[0] // per_run : rows[-1] // per_run + 1]
+            results = train_shard(config, part, images, tracker)
+            weights = [w for result in results for w in np.asarray(result.weights)]
             columns = _columns(config, part, results, len(images.train))
             writer.write(shard, weights, {"id": rows, **columns})
     return writer.finish()
 
 
-def prepare(config: PopulationConfig, dataset: ImageSet) -> Images:
-    """Standardised images of both parts."""
+def standardized_images(config: PopulationConfig, dataset: ImageSet) -> Images:
+    """Draws and standardises the images of both parts.
+
+    Raises:
+        MetanetError: for images that are not square.
+    """
     pixels = dataset.images
     if pixels.shape[1] != pixels.shape[2]:
         raise MetanetError(
@@ -224,101 +241,103 @@ def prepare(config: PopulationConfig, dataset: ImageSet) -> Images:
             "networks of a zoo read squares"
         )
     chosen, split = choose_images(dataset, 0, config.seed)
-    test = chosen[split == "test"][: config.test_images or None]
-    train = chosen[split != "test"][: config.train_images or None]
-
-    def read(index: np.ndarray) -> np.ndarray:
-        x = pixels[index].astype(np.float32) / np.float32(255)
-        return x.mean(-1, keepdims=True) if config.grey else x
-
-    seen = read(train)
-    mean, deviation = seen.mean(), max(float(seen.std()), 1e-6)
-    scale = lambda x: jnp.asarray((x - mean) / deviation)
-    labels = lambda index: jnp.asarray(dataset.labels[index], jnp.int32)
-    return Images(scale(seen), labels(train), scale(read(test)), labels(test))
+    test_index = chosen[split == "test"][: config.test_images or None]
+    train_index = chosen[split != "test"][: config.train_images or None]
+    train, test = _grey(pixels[train_index]), _grey(pixels[test_index])
+    mean, deviation = train.mean(), max(float(train.std()), 1e-6)
+    return Images(
+        jnp.asarray((train - mean) / deviation),
+        jnp.asarray(dataset.labels[train_index], jnp.int32),
+        jnp.asarray((test - mean) / deviation),
+        jnp.asarray(dataset.labels[test_index], jnp.int32),
+    )
 
 
-def _train(
-    config: PopulationConfig, runs: list[_Run], images: Images, bar: Tracker
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Averages the colours of bytes, in [0, 1]."""
+    return (pixels.astype(np.float32) / np.float32(255)).mean(-1, keepdims=True)
+
+
+def train_shard(
+    config: PopulationConfig, plans: list[_RunPlan], images: Images, tracker: Tracker
 ) -> list[RunOutputs]:
     """Trains the runs of a shard, on CPU one per core at a time."""
     root = jax.random.key(config.seed)
     size = 1 if on_cpu() else _ACCELERATOR_RUNS
-    groups = itertools.groupby(runs, key=lambda r: r.base)
-    calls = [part for _, group in groups for part in _batched(list(group), size)]
+    groups = [list(g) for _, g in itertools.groupby(plans, key=lambda plan: plan.base)]
+    batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
 
-    def call(part: Sequence[_Run]) -> list[RunOutputs]:
-        # A short call repeats its runs, so that one program serves all.
-        padded = [part[i % len(part)] for i in range(size)]
-        names = _activations(config, part[0].base)
-        keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(
-            jnp.asarray([r.number for r in padded])
-        )
-        settings = [r.settings for r in padded]
-        inputs = run_inputs(keys, settings, names, len(images.train))
-        program = compiled_runs(
-            part[0].base,
-            names,
+    def train(batch: list[_RunPlan]) -> list[RunOutputs]:
+        # A short batch repeats its runs, so that one program serves all.
+        padded = [batch[i % len(batch)] for i in range(size)]
+        numbers = jnp.asarray([plan.number for plan in padded])
+        keys = jax.vmap(lambda number: jax.random.fold_in(root, number))(numbers)
+        activations = batch[0].activations
+        settings = [plan.settings for plan in padded]
+        inputs = run_inputs(keys, settings, activations, len(images.train))
+        program = RunProgram(
+            batch[0].base,
+            activations,
             config.epochs,
             max(config.hyperparameters.batch_size),
-            config.hyperparameters.dropout[1] > 0,
+            has_dropout=config.hyperparameters.dropout[1] > 0,
         )
-        found = jax.device_get(program(inputs, images))
-        return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(part))]
+        outputs = jax.device_get(compiled_runs(program)(inputs, images))
+        return [jax.tree.map(lambda x, i=i: x[i], outputs) for i in range(len(batch))]
 
-    out: list[RunOutputs] = []
-    for part in map_on_cores(call, calls):
-        out += part
-        bar.advance(len(part))
-    return out
-
-
-def _batched(runs: list[_Run], size: int) -> list[list[_Run]]:
-    return [runs[i : i + size] for i in range(0, len(runs), size)]
+    results: list[RunOutputs] = []
+    for batch_results in map_on_cores(train, batches):
+        results += batch_results
+        tracker.advance(len(batch_results))
+    return results
 
 
 def _columns(
-    config: PopulationConfig, runs: list[_Run], results: list[RunOutputs], images: int
-) -> dict[str, Any]:
-    """The columns of a shard, a row per run and checkpoint."""
+    config: PopulationConfig,
+    plans: list[_RunPlan],
+    results: list[RunOutputs],
+    train_images: int,
+) -> dict[str, list[Any]]:
+    """Returns the columns of a shard, a row per run and checkpoint."""
     rows: list[dict[str, Any]] = []
-    for run, result in zip(runs, results, strict=True):
-        used = used_images(run.settings, images)
-        per_epoch = used // min(run.settings.batch_size, used)
-        for place, epoch in enumerate(config.epochs):
-            measured = {n: float(getattr(result, n)[place]) for n in _MEASURES}
+    for plan, result in zip(plans, results, strict=True):
+        used = used_images(plan.settings, train_images)
+        per_epoch = used // min(plan.settings.batch_size, used)
+        for checkpoint, epoch in enumerate(config.epochs):
+            measures = {n: float(getattr(result, n)[checkpoint]) for n in _MEASURES}
+            is_bounded = (np.abs(result.weights[checkpoint]) < _DIVERGED).all()
             rows.append(
                 {
-                    "architecture": run.key,
-                    "split": run.split,
-                    "run": run.number,
+                    "architecture": plan.architecture_id,
+                    "split": plan.split,
+                    "run": plan.number,
                     "epoch": epoch,
                     "step": epoch * per_epoch,
-                    "family": run.family,
-                    "width": families.width_of(run.architecture),
-                    **measured,
+                    "family": plan.family,
+                    "width": FAMILIES[plan.family].width(plan.architecture),
+                    **measures,
                     "final_train_accuracy": float(result.train_accuracy[-1]),
                     "final_test_accuracy": float(result.test_accuracy[-1]),
-                    "diverged": not (np.abs(result.weights[place]) < _LARGEST).all(),
-                    **asdict(run.settings),
+                    "diverged": not is_bounded,
+                    **asdict(plan.settings),
                 }
             )
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _description(
-    config: PopulationConfig,
-    dataset: ImageSet,
-    runs: list[_Run],
-    side: int,
+    config: PopulationConfig, dataset: ImageSet, plans: list[_RunPlan], side: int
 ) -> dict[str, Any]:
-    by_id = {run.key: run.architecture for run in runs}
-    layout = lambda a: ParamSpec.of(abstract_network(a).params).to_json()
+    architectures = {plan.architecture_id: plan.architecture for plan in plans}
+    leaves = {
+        key: ParamSpec.of(abstract_network(architecture).params).to_json()
+        for key, architecture in architectures.items()
+    }
     return {
         "kind": "population",
         "config": config.identity(),
-        "architectures": {k: a.to_json() for k, a in by_id.items()},
-        "leaves": {k: layout(a) for k, a in by_id.items()},
+        "architectures": {key: a.to_json() for key, a in architectures.items()},
+        "leaves": leaves,
         "columns": _COLUMNS,
         "class_names": list(dataset.class_names),
         "image_side": side,

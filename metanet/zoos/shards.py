@@ -19,11 +19,12 @@ from metanet.files import write_file
 
 @dataclass(frozen=True)
 class ZooTable:
-    """Networks of a zoo; a part of it shares the values of the whole.
+    """Networks of a zoo; subsets share the values of the whole table.
 
     Attributes:
-        values: Weights of networks behind one another, float32; may be a mapped file.
-        starts, sizes: ``[N]``; network i has ``sizes[i]`` values from ``starts[i]`` on.
+        values: Concatenated weights of the networks, float32; may be a mapped file.
+        starts: ``[N]``, position of each network's first value.
+        sizes: ``[N]``, number of values of each network.
         columns: The other columns by name, each ``[N]``.
     """
 
@@ -38,10 +39,10 @@ class ZooTable:
     def __getitem__(self, column: str) -> np.ndarray:
         return self.columns[column]
 
-    def network(self, place: int) -> np.ndarray:
-        """Weights ``[P]`` of one network."""
-        start = self.starts[place]
-        return self.values[start : start + self.sizes[place]]
+    def network(self, index: int) -> np.ndarray:
+        """Returns the weights ``[P]`` of one network."""
+        start = self.starts[index]
+        return self.values[start : start + self.sizes[index]]
 
     @property
     def size(self) -> int:
@@ -59,7 +60,7 @@ class ZooTable:
 
     @property
     def weights(self) -> np.ndarray:
-        """All weights, ``[N, P]``, copied.
+        """Copy of all weights, ``[N, P]``.
 
         Raises:
             MetanetError: when the networks differ in size.
@@ -68,22 +69,26 @@ class ZooTable:
         if size and not (self.starts % size).any() and len(self.values) % size == 0:
             return np.asarray(self.values.reshape(-1, size)[self.starts // size])
         out = np.empty((len(self), size), np.float32)
-        for place, row in enumerate(out):
-            row[:] = self.network(place)
+        for index, row in enumerate(out):
+            row[:] = self.network(index)
         return out
 
-    def take(self, keep: np.ndarray | slice) -> ZooTable:
-        """The networks at places, in a slice, or where a mask is true."""
-        columns = {k: v[keep] for k, v in self.columns.items()}
-        return ZooTable(self.values, self.starts[keep], self.sizes[keep], columns)
+    def take(self, index: np.ndarray | slice) -> ZooTable:
+        """Selects networks by indices, a slice or a mask."""
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return ZooTable(self.values, self.starts[index], self.sizes[index], columns)
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def recorded(path: Path) -> str | None:
-    """The checksum beside a shard; None where there is none."""
+def recorded_checksum(path: Path) -> str | None:
+    """Returns the checksum in the file beside a shard; None if there is no such file.
+
+    Raises:
+        MetanetError: when it cannot be read.
+    """
     try:
         words = path.with_name(f"{path.name}.sha256").read_text().split()
     except FileNotFoundError:
@@ -94,8 +99,8 @@ def recorded(path: Path) -> str | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a shard is there and as its checksum says."""
-    expected = recorded(path)
+    """Returns True for a shard that exists and matches its checksum."""
+    expected = recorded_checksum(path)
     try:
         return expected is not None and _sha256(path.read_bytes()) == expected
     except FileNotFoundError:
@@ -112,12 +117,12 @@ def write_shard(
 
     Args:
         path: The file.
-        types: Of the columns, by name.
+        types: Type of each column.
         weights: ``[P]`` of each network.
         columns: Values ``[n]`` by name.
 
     Raises:
-        MetanetError: when the place cannot be written.
+        MetanetError: when the file cannot be written.
     """
     lengths = [len(w) for w in weights]
     values = pa.array(np.concatenate(weights).astype(np.float32, copy=False))
@@ -127,7 +132,7 @@ def write_shard(
         arrays[name] = pa.array(np.asarray(columns[name]).tolist(), kind)
     arrays["weights"] = pa.ListArray.from_arrays(bounds, values)
     sink = pa.BufferOutputStream()
-    # Weights are noise to a dictionary or a compressor.
+    # Neither a dictionary nor a compressor makes weights smaller.
     options: dict[str, Any] = {
         "compression": {n: "none" if n == "weights" else "zstd" for n in arrays},
         "use_dictionary": [n for n in arrays if n != "weights"],
@@ -146,17 +151,17 @@ def read_shard(
 
     Args:
         path: The file.
-        types: Of the columns, by name.
-        rows: Number of networks that it must have.
+        types: Type of each column.
+        rows: Expected number of networks.
         sizes: Number of weights by architecture.
 
     Raises:
-        MetanetError: when it is missing, altered, or not what it should be.
+        MetanetError: when it is missing, altered or contradicts the arguments.
     """
     if not path.is_file():
         raise MetanetError(f"{path}: missing shard; make the zoo again to restore it")
     data = path.read_bytes()
-    if _sha256(data) != recorded(path):
+    if _sha256(data) != recorded_checksum(path):
         raise MetanetError(
             f"{path}: its checksum differs from the recorded one; the shard is "
             "truncated or altered: delete it and run the command that made the zoo"
@@ -174,16 +179,16 @@ def read_shard(
     if len(table) != rows:
         raise MetanetError(f"{path}: {len(table)} rows, not the {rows} of zoo.json")
     columns = {n: table.column(n).to_numpy() for n in types}
-    kinds, which = np.unique(columns["architecture"], return_inverse=True)
-    for kind in kinds:
-        if kind not in sizes:
-            raise MetanetError(f"{path}: architecture: no {kind!r} in zoo.json")
-    right = np.asarray([sizes[k] for k in kinds])[which] == lengths
-    if not right.all():
-        place = int(np.argmin(right))
+    keys, inverse = np.unique(columns["architecture"], return_inverse=True)
+    for key in keys:
+        if key not in sizes:
+            raise MetanetError(f"{path}: architecture: no {key!r} in zoo.json")
+    is_expected = np.asarray([sizes[key] for key in keys])[inverse] == lengths
+    if not is_expected.all():
+        index = int(np.argmin(is_expected))
         raise MetanetError(
-            f"{path}: weights: row {columns['id'][place]} has {lengths[place]} "
-            f"values, not the {sizes[columns['architecture'][place]]} of "
+            f"{path}: weights: row {columns['id'][index]} has {lengths[index]} "
+            f"values, not the {sizes[columns['architecture'][index]]} of "
             "its architecture in zoo.json"
         )
     return ZooTable(values, np.cumsum(lengths) - lengths, lengths, columns)

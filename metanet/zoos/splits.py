@@ -8,9 +8,9 @@ from metanet.errors import MetanetError
 from metanet.zoos.images import ImageSet
 
 SPLITS = ("train", "validation", "test")
-# Share of the images without an official split; validation is drawn from the official
-# training images at 1 to 12 (55,000 / 5,000 / 10,000 of MNIST).
+# Shares of sets without an official split.
 _VALIDATION, _TEST = 0.1, 0.2
+# Share of the official training images (55,000 / 5,000 / 10,000 of MNIST).
 _OFFICIAL_VALIDATION = 1 / 12
 
 
@@ -28,41 +28,50 @@ def choose_images(
         Indices ``[n]`` of the images in a random order, and their splits ``[n]``.
 
     Raises:
-        MetanetError: when fewer images are asked for than there are splits.
+        MetanetError: for fewer images than splits.
     """
     total = len(dataset.images)
     if limit < 0 or 0 < limit < 3:
         raise MetanetError(f"limit: {limit} images cannot be split in three parts")
     rng = np.random.default_rng([seed, 0x51])
-    split = np.full(total, "train", dtype="<U10")
-    if dataset.official_test is None:
-        order = _interleaved(np.arange(total), dataset.labels, rng)
-        tests, validations = round(total * _TEST), round(total * _VALIDATION)
-        split[order[:tests]] = "test"
-        split[order[tests : tests + validations]] = "validation"
-    else:
-        split[dataset.official_test] = "test"
-        train = np.flatnonzero(~dataset.official_test)
-        order = _interleaved(train, dataset.labels, rng)
-        split[order[: round(len(train) * _OFFICIAL_VALIDATION)]] = "validation"
-    if not limit or limit >= total:
+    split = _assign_splits(dataset, rng)
+    if limit == 0 or limit >= total:
         chosen = rng.permutation(total)
         return chosen, split[chosen]
-    share = lambda name: max(1, round(limit * np.mean(split == name)))
-    counts = {name: share(name) for name in ("validation", "test")}
+    counts = {
+        name: max(1, round(limit * np.mean(split == name)))
+        for name in ("validation", "test")
+    }
     counts["train"] = limit - sum(counts.values())
-    kept = []
+    parts = []
     for name in SPLITS:
         members = np.flatnonzero(split == name)
-        kept.append(_interleaved(members, dataset.labels, rng)[: counts[name]])
-    chosen = rng.permutation(np.concatenate(kept))
+        parts.append(_interleave(members, dataset.labels, rng)[: counts[name]])
+    chosen = rng.permutation(np.concatenate(parts))
     return chosen, split[chosen]
 
 
-def _interleaved(
+def _assign_splits(dataset: ImageSet, rng: np.random.Generator) -> np.ndarray:
+    """Returns the split of every image, ``[N]``."""
+    total = len(dataset.images)
+    split = np.full(total, "train", dtype="<U10")
+    if dataset.official_test is None:
+        order = _interleave(np.arange(total), dataset.labels, rng)
+        tests, validations = round(total * _TEST), round(total * _VALIDATION)
+        split[order[:tests]] = "test"
+        split[order[tests : tests + validations]] = "validation"
+        return split
+    split[dataset.official_test] = "test"
+    train = np.flatnonzero(~dataset.official_test)
+    order = _interleave(train, dataset.labels, rng)
+    split[order[: round(len(train) * _OFFICIAL_VALIDATION)]] = "validation"
+    return split
+
+
+def _interleave(
     indices: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random order in which every prefix has the classes in their proportions."""
+    """Returns a random order in which every prefix has the classes' proportions."""
     shuffled = rng.permutation(indices)
     rank = np.empty(len(shuffled))
     for label in np.unique(labels[shuffled]):

@@ -1,4 +1,4 @@
-"""The zoo on disk: Parquet shards with one row per network, and ``zoo.json``.
+"""Zoos on disk: Parquet shards with one row per network, and ``zoo.json``.
 
     zoo.json             architectures, leaves, conventions, provenance, checksums
     shard-00000.parquet  id, architecture, weights, label, image, view, split, psnr,
@@ -27,21 +27,29 @@ from metanet import __version__
 from metanet.errors import MetanetError, suggest
 from metanet.files import lock, write_file
 from metanet.networks import Architecture
+from metanet.zoos.float_buffer import FloatBuffer
 from metanet.zoos.shards import (
     ZooTable,
     is_intact,
     read_shard,
-    recorded,
+    recorded_checksum,
     write_shard,
 )
 from metanet.zoos.splits import SPLITS
-from metanet.zoos.spool import Spool
 
 FORMAT = 2
+# Pause between looks at shards that other processes are writing.
+_POLL_SECONDS = 0.2
 _FIELDS = (
-    "kind", "config", "architectures", "leaves", "columns", "class_names", "rows",
+    "kind",
+    "config",
+    "architectures",
+    "leaves",
+    "columns",
+    "class_names",
+    "rows",
     "shard_size",
-)  # fmt: skip
+)
 # Columns of every zoo; zoo.json names the others.
 _COMMON = {"id": "int64", "architecture": "string", "split": "string"}
 
@@ -61,13 +69,13 @@ def _types(info: Mapping[str, Any]) -> dict[str, pa.DataType]:
 
 
 class ZooWriter:
-    """Writes a zoo shard by shard; what is already there and whole is kept.
+    """Writes a zoo shard by shard; intact shards in the directory are reused.
 
     Args:
         path: Directory of the zoo.
-        description: Content of zoo.json but format and versions; its ``rows`` and
-            ``shard_size`` fix the shards, its ``config`` must equal that of a zoo
-            already there.
+        description: Content of zoo.json except format and versions; its ``rows`` and
+            ``shard_size`` fix the shards, its ``config`` must equal that of a zoo in the
+            directory.
 
     Raises:
         MetanetError: when the directory holds a zoo of another configuration.
@@ -76,14 +84,14 @@ class ZooWriter:
     def __init__(self, path: str | Path, description: Mapping[str, Any]):
         self.path, self.info = Path(path), dict(description)
         self._sizes = _shard_sizes(self.info)
-        if not _holds(self.path, self.info["config"]):
-            # One at a time, so that two commands do not both find it empty.
+        if not _contains(self.path, self.info["config"]):
+            # Locked, because two processes may come to an empty directory together.
             with lock(self.path / ".zoo.lock"):
-                if not _holds(self.path, self.info["config"]):
-                    self._begin()
-        self._whole = [is_intact(self._place(i)) for i in range(len(self._sizes))]
+                if not _contains(self.path, self.info["config"]):
+                    self._write_description()
+        self._intact = [is_intact(self._shard(i)) for i in range(len(self._sizes))]
 
-    def _begin(self) -> None:
+    def _write_description(self) -> None:
         versions = {
             "metanet": __version__,
             "jax": jax.__version__,
@@ -92,48 +100,48 @@ class ZooWriter:
         content = {"format": FORMAT, **self.info, "versions": versions}
         write_file(self.path / "zoo.json", json.dumps(content, indent=1).encode())
 
-    def _place(self, shard: int) -> Path:
+    def _shard(self, shard: int) -> Path:
         return self.path / _shard_name(shard)
 
     @property
     def done(self) -> int:
-        """Number of networks that are already stored."""
-        return sum(
-            n for n, whole in zip(self._sizes, self._whole, strict=True) if whole
-        )
+        """Number of networks in intact shards."""
+        pairs = zip(self._sizes, self._intact, strict=True)
+        return sum(size for size, intact in pairs if intact)
 
     def shards(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Shards that are still to be written, with the ids ``[n]`` of their rows.
+        """Yields the shards to write, with the ids ``[n]`` of their rows.
 
-        Each is given to one process alone, as long as the loop's body runs. After the
+        Each shard is locked against other processes while the loop's body runs. After the
         last, waits for those that other processes are writing.
         """
-        while not all(self._whole):
-            taken = 0
-            for shard in [i for i, whole in enumerate(self._whole) if not whole]:
-                with lock(self.path / f".{_shard_name(shard)}.lock", wait=False) as own:
-                    if not own:
+        while not all(self._intact):
+            acquired_any = False
+            for shard in [i for i, intact in enumerate(self._intact) if not intact]:
+                lock_file = self.path / f".{_shard_name(shard)}.lock"
+                with lock(lock_file, wait=False) as acquired:
+                    if not acquired:
                         continue
-                    taken += 1
-                    if not is_intact(self._place(shard)):
+                    acquired_any = True
+                    if not is_intact(self._shard(shard)):
                         for leftover in self.path.glob(f".{_shard_name(shard)}*.tmp"):
                             leftover.unlink(missing_ok=True)
                         start = shard * self.info["shard_size"]
                         yield shard, np.arange(start, start + self._sizes[shard])
-                    self._whole[shard] = True
-            if not taken:
-                time.sleep(0.2)
+                    self._intact[shard] = True
+            if not acquired_any:
+                time.sleep(_POLL_SECONDS)
 
     def write(
         self, shard: int, weights: Sequence[np.ndarray], columns: Mapping[str, Any]
     ) -> None:
         """Stores one shard: ``weights`` of ``[P]`` each, and columns ``[n]``."""
-        write_shard(self._place(shard), _types(self.info), weights, columns)
+        write_shard(self._shard(shard), _types(self.info), weights, columns)
 
     def finish(self) -> Zoo:
         """Opens the completed zoo."""
-        for kind in (".*.lock", ".zoo.json.*.tmp"):  # of killed writers
-            for leftover in self.path.glob(kind):
+        for pattern in (".*.lock", ".zoo.json.*.tmp"):  # of killed writers
+            for leftover in self.path.glob(pattern):
                 leftover.unlink(missing_ok=True)
         return Zoo.open(self.path)
 
@@ -159,49 +167,48 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _holds(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a directory holds a zoo of a configuration; False for an empty one.
+def _contains(path: Path, config: Mapping[str, Any]) -> bool:
+    """Returns True if a directory has a zoo of a configuration.
 
     Raises:
-        MetanetError: when it holds a zoo of another configuration.
+        MetanetError: when it has a zoo of another configuration.
     """
-    held = _read_json(path / "zoo.json")
-    if held is None:
+    info = _read_json(path / "zoo.json")
+    if info is None:
         return False
-    old = held["config"]
+    old = info["config"]
     differing = [k for k in config if old.get(k) != config[k]]
     if differing and not any(path.glob("shard-*.sha256")):
-        return False  # holds nothing yet, so it claims nothing
+        return False  # no shard yet: a description alone may be replaced
     if differing:
-        found = "; ".join(
+        differences = "; ".join(
             f"{k} {_short(old.get(k))}, not {_short(config[k])}" for k in differing
         )
         raise MetanetError(
-            f"{path}: holds a zoo of another configuration ({found}); name another "
+            f"{path}: holds a zoo of another configuration ({differences}); name another "
             "directory or delete this one"
         )
     return True
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def completed(path: str | Path, config: Mapping[str, Any]) -> Zoo | None:
-    """The zoo of a configuration, if all of it is there and whole.
+    """Opens the zoo of a configuration; None if it is missing, unfinished or damaged.
 
     Raises:
-        MetanetError: when the directory holds a zoo of another configuration.
+        MetanetError: when the directory has a zoo of another configuration.
     """
     path = Path(path)
-    if not _holds(path, config):
-        return None
     info = _read_json(path / "zoo.json")
-    assert info is not None
+    if info is None or not _contains(path, config):
+        return None
     shards = range(len(_shard_sizes(info)))
-    whole = all(is_intact(path / _shard_name(i)) for i in shards)
-    return Zoo(path, info) if whole else None
+    intact = all(is_intact(path / _shard_name(i)) for i in shards)
+    return Zoo(path, info) if intact else None
 
 
 class Zoo:
@@ -225,14 +232,14 @@ class Zoo:
         """Opens a zoo directory.
 
         Raises:
-            MetanetError: when it is no zoo, or an unfinished one.
+            MetanetError: when the directory has no zoo, or an unfinished one.
         """
         path = Path(path)
         info = _read_json(path / "zoo.json")
         if info is None:
             raise MetanetError(f"{path}: not a zoo (no zoo.json in it)")
         zoo = cls(path, info)
-        missing = sum(recorded(shard) is None for shard in zoo._shards)
+        missing = sum(recorded_checksum(shard) is None for shard in zoo._shards)
         if missing:
             raise MetanetError(
                 f"{path}: unfinished: {missing} of {len(zoo._shards)} shards are "
@@ -243,8 +250,8 @@ class Zoo:
     @property
     def architectures(self) -> dict[str, Architecture]:
         """Architectures by id."""
-        held = self.info["architectures"]
-        return {k: Architecture.from_json(v) for k, v in held.items()}
+        items = self.info["architectures"].items()
+        return {key: Architecture.from_json(data) for key, data in items}
 
     @property
     def architecture(self) -> Architecture:
@@ -253,10 +260,12 @@ class Zoo:
         Raises:
             MetanetError: when there are several.
         """
-        held = list(self.architectures.values())
-        if len(held) != 1:
-            raise MetanetError(f"{self.path}: holds {len(held)} architectures, not one")
-        return held[0]
+        architectures = list(self.architectures.values())
+        if len(architectures) != 1:
+            raise MetanetError(
+                f"{self.path}: holds {len(architectures)} architectures, not one"
+            )
+        return architectures[0]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -265,12 +274,12 @@ class Zoo:
 
     @property
     def image_side(self) -> int | None:
-        """Height and width of the images that the networks read, where recorded."""
+        """Height and width of the images that the networks read; None if not recorded."""
         return self.info.get("image_side")
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Names of the columns beside the weights."""
+        """Names of the columns besides the weights."""
         return tuple(_types(self.info))
 
     def __len__(self) -> int:
@@ -288,11 +297,11 @@ class Zoo:
 
         Args:
             split: "train", "validation", "test", or None for all.
-            columns: Columns beside the weights; None reads all.
+            columns: Columns besides the weights; None reads all.
             skip_broken: Leave out networks with NaN or infinite weights.
-            memory: GiB of weights up to which they are held in memory; more are put
-                into an unnamed file beside the zoo, which is mapped. 0: a quarter of
-                the machine's memory.
+            memory: GiB of weights up to which they stay in memory; more are mapped from
+                an unlinked file in the zoo's directory. 0: a quarter of the machine's
+                memory.
 
         Raises:
             MetanetError: for unknown names, and damaged shards or NaN weights (naming
@@ -301,40 +310,42 @@ class Zoo:
         if split is not None and split not in SPLITS:
             raise MetanetError(f"unknown split {split!r}.{suggest(split, SPLITS)}")
         known = self.column_names
-        wanted = list(known) if columns is None else list(columns)
-        for name in wanted:
+        names = list(known) if columns is None else list(columns)
+        for name in names:
             if name not in known:
                 raise MetanetError(
                     f"{self.path}: no column {name!r}.{suggest(name, known)}"
                 )
-        spool, tables = Spool(self.path, memory), []
+        buffer, tables = FloatBuffer(self.path, memory), []
         for index in range(len(self._shards)):
-            part = self._select(index, self._shard(index), split, skip_broken)
-            start = spool.append(part.values)
+            table = self._read_shard(index)
+            part = self._select(index, table, split, skip_broken=skip_broken)
+            start = buffer.append(part.values)
+            # The buffer has the values now: the table need not keep a second copy.
             tables.append(replace(part, values=np.empty(0), starts=part.starts + start))
         return ZooTable(
-            spool.whole(),
-            np.concatenate([t.starts for t in tables]),
-            np.concatenate([t.sizes for t in tables]),
-            {n: np.concatenate([t[n] for t in tables]) for n in wanted},
+            buffer.finish(),
+            np.concatenate([table.starts for table in tables]),
+            np.concatenate([table.sizes for table in tables]),
+            {n: np.concatenate([table[n] for table in tables]) for n in names},
         )
 
     def _select(
-        self, shard: int, table: ZooTable, split: str | None, skip_broken: bool
+        self, shard: int, table: ZooTable, split: str | None, *, skip_broken: bool
     ) -> ZooTable:
-        """The rows of a shard that are read."""
+        """Selects the rows of a shard that `read` returns."""
         broken = np.flatnonzero(~np.isfinite(table.values))
         rows = np.searchsorted(table.starts, broken, side="right") - 1
         if len(rows) and not skip_broken:
-            raise self._broken(shard, int(table["id"][rows[0]]))
-        keep = np.ones(len(table), bool)
-        keep[rows] = False
+            raise self._broken_row(shard, int(table["id"][rows[0]]))
+        is_selected = np.ones(len(table), bool)
+        is_selected[rows] = False
         if split is not None:
-            keep &= table["split"] == split
-        return table if keep.all() else table.take(keep)
+            is_selected &= table["split"] == split
+        return table if is_selected.all() else table.take(is_selected)
 
     def row(self, row_id: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Weights ``[P]`` and the other columns of one network.
+        """Returns the weights ``[P]`` and the other columns of one network.
 
         Raises:
             MetanetError: when there is no such row.
@@ -344,20 +355,21 @@ class Zoo:
             raise MetanetError(
                 f"{self.path}: id {row_id}: the zoo has ids 0..{rows - 1}"
             )
-        shard, place = divmod(row_id, size)
-        table = self._shard(shard)
-        weights = table.network(place)
+        shard, index = divmod(row_id, size)
+        table = self._read_shard(shard)
+        weights = table.network(index)
         if not np.isfinite(weights).all():
-            raise self._broken(shard, row_id)
-        return weights, {n: v[[place]].tolist()[0] for n, v in table.columns.items()}
+            raise self._broken_row(shard, row_id)
+        columns = {n: v[[index]].tolist()[0] for n, v in table.columns.items()}
+        return weights, columns
 
-    def _broken(self, shard: int, row_id: int) -> MetanetError:
+    def _broken_row(self, shard: int, row_id: int) -> MetanetError:
         return MetanetError(
             f"{self._shards[shard]}: weights: row {row_id} holds NaN or infinite "
             "values; remove the network from the zoo"
         )
 
-    def _shard(self, index: int) -> ZooTable:
+    def _read_shard(self, index: int) -> ZooTable:
         rows = _shard_sizes(self.info)[index]
         types = _types(self.info)
         return read_shard(self._shards[index], types, rows, self._lengths)

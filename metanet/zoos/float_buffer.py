@@ -1,23 +1,24 @@
-"""Weights of a zoo in memory, or in a mapped file where they are more than that."""
+"""Buffer of float32 values that spills to a memory-mapped file above a size limit."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from metanet.errors import MetanetError
 
 
-class Spool:
-    """Collects float32 values; beyond a limit they go to a file that has no name.
+class FloatBuffer:
+    """Collects float32 values; above a limit they go to an unlinked file.
 
     Args:
-        folder: Where the file is put if it is needed. It vanishes with the last array
-            that reads it, however the process ends.
+        folder: Folder of the file, if one is needed. The file vanishes with the last array
+            that maps it, however the process ends.
         memory: The limit in GiB; 0: a quarter of the machine's memory.
     """
 
@@ -25,16 +26,18 @@ class Spool:
         self._folder = folder
         self._limit = memory * 2**30 or _machine_memory() / 4
         self._parts: list[np.ndarray] = []
-        self._file: Any = None
+        self._file: IO[bytes] | None = None
+        self._stack = ExitStack()
         self._count = 0
 
     def append(self, part: np.ndarray) -> int:
-        """Adds values ``[n]``; returns where they begin.
+        """Appends values ``[n]`` and returns the position of the first.
 
         Raises:
             MetanetError: when the file cannot be written.
         """
-        start, self._count = self._count, self._count + part.size
+        start = self._count
+        self._count += part.size
         self._parts.append(part)
         if self._file is not None or self._count * 4 > self._limit:
             self._spill()
@@ -43,23 +46,24 @@ class Spool:
     def _spill(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                file = tempfile.TemporaryFile(dir=self._folder)
+                self._file = self._stack.enter_context(file)
             for part in self._parts:
                 self._file.write(np.ascontiguousarray(part, np.float32).data)
             self._file.flush()
         except OSError as error:
             raise MetanetError(
-                f"{self._folder}: the zoo's weights do not fit in memory (config."
-                f"data.memory), nor in a file here: {error.strerror}"
+                f"{self._folder}: the weights fit neither in memory nor in a file here: "
+                f"{error.strerror}"
             ) from error
         self._parts = []
 
-    def whole(self) -> np.ndarray:
-        """All values, ``[N]``; read-only where they are a file's."""
+    def finish(self) -> np.ndarray:
+        """Returns all values, ``[N]``; read-only if they are in a file."""
         if self._file is None:
             return np.concatenate([np.empty(0, np.float32), *self._parts])
-        with self._file as file:
-            return np.memmap(file, np.float32, "r", shape=(self._count,))
+        with self._stack:
+            return np.memmap(self._file, np.float32, "r", shape=(self._count,))
 
 
 def _machine_memory() -> float:

@@ -1,4 +1,7 @@
-"""Zoos for users of other frameworks."""
+"""Writes zoos in the formats of other frameworks.
+
+An exporter is a function that yields the files of a format, registered in `EXPORTERS`.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save as to_safetensors
 
-from metanet.errors import MetanetError
 from metanet.files import write_file
+from metanet.registry import Registry
 from metanet.zoos.shards import ZooTable
 from metanet.zoos.splits import SPLITS
 from metanet.zoos.store import Zoo
 
+# Yields names and contents of files for the networks of a table.
+Exporter = Callable[[Zoo, ZooTable], Iterator[tuple[str, bytes]]]
+EXPORTERS: Registry[Exporter] = Registry("export format")
 
-def export(zoo: Zoo, out: str | Path, form: str) -> list[Path]:
+
+def export(zoo: Zoo, out: str | Path, format_name: str) -> list[Path]:
     """Writes a zoo in another format.
 
     Args:
         zoo: The zoo.
         out: Directory of the files.
-        form: "npz" or "safetensors": per architecture one file with its parameters
+        format_name: "npz" or "safetensors": per architecture one file with its parameters
             stacked, ``[N, ...]`` each, and networks.csv with everything else; "torch":
             the same with PyTorch's names and layouts, as safetensors; "hf": Parquet per
-            split and a card, which `datasets.load_dataset` reads.
+            split and a card, which `datasets.load_dataset` reads; or another name in
+            `EXPORTERS`.
 
     Returns:
         The files.
 
     Raises:
-        MetanetError: for an unknown format, a damaged zoo, or a place that cannot be
+        MetanetError: for an unknown format, a damaged zoo, or a directory that cannot be
             written.
     """
-    if form not in FORMATS:
-        raise MetanetError(f"unknown format {form!r}. Known: {', '.join(FORMATS)}.")
+    exporter = EXPORTERS[format_name]
     table = zoo.read(skip_broken=True)
-    files = dict(FORMATS[form](zoo, table))
     written = []
-    for name, data in files.items():
+    for name, data in exporter(zoo, table):
         write_file(Path(out) / name, data)
         written.append(Path(out) / name)
     return written
 
 
-def _stacked(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Per architecture its parameters by path, and the ids of the networks."""
+def _stacked_params(
+    zoo: Zoo, table: ZooTable
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yields per architecture its parameters by path, and the ids of the networks."""
     for key, leaves in zoo.info["leaves"].items():
         rows = table.take(table["architecture"] == key)
         if not len(rows):
@@ -73,46 +81,66 @@ def _csv(table: ZooTable) -> bytes:
     return text.getvalue().encode()
 
 
-def _npz(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+@EXPORTERS.register("npz")
+def export_npz(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    """Yields networks.csv and an npz archive per architecture."""
     yield "networks.csv", _csv(table)
-    for key, arrays in _stacked(zoo, table):
+    for key, arrays in _stacked_params(zoo, table):
         data = io.BytesIO()
         np.savez(data, **arrays)  # type: ignore[arg-type]
         yield f"networks-{key}.npz", data.getvalue()
 
 
-def _safetensors(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+@EXPORTERS.register("safetensors")
+def export_safetensors(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    """Yields networks.csv and a safetensors file per architecture."""
     yield "networks.csv", _csv(table)
-    for key, arrays in _stacked(zoo, table):
-        whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-        yield f"networks-{key}.safetensors", to_safetensors(whole)
+    for key, arrays in _stacked_params(zoo, table):
+        contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        yield f"networks-{key}.safetensors", to_safetensors(contiguous)
 
 
-def _torch(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+@EXPORTERS.register("torch")
+def export_torch(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    """Yields the files of `export_safetensors` with PyTorch's names and layouts."""
     yield "networks.csv", _csv(table)
-    for key, arrays in _stacked(zoo, table):
-        turned = {}
+    for key, arrays in _stacked_params(zoo, table):
+        converted = {}
         for path, value in arrays.items():
-            name, array = _torch_leaf(path, value)
-            turned[name] = np.ascontiguousarray(array)
-        yield f"networks-{key}.safetensors", to_safetensors(turned)
+            name, array = _to_torch(path, value)
+            converted[name] = np.ascontiguousarray(array)
+        yield f"networks-{key}.safetensors", to_safetensors(converted)
 
 
-def _torch_leaf(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    """PyTorch's name and layout: outputs first, then inputs, then places.
+# Names of PyTorch's parameters; others keep theirs.
+_TORCH_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def _to_torch(path: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    """Returns PyTorch's name and layout: outputs first, then inputs, then positions.
 
     Attention keeps its axes: PyTorch has no array of their meaning.
+
+    Args:
+        path: Path of the parameter.
+        value: ``[N, *shape]``.
     """
-    head, _, last = path.rpartition("/")
-    name = {"kernel": "weight", "scale": "weight", "mean": "running_mean",
-            "var": "running_var"}.get(last, last)  # fmt: skip
+    module, _, last = path.rpartition("/")
+    name = _TORCH_NAMES.get(last, last)
     if last == "kernel" and value.ndim > 2 and "attention" not in path:
         axes = (0, value.ndim - 1, value.ndim - 2, *range(1, value.ndim - 2))
         value = value.transpose(axes)
-    return ".".join([*head.split("/"), name] if head else [name]), value
+    return ".".join([*module.split("/"), name] if module else [name]), value
 
 
-def _hf(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+@EXPORTERS.register("hf")
+def export_hf(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
+    """Yields a Parquet file per split, zoo.json and a card for the Hugging Face hub."""
     for split in SPLITS:
         rows = table.take(table["split"] == split)
         if not len(rows):
@@ -143,11 +171,3 @@ def _card(zoo: Zoo) -> str:
         "`weights` holds the raveled parameters of a network behind one another, in the "
         "order and shapes that zoo.json lists under `leaves` for its `architecture`.\n"
     )
-
-
-FORMATS: dict[str, Callable[[Zoo, ZooTable], Iterator[tuple[str, bytes]]]] = {
-    "torch": _torch,
-    "npz": _npz,
-    "safetensors": _safetensors,
-    "hf": _hf,
-}
