@@ -159,11 +159,13 @@ def get_config(argument: str = "") -> ConfigDict:
     config.task.label_smoothing = 0.0 if variant == "smoke" else 0.1
 
     config.augment = ConfigDict()
-    config.augment.permutation = False
-    config.augment.sign = False
-    config.augment.phase = False
-    config.augment.scale = False
-    config.augment.noise = 0.0 if variant == "smoke" else 0.05
+    config.augment.symmetry = ConfigDict()
+    config.augment.symmetry.permutation = False
+    config.augment.symmetry.sign = False
+    config.augment.symmetry.phase = False
+    config.augment.symmetry.scale = False
+    config.augment.noise = ConfigDict()
+    config.augment.noise.level = 0.0 if variant == "smoke" else 0.05
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"

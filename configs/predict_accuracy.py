@@ -118,11 +118,13 @@ def get_config(argument: str = "") -> ConfigDict:
     config.task.coverage = 0.9
 
     config.augment = ConfigDict()
-    config.augment.permutation = False
-    config.augment.sign = False
-    config.augment.phase = False
-    config.augment.scale = False
-    config.augment.noise = 0.0
+    config.augment.symmetry = ConfigDict()
+    config.augment.symmetry.permutation = False
+    config.augment.symmetry.sign = False
+    config.augment.symmetry.phase = False
+    config.augment.symmetry.scale = False
+    config.augment.noise = ConfigDict()
+    config.augment.noise.level = 0.0
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adamw"

@@ -31,7 +31,7 @@ CONFIG = {
         "patience": 4,
     },
     "optimizer": {"ema_decay": 0.9, "learning_rate": 1e-2},
-    "augment": {"noise": 0.01},
+    "augment": {"noise": {"level": 0.01}},
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metanet.augment import AugmentConfig
+from metanet.augment import AugmentConfig, NoiseConfig, RandomSymmetryConfig
 from metanet.errors import MetanetError
 from metanet.networks import Architecture
 from metanet.training import ExperimentConfig, from_mapping, parse_argument
@@ -29,7 +29,7 @@ FULL = {
     },
     "model": {"name": "product_gmn", "dim": 8, "readout": "attention", "dropout": 0},
     "task": {"name": "classification", "label_smoothing": 0.1},
-    "augment": {"permutation": True, "noise": 0.1},
+    "augment": {"symmetry": {"permutation": True}, "noise": {"level": 0.1}},
     "optimizer": {"name": "contrib.muon", "learning_rate": 1e-2},
     "train": {"batch_size": 32, "micro_batch": 8},
 }
@@ -43,7 +43,12 @@ def test_round_trip(tmp_path):
         architecture=Architecture.of("siren", hidden=(8, 8)),
     )
     assert isinstance(config.zoo.fit.learning_rate, float)
-    assert config.augment == AugmentConfig(permutation=True, noise=0.1)
+    assert config.augment == AugmentConfig(
+        (
+            ("symmetry", RandomSymmetryConfig(permutation=True)),
+            ("noise", NoiseConfig(level=0.1)),
+        )
+    )
     assert config.train.batch_size == 32 and config.train.steps == 1000
     assert dict(config.model.options)["readout"] == "attention"
     assert ExperimentConfig.from_mapping(config.to_json()) == config
@@ -81,8 +86,8 @@ def change(path: str, value) -> dict:
         ("train.batch_size", "x", r"config\.train\.batch_size: expected int, got 'x'"),
         ("train.batch_size", 1.5, r"config\.train\.batch_size: expected int, got 1.5"),
         ("train.batch_size", True, r"config\.train\.batch_size: expected int"),
-        ("augment.noise", "x", r"config\.augment\.noise: expected float, got 'x'"),
-        ("augment.sign", 1, r"config\.augment\.sign: expected bool, got 1"),
+        ("augment.noise.level", "x", r"augment\.noise\.level: expected float, got 'x'"),
+        ("augment.symmetry.sign", 1, r"augment\.symmetry\.sign: expected bool, got 1"),
         ("model.dim", "x", r"config\.model\.dim: expected int, got 'x'"),
         (
             "model.readout",

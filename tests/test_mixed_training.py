@@ -287,7 +287,10 @@ def test_selection(zoo):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augment": {"noise": 0.1}}, "config.augment: takes networks of one"),
+        (
+            {"augment": {"noise": {"level": 0.1}}},
+            "config.augment: takes networks of one",
+        ),
         ({"model": {"name": "statnn"}}, "reads networks of one architecture"),
     ],
 )

@@ -1,5 +1,23 @@
 """Weight-space augmentations."""
 
-from metanet.augment.augment import Augmentation, AugmentConfig, build_augmentation
+from metanet.augment.augmentation import (
+    AUGMENTATIONS,
+    Augmentation,
+    AugmentConfig,
+    AugmentFn,
+    build_augmentation,
+)
+from metanet.augment.noise import Noise, NoiseConfig
+from metanet.augment.random_symmetry import RandomSymmetry, RandomSymmetryConfig
 
-__all__ = ["AugmentConfig", "Augmentation", "build_augmentation"]
+__all__ = [
+    "AUGMENTATIONS",
+    "AugmentConfig",
+    "AugmentFn",
+    "Augmentation",
+    "Noise",
+    "NoiseConfig",
+    "RandomSymmetry",
+    "RandomSymmetryConfig",
+    "build_augmentation",
+]

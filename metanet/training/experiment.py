@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.augment import AugmentConfig, build_augmentation
+from metanet.augment import build_augmentation
 from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
 from metanet.graphs import (
@@ -241,7 +241,8 @@ class Experiment:
             MetanetError: for networks of several architectures.
         """
         if self.mixed:
-            if self.config.augment != AugmentConfig():
+            first = next(iter(self.inputs.values()))
+            if build_augmentation(self.config.augment, first.symmetry) is not None:
                 raise MetanetError(
                     "config.augment: takes networks of one architecture; switch it off"
                 )
