@@ -1,4 +1,4 @@
-"""Options of `jax.jit`, by what a program is for."""
+"""Compiler options of `jax.jit`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import jax
 
 
 def on_cpu() -> bool:
-    """Whether programs run on CPU."""
+    """Returns True if the default backend is the CPU."""
     return jax.default_backend() == "cpu"
 
 
 def fast_compile_options() -> dict[str, int] | None:
-    """For programs that run a few times: compiled several times faster, run slower."""
+    """Returns options of a low optimisation level: fast compilation, slower execution."""
     return {"xla_backend_optimization_level": 0} if on_cpu() else None
 
 
 def small_loop_options() -> dict[str, int] | None:
-    """For long loops of small operations."""
+    """Returns options for long loops of small operations."""
     # LLVM's default of 256 bits leaves half of an AVX-512 unit idle.
     return {"xla_cpu_prefer_vector_width": 512} if on_cpu() else None

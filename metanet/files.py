@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and locks that end with their process."""
+"""Atomic writes, and file locks that are released when their process ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from metanet.errors import MetanetError
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file by a temporary name and a rename: whole or not at all.
+    """Writes a file atomically, by a temporary name and a rename.
 
     Raises:
-        MetanetError: when the place cannot be written (permissions, full disk).
+        MetanetError: when the file cannot be written (permissions, full disk).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,20 +32,20 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds a file's lock; whether it was to be had.
+def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Acquires an exclusive file lock; yields True if it was acquired.
 
-    The operating system lets go of it when the process ends, however it ends. The file
-    is there only while somebody holds it, or was killed.
+    The operating system releases the lock when the process ends, however it ends. The
+    file exists only while a process has the lock, or after one was killed.
 
     Args:
         path: The lock file.
-        wait: Wait until another process lets go; otherwise yields False.
+        wait: Wait until another process releases the lock; otherwise yields False.
 
     Raises:
-        MetanetError: when the file cannot be made.
+        MetanetError: when the file cannot be created.
     """
-    how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+    operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +55,14 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
                 f"{path}: cannot be written: {error.strerror}"
             ) from error
         try:
-            fcntl.flock(handle, how)
+            fcntl.flock(handle, operation)
         except BlockingIOError:
             os.close(handle)
             yield False
             return
-        if _is_at(handle, path):
+        if _is_same_file(handle, path):
             break
-        os.close(handle)  # its holder removed the file while this process waited
+        os.close(handle)  # the file was removed while this process waited
     try:
         yield True
     finally:
@@ -71,7 +71,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
         os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

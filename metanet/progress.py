@@ -22,7 +22,7 @@ _LOG_SECONDS = 10.0
 
 
 class Tracker(Protocol):
-    """Counts work done."""
+    """Counts finished work."""
 
     def advance(self, count: int, **info: float) -> None:
         """Adds ``count`` units of finished work and shows numbers such as the loss."""
@@ -90,10 +90,10 @@ def track(
     """Shows the progress of a piece of long work on standard error.
 
     Args:
-        total: Units of work in all.
-        description: What is being done.
+        total: Number of units of work.
+        description: Name of the work.
         unit: Name of a unit.
-        done: Units that were done before (resumed work); not counted in the rate.
+        done: Units finished before (resumed work); not part of the rate.
         show: False for silence (processes other than the first, tests).
     """
     if not show:

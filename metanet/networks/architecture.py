@@ -97,7 +97,7 @@ class Architecture:
                 )
 
     @classmethod
-    def of(cls, name: str, **options: Any) -> Architecture:
+    def of(cls, name: str, **options: object) -> Architecture:
         """Builds an architecture; lists become tuples, options are sorted."""
         pairs = ((key, _frozen(value)) for key, value in sorted(options.items()))
         return cls(name, tuple(pairs))
@@ -124,7 +124,7 @@ class Architecture:
         """Returns the same architecture with every option written out."""
         return Architecture.of(self.name, **self.all_options())
 
-    def with_option(self, key: str, value: Any) -> Architecture:
+    def with_option(self, key: str, value: object) -> Architecture:
         """Returns the same architecture with one option set."""
         return Architecture.of(self.name, **{**dict(self.options), key: value})
 
@@ -144,7 +144,7 @@ class Architecture:
         return _default_options(ARCHITECTURES[self.name])
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
@@ -159,7 +159,7 @@ def _default_options(module: type[InputNetwork]) -> dict[str, Any]:
     }
 
 
-def _matches(value: Any, default: Any) -> bool:
+def _matches(value: object, default: object) -> bool:
     """Compares types; a number must be positive if the default is, else not negative."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_matches(v, default[0]) for v in value)
@@ -172,7 +172,7 @@ def _matches(value: Any, default: Any) -> bool:
 
 
 def build_module(
-    architecture: Architecture, rngs: nnx.Rngs, **extra: Any
+    architecture: Architecture, rngs: nnx.Rngs, **extra: object
 ) -> InputNetwork:
     """Constructs the NNX module of an architecture.
 

@@ -9,7 +9,6 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -145,12 +144,12 @@ def export_hf(zoo: Zoo, table: ZooTable) -> Iterator[tuple[str, bytes]]:
         rows = table.take(table["split"] == split)
         if not len(rows):
             continue
-        columns: dict[str, Any] = {
+        columns: dict[str, pa.Array] = {
             n: pa.array(v.tolist()) for n, v in rows.columns.items()
         }
-        bounds = pa.array(np.concatenate([[0], np.cumsum(rows.sizes)]), pa.int64())
+        offsets = pa.array(np.concatenate([[0], np.cumsum(rows.sizes)]), pa.int64())
         values = np.concatenate([rows.network(i) for i in range(len(rows))])
-        columns["weights"] = pa.LargeListArray.from_arrays(bounds, pa.array(values))
+        columns["weights"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
@@ -168,6 +167,6 @@ def _card(zoo: Zoo) -> str:
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n"
         f"# {zoo.path.resolve().name}\n\n"
         f"{len(zoo):,} trained networks ({', '.join(kinds)}), made with metanet.\n\n"
-        "`weights` holds the raveled parameters of a network behind one another, in the "
+        "`weights` holds the raveled parameters of a network one after another, in the "
         "order and shapes that zoo.json lists under `leaves` for its `architecture`.\n"
     )

@@ -11,7 +11,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from flax import nnx
 from metanet.compiler import on_cpu, small_loop_options
 from metanet.networks import (
     Architecture,
+    InputNetwork,
     Params,
     ParamSpec,
     TrainMode,
@@ -210,7 +211,7 @@ class _Run:
     program: RunProgram
     inputs: RunInputs
     images: Images
-    graphdef: Any
+    graphdef: nnx.GraphDef[InputNetwork]
     labels: jax.Array
     chosen: jax.Array
     shuffle_key: jax.Array

@@ -111,7 +111,7 @@ def write_shard(
     path: Path,
     types: Mapping[str, pa.DataType],
     weights: Sequence[np.ndarray],
-    columns: Mapping[str, Any],
+    columns: Mapping[str, Sequence[object] | np.ndarray],
 ) -> None:
     """Writes a shard, then its checksum.
 
@@ -126,11 +126,11 @@ def write_shard(
     """
     lengths = [len(w) for w in weights]
     values = pa.array(np.concatenate(weights).astype(np.float32, copy=False))
-    bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    arrays: dict[str, Any] = {}
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    arrays: dict[str, pa.Array] = {}
     for name, kind in types.items():
         arrays[name] = pa.array(np.asarray(columns[name]).tolist(), kind)
-    arrays["weights"] = pa.ListArray.from_arrays(bounds, values)
+    arrays["weights"] = pa.ListArray.from_arrays(offsets, values)
     sink = pa.BufferOutputStream()
     # Neither a dictionary nor a compressor makes weights smaller.
     options: dict[str, Any] = {

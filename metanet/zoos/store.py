@@ -133,9 +133,18 @@ class ZooWriter:
                 time.sleep(_POLL_SECONDS)
 
     def write(
-        self, shard: int, weights: Sequence[np.ndarray], columns: Mapping[str, Any]
+        self,
+        shard: int,
+        weights: Sequence[np.ndarray],
+        columns: Mapping[str, Sequence[object] | np.ndarray],
     ) -> None:
-        """Stores one shard: ``weights`` of ``[P]`` each, and columns ``[n]``."""
+        """Writes one shard.
+
+        Args:
+            shard: Number of the shard.
+            weights: ``[P]`` of each network.
+            columns: Values ``[n]`` by name.
+        """
         write_shard(self._shard(shard), _types(self.info), weights, columns)
 
     def finish(self) -> Zoo:
