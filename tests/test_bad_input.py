@@ -1,10 +1,11 @@
-"""Bad input through the command: one clear line, a failing status, no debris.
+"""Bad input to the commands: one clear line, a failing status, no files left behind.
 
-One tiny run is trained for the whole module; each test spoils a copy of it.
+One tiny run is trained for the whole module; each test damages a copy of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -42,7 +43,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A directory with a config, a zoo and a finished run."""
+    """Makes a directory with a config, a zoo and a finished run."""
     root = tmp_path_factory.mktemp("trained")
     write_config(root)
     assert main(train_command(root)) == 0
@@ -60,7 +61,7 @@ def train_command(root: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained directory to spoil."""
+    """Copies the trained directory, for damage."""
     root = tmp_path / "copy"
     shutil.copytree(trained, root)
     for path in (root / "tiny.py", root / "run" / "config.json"):
@@ -69,7 +70,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def listing(root: Path) -> dict[str, bytes]:
-    """Content of every file below ``root``."""
+    """Returns the content of every file below ``root``."""
     return {
         str(p.relative_to(root)): p.read_bytes()
         for p in sorted(root.rglob("*"))
@@ -88,7 +89,7 @@ def fails(capsys, command: list[str], *parts: str, status: int = 1) -> None:
 
 
 def restart(root: Path) -> None:
-    """Turns the finished run into one that has not begun."""
+    """Removes the finished run."""
     shutil.rmtree(root / "run")
 
 
@@ -103,18 +104,15 @@ def test_truncated_shard(copy, capsys):
 
 
 def rewrite_shard(root: Path, change) -> Path:
-    """Changes the weights of a shard and makes checksums fit."""
-    import hashlib
-
+    """Changes the weights of a shard and rewrites its checksum."""
     shard = next((root / "zoo").glob("*.parquet"))
     table = pq.read_table(shard)
-    width = len(table.column("weights")[0])
     rows = np.array(table.column("weights").to_pylist(), np.float32)
     rows = change(rows)
     width = rows.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width)
-    place = table.column_names.index("weights")
-    pq.write_table(table.set_column(place, "weights", values), shard)
+    column = table.column_names.index("weights")
+    pq.write_table(table.set_column(column, "weights", values), shard)
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
     shard.with_name(f"{shard.name}.sha256").write_text(f"{digest}  {shard.name}\n")
     return shard
@@ -123,11 +121,11 @@ def rewrite_shard(root: Path, change) -> Path:
 def test_nan_weights_in_a_zoo(copy, capsys):
     restart(copy)
 
-    def spoil(rows):
+    def insert_nan(rows):
         rows[3, 7] = np.nan
         return rows
 
-    shard = rewrite_shard(copy, spoil)
+    shard = rewrite_shard(copy, insert_nan)
     fails(capsys, train_command(copy), str(shard), "row 3", "NaN")
     assert not (copy / "run").exists()
 
@@ -179,7 +177,7 @@ def test_missing_config_and_data_files(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.py"]
 
 
-def test_places_that_cannot_be_written(copy, capsys):
+def test_directories_that_cannot_be_written(copy, capsys):
     # A path below a file cannot be written even by root.
     below = copy / "tiny.py" / "run"
     before = listing(copy)
@@ -233,7 +231,7 @@ def siren(rows: int = 8) -> dict[str, np.ndarray]:
     return {f"seq.{k}": rng.standard_normal(s).astype("f4") for k, s in shapes.items()}
 
 
-def test_predict_reads_what_it_can(trained, tmp_path, capsys):
+def test_predict_skips_unreadable_files(trained, tmp_path, capsys):
     good, wide, nan, text = (tmp_path / f"{n}.pth" for n in ("a", "w", "n", "t"))
     torch_writer.save(good, siren())
     torch_writer.save(wide, siren(64))
@@ -251,7 +249,7 @@ def test_predict_reads_what_it_can(trained, tmp_path, capsys):
     assert main([*command[:-1], *bad]) == 1
     out, err = capsys.readouterr()
     assert str(good) in out and str(wide) not in out
-    # Random weights are no fitted SIREN: predicted, but not without a word.
+    # Random weights are no fitted SIREN: predicted with a warning.
     warning, *lines = err.splitlines()
     assert "outside what the run was trained on" in warning and str(good) in warning
     assert len(lines) == len(bad)
@@ -267,7 +265,7 @@ def test_predict_reads_what_it_can(trained, tmp_path, capsys):
         assert line.startswith("metanet: error: ") and part in line
 
 
-def test_what_is_no_run_or_zoo(tmp_path, capsys):
+def test_directories_without_a_run_or_zoo(tmp_path, capsys):
     for command in (["evaluate"], ["report"]):
         fails(capsys, [*command, str(tmp_path)], str(tmp_path))
     fails(capsys, ["predict", str(tmp_path), "a.npz"], str(tmp_path))
@@ -278,14 +276,20 @@ def test_what_is_no_run_or_zoo(tmp_path, capsys):
 
 
 def test_the_finished_run(trained, capsys):
-    """What the other commands say of the run that the tests above spoil."""
+    """The undamaged run works with the commands of the tests above."""
     run, zoo = str(trained / "run"), str(trained / "zoo")
     assert main(["evaluate", run, "--split", "validation"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["report", run]) == 0
     page = parse(trained / "run" / "report.html")
-    for title in ("Learning curves", "Confusion matrix", "Networks of the test split",
-                  "Parameter graph", "Symmetries", "How to repeat it"):  # fmt: skip
+    for title in (
+        "Learning curves",
+        "Confusion matrix",
+        "Networks of the test split",
+        "Parameter graph",
+        "Symmetries",
+        "How to repeat it",
+    ):
         assert title in page
     plot = trained / "graph.png"
     for network in (run, zoo, f"{zoo}:0", str(trained / "tiny.py"), "siren:hidden=8,8"):

@@ -40,27 +40,36 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def write_mnist(root: Path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
-    """Writes a small MNIST, whose checksums become the known ones."""
+    """Writes a small MNIST and registers its checksums."""
     images = RNG.integers(0, 256, (12, 28, 28), np.uint8)
     labels = (np.arange(12) % 10).astype(np.uint8)
     parts = (images[:9], labels[:9], images[9:], labels[9:])
     root.mkdir(parents=True)
-    known = {}
+    checksums = {}
     for file, array in zip(IDX_FILES, parts, strict=True):
         (root / file).write_bytes(idx_bytes(array))
-        known[file] = hashlib.md5((root / file).read_bytes()).hexdigest()
-    monkeypatch.setattr(IMAGE_SETS["mnist"], "checksums", known)
+        checksums[file] = hashlib.md5((root / file).read_bytes()).hexdigest()
+    monkeypatch.setattr(IMAGE_SETS["mnist"], "checksums", checksums)
     return images, labels
 
 
-def explained(call, *parts: str) -> None:
-    """The call fails with one line that has these parts."""
+def assert_explained(call, *parts: str) -> None:
+    """Asserts that the call fails with one line that contains these parts."""
     with pytest.raises(MetanetError) as caught:
         call()
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_documented_sets_are_those_of_the_code():
+    text = (DATA / "README.md").read_text()
+    for name in IMAGE_SETS:
+        source = IMAGE_SETS[name]
+        size = f"{source.side}x{source.side}x{source.channels}"
+        (row,) = (x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
+        assert size in row
 
 
 def test_digits():
@@ -99,40 +108,46 @@ def test_mnist(below, tmp_path, monkeypatch):
 
 def test_missing_files_name_the_command(tmp_path):
     for root in (None, tmp_path):
-        explained(
+        assert_explained(
             partial(load_images, "fashion_mnist", root),
             "train-images-idx3-ubyte.gz",
             "metanet zoo fit-inrs --images fashion_mnist --download",
             "--data-root",
         )
-    explained(partial(load_images, "mnits"), "mnits", "mnist")
+    assert_explained(partial(load_images, "mnits"), "mnits", "mnist")
 
 
 def test_altered_files_are_found_by_checksum(tmp_path, monkeypatch):
     write_mnist(tmp_path / "mnist", monkeypatch)
     path = tmp_path / "mnist" / IDX_FILES[0]
     path.write_bytes(path.read_bytes()[:-3])
-    explained(partial(load_images, "mnist", tmp_path), str(path), "checksum")
+    assert_explained(partial(load_images, "mnist", tmp_path), str(path), "checksum")
 
 
 def test_truncated_and_foreign_files_are_explained(tmp_path):
     whole = idx_bytes(np.zeros((4, 3, 3), np.uint8))
     raw = gzip.decompress(whole)
-    broken = (whole[:-4], whole[: len(whole) // 2], b"", b"text", gzip.compress(b"abc"))
-    for data in (*broken, gzip.compress(raw[:-1]), gzip.compress(raw + b"0")):
+    damaged = (
+        whole[:-4],
+        whole[: len(whole) // 2],
+        b"",
+        b"text",
+        gzip.compress(b"abc"),
+    )
+    for data in (*damaged, gzip.compress(raw[:-1]), gzip.compress(raw + b"0")):
         path = tmp_path / "x.gz"
         path.write_bytes(data)
-        explained(lambda: read_idx(path), str(path), "truncated")  # noqa: B023
+        assert_explained(partial(read_idx, path), str(path), "truncated")
     objects = tmp_path / "x.npy"
     np.save(objects, np.array([{}], object), allow_pickle=True)
-    explained(lambda: read_npy(objects), str(objects))
+    assert_explained(lambda: read_npy(objects), str(objects))
     objects.write_bytes(lzma.compress(b"no array"))
-    explained(lambda: read_npy(objects), str(objects))
+    assert_explained(lambda: read_npy(objects), str(objects))
 
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A loopback server of ``tmp_path / served``."""
+    """Serves ``tmp_path / "served"`` on the loopback device; yields the folder."""
     root = tmp_path / "served"
     root.mkdir()
     handler = type(
@@ -157,7 +172,7 @@ def mirror(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
 )
-def test_download_verifies_and_keeps_files(mirror, tmp_path, monkeypatch):
+def test_downloads_are_verified_and_reused(mirror, tmp_path, monkeypatch):
     images, _ = write_mnist(mirror / "mnist", monkeypatch)
     root = tmp_path / "fresh"
     loaded = load_images("mnist", root, download=True)
@@ -166,9 +181,13 @@ def test_download_verifies_and_keeps_files(mirror, tmp_path, monkeypatch):
     load_images("mnist", root)  # no network needed any more
 
     (root / "mnist" / IDX_FILES[0]).unlink()
-    explained(lambda: load_images("mnist", root, download=True), "download failed")
+    assert_explained(
+        lambda: load_images("mnist", root, download=True), "download failed"
+    )
     (mirror / "mnist" / IDX_FILES[0]).write_bytes(b"not the file")
-    explained(lambda: load_images("mnist", root, download=True), "download failed")
+    assert_explained(
+        lambda: load_images("mnist", root, download=True), "download failed"
+    )
     assert not (root / "mnist" / IDX_FILES[0]).exists()
 
 
@@ -194,9 +213,10 @@ def write_cifar_python(root: Path, images, labels) -> None:
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    split = zip(names, np.split(images, 6), np.split(labels, 6), strict=True)
-    for name, part, some in split:
-        batch = {"data": planes(part), "labels": some.tolist(), "batch_label": name}
+    parts = zip(names, np.split(images, 6), np.split(labels, 6), strict=True)
+    for name, pixels, classes in parts:
+        batch = {"data": planes(pixels), "labels": classes.tolist()}
+        batch["batch_label"] = name
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
 
 
@@ -257,10 +277,10 @@ class Evil:
         lambda mark: [1, 2],
     ],
 )
-def test_python_batches_run_nothing(content, tmp_path):
+def test_python_batches_execute_nothing(content, tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps(content(str(mark)), protocol=2))
-    explained(lambda: read_python_batch(path), str(path))
+    assert_explained(lambda: read_python_batch(path), str(path))
     assert not mark.exists()
 
 
@@ -270,9 +290,9 @@ def test_python_batches_of_all_protocols(protocol, tmp_path):
     path = tmp_path / "batch"
     batch = {"data": planes(images), "labels": labels.tolist()}
     path.write_bytes(pickle.dumps(batch, protocol=protocol))
-    found = read_python_batch(path)
-    np.testing.assert_array_equal(found[0], images)
-    np.testing.assert_array_equal(found[1], labels)
+    batch_images, batch_labels = read_python_batch(path)
+    np.testing.assert_array_equal(batch_images, images)
+    np.testing.assert_array_equal(batch_labels, labels)
 
 
 def test_folder_of_images(tmp_path):
@@ -290,11 +310,11 @@ def test_folder_of_images(tmp_path):
     assert loaded.class_names == ("cats", "dogs")
 
     Image.fromarray(pixels[0, 0, :4]).save(tmp_path / "dogs" / "9.png")
-    explained(lambda: load_images(str(tmp_path)), str(tmp_path), "shapes")
+    assert_explained(lambda: load_images(str(tmp_path)), str(tmp_path), "shapes")
     (tmp_path / "dogs" / "9.png").write_bytes(b"broken")
-    explained(lambda: load_images(str(tmp_path)), "9.png")
+    assert_explained(lambda: load_images(str(tmp_path)), "9.png")
     (tmp_path / "empty").mkdir()
-    explained(lambda: load_images(str(tmp_path / "empty")), "no images")
+    assert_explained(lambda: load_images(str(tmp_path / "empty")), "no images")
 
 
 def labelled(count: int, tests: int | None) -> ImageSet:
@@ -327,25 +347,25 @@ def test_splits(dataset, limit, expected):
     np.testing.assert_array_equal(again[1], split)
     if limit != 3:
         assert not np.array_equal(choose_images(dataset, limit, seed=4)[0], chosen)
-        for name in SPLITS:  # the classes' shares are those of the images drawn from
+        for name in SPLITS:  # the classes have the shares of the official part
             pool = dataset.labels
             if dataset.official_test is not None:
                 pool = pool[dataset.official_test == (name == "test")]
             share = np.bincount(pool, minlength=10) / len(pool)
-            found = np.bincount(dataset.labels[chosen[split == name]], minlength=10)
-            assert np.abs(found - share * found.sum()).max() <= 2
+            counts = np.bincount(dataset.labels[chosen[split == name]], minlength=10)
+            assert np.abs(counts - share * counts.sum()).max() <= 2
 
 
-def test_a_limit_keeps_an_images_split():
+def test_a_limit_does_not_change_the_split_of_an_image():
     dataset = labelled(900, None)
-    whole = dict(zip(*(a.tolist() for a in choose_images(dataset, 0, 0)), strict=True))
+    splits = dict(zip(*(a.tolist() for a in choose_images(dataset, 0, 0)), strict=True))
     for image, name in zip(*choose_images(dataset, 90, 0), strict=True):
-        assert whole[image] == name
+        assert splits[image] == name
 
 
 def test_limits_that_cannot_be_split():
     for limit in (-1, 1, 2):
-        explained(partial(choose_images, labelled(50, None), limit, 0), "limit")
+        assert_explained(partial(choose_images, labelled(50, None), limit, 0), "limit")
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Files of other programs: what was written is read, and nothing else happens."""
+"""Files of other programs: arrays are read as written, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_public_layouts_bind_to_the_same_vector(names, suffix, tmp_path):
     assert bound.ignored == ("label",)
 
 
-def test_own_paths_are_taken_as_they_are(tmp_path):
+def test_paths_of_metanet_bind_without_conversion(tmp_path):
     params = siren()
     spec = ParamSpec.of(params)
     leaves = [x for layer in params["layers"].values() for x in layer.values()]
@@ -164,7 +164,7 @@ def edit(arrays, change):
         (lambda a: a.update({"seq.2.alpha": np.ones(1)}), r"seq\.2\.alpha: unexpected"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_arrays_that_do_not_fit_are_named(change, message):
     params = siren()
     arrays = edit(as_torch(params, DWS), change)
     with pytest.raises(MetanetError, match=message) as error:
@@ -198,7 +198,7 @@ def test_torch_views_types_and_wrappers(tmp_path):
     assert arrays["scalar"].shape == () and arrays["empty"].shape == (0, 4)
 
 
-def test_pickled_code_is_refused_and_not_run(tmp_path):
+def test_pickled_code_is_refused_and_not_executed(tmp_path):
     class Attack:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'pwned'}",)
@@ -268,7 +268,7 @@ def test_truncated_and_foreign_files(suffix, tmp_path):
             read_arrays(path)
 
 
-def test_other_refusals(tmp_path):
+def test_unreadable_formats_are_explained(tmp_path):
     with pytest.raises(MetanetError, match="no such file"):
         read_arrays(tmp_path / "absent.pth")
     (tmp_path / "m.h5").write_bytes(b"")

@@ -52,7 +52,7 @@ def test_fast_sine_higher_derivatives():
     np.testing.assert_allclose(third, -np.cos(x), atol=1e-4)
 
 
-def test_fast_sine_is_visible_in_the_program():
+def test_fast_sine_is_a_named_call_in_the_program():
     program = str(jax.make_jaxpr(fast_sin)(jnp.ones(3)))
     assert "custom_jvp_call" in program and "name=fast_sin" in program
 
@@ -83,7 +83,7 @@ def test_siren_follows_its_convention(convention, key):
     np.testing.assert_allclose(network.apply_fn(network.params, grid), h, atol=1e-4)
     equations = jax.make_jaxpr(network.apply_fn)(network.params, grid).eqns
     names = {e.primitive.name for e in equations}
-    assert "sin" in names  # what discovery knows, not the fitter's sine
+    assert "sin" in names  # known to discovery, unlike the fast sine
 
 
 @pytest.mark.parametrize("convention", ["dws", "nfn"])
@@ -130,9 +130,13 @@ def test_small_cnn_has_the_size_of_the_zoo(key):
 
 
 def test_fourier_features_are_constants_of_their_seed(key):
-    make = lambda seed: create(Architecture.of("fourier_mlp", feature_seed=seed), key)
     x = jax.random.normal(key, (5, 2))
-    a, same, other = (n.apply_fn(n.params, x) for n in map(make, (0, 0, 1)))
+
+    def output(seed: int) -> jax.Array:
+        network = create(Architecture.of("fourier_mlp", feature_seed=seed), key)
+        return network.apply_fn(network.params, x)
+
+    a, same, other = output(0), output(0), output(1)
     np.testing.assert_array_equal(a, same)
     assert not np.allclose(a, other)
 
@@ -151,7 +155,7 @@ def test_fourier_features_are_constants_of_their_seed(key):
         ("small_cnn", {"activation": 3}, ("activation", "3")),
     ],
 )
-def test_wrong_architectures_are_explained(name, options, parts, key):
+def test_invalid_architectures_are_explained(name, options, parts, key):
     with pytest.raises(MetanetError) as caught:
         create(Architecture.of(name, **options), key)
     message = str(caught.value)
@@ -159,7 +163,7 @@ def test_wrong_architectures_are_explained(name, options, parts, key):
 
 
 @pytest.mark.parametrize("data", [{}, {"name": 3}, {"name": "mlp", "optoins": {}}])
-def test_wrong_descriptions_are_explained(data):
+def test_invalid_json_is_explained(data):
     with pytest.raises(MetanetError, match="name and options"):
         Architecture.from_json(data)
 
@@ -169,13 +173,13 @@ INRS = ("mlp", "siren", "fourier_mlp", "tanh_inr")
 
 @pytest.mark.parametrize("name", [*FAMILIES, *INRS])
 def test_symmetries_of_architectures_hold(name, key):
-    """Found from shapes alone, checked on values: training leaves out the check."""
+    """Discovered from shapes, checked on values: training skips the check."""
     architecture = Architecture.of(name) if name in INRS else None
     if architecture is None:
         shape = ImageShape(8, 1, 10)
         [(_, architecture)] = draw_architectures((name,), 1, shape, seed=1)
     shapes = abstract_network(architecture, 8)
-    found = symmetry.discover(*shapes[:2], *shapes.inputs, check=False)
+    result = symmetry.discover(*shapes[:2], *shapes.inputs, check=False)
     network = create(architecture, key, 8)
-    symmetry.check(found, *network[:2], *network.inputs)
+    symmetry.check(result, *network[:2], *network.inputs)
     assert ParamSpec.of(shapes.params) == ParamSpec.of(network.params)

@@ -1,4 +1,4 @@
-"""ONNX files: evaluated as onnxruntime does, and refused with one clear error."""
+"""ONNX files: evaluated as by onnxruntime, refused with one clear error."""
 
 from pathlib import Path
 
@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
-onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from metanet import symmetry as sym  # noqa: E402
-from metanet.cli import main  # noqa: E402
-from metanet.errors import MetanetError  # noqa: E402
-from metanet.importers import load_network  # noqa: E402
+from metanet import symmetry as sym
+from metanet.cli import main
+from metanet.errors import MetanetError
+from metanet.importers import load_network
+from metanet.networks import Architecture, create
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
@@ -28,18 +27,22 @@ def values(*shape: int, seed: int = 0) -> np.ndarray:
 def model_of(nodes, inputs, arrays, outputs=("y",), opset=18, functions=()):
     """A model of ``(operator, inputs, outputs, attributes)`` rows."""
     graph = helper.make_graph(
-        [helper.make_node(o, i, out, name=f"n{k}", **a)
-         for k, (o, i, out, a) in enumerate(nodes)],
+        [
+            helper.make_node(o, i, out, name=f"n{k}", **a)
+            for k, (o, i, out, a) in enumerate(nodes)
+        ],
         "network",
         [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
         [helper.make_tensor_value_info(n, FLOAT, ["rows", "columns"]) for n in outputs],
         [numpy_helper.from_array(a, n) for n, a in arrays.items()],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
     return helper.make_model(
-        graph, opset_imports=opsets[: 2 if functions else 1], functions=functions,
+        graph,
+        opset_imports=opsets[: 2 if functions else 1],
+        functions=functions,
         ir_version=9,
-    )  # fmt: skip
+    )
 
 
 def small_cnn():
@@ -60,11 +63,17 @@ def small_cnn():
         ("Gemm", ["f", "d.weight", "d.bias"], ["y"], {"transB": 1}),
     ]
     arrays = {
-        "c.weight": values(4, 2, 3, 3), "c.bias": values(4), "n.scale": values(4, seed=1),
-        "n.bias": values(4, seed=2), "n.mean": values(4, seed=3),
-        "n.var": values(4, seed=4) ** 2, "d.weight": values(3, 36), "d.bias": values(3),
-        "zero": np.array([0]), "rest": np.array([-1]),
-    }  # fmt: skip
+        "c.weight": values(4, 2, 3, 3),
+        "c.bias": values(4),
+        "n.scale": values(4, seed=1),
+        "n.bias": values(4, seed=2),
+        "n.mean": values(4, seed=3),
+        "n.var": values(4, seed=4) ** 2,
+        "d.weight": values(3, 36),
+        "d.bias": values(3),
+        "zero": np.array([0]),
+        "rest": np.array([-1]),
+    }
     return model_of(nodes, [("x", FLOAT, ["batch", 2, 6, 6])], arrays)
 
 
@@ -74,7 +83,7 @@ def saved(model, path: Path) -> Path:
 
 
 def conformance():
-    """Cases that come with onnx, by operator: one array input, all others constant."""
+    """Yields onnx's own cases: operator, name, model, inputs and outputs."""
     from onnx.backend.test.loader import load_model_tests
 
     from metanet.importers import OPERATORS
@@ -93,60 +102,68 @@ def conformance():
                 yield operators.pop(), case.name, case.model, inputs, outputs
 
 
-# What the importer says that it cannot do.
-REFUSED = (
-    "select_last_index", "tf_crop", "antialias", "peepholes", "indices of maxima",
-    "depends on weights or inputs", "size 24", "Sum of sizes", "node Cast",
-)  # fmt: skip
+# Reasons that the importer gives for cases that it does not support.
+UNSUPPORTED = (
+    "select_last_index",
+    "tf_crop",
+    "antialias",
+    "peepholes",
+    "indices of maxima",
+    "depends on weights or inputs",
+    "size 24",
+    "Sum of sizes",
+    "node Cast",
+)
 
 
 def run_case(model, inputs, outputs, path: Path) -> None:
+    """Evaluates a case with one input; the others become stored constants."""
     copy = type(model)()
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, 4)
-    given_one = None
+    argument = None
     del copy.graph.input[:]
     for info, x in zip(model.graph.input, inputs, strict=True):
-        if given_one is None and x.dtype.kind in "fb" and x.ndim:
-            given_one = x
+        if argument is None and x.dtype.kind in "fb" and x.ndim:
+            argument = x
             copy.graph.input.append(info)
         elif x.dtype.kind != "O":
-            held = numpy_helper.from_array(np.ascontiguousarray(x), info.name)
-            held.dims[:] = x.shape
-            copy.graph.initializer.append(held)
+            tensor = numpy_helper.from_array(np.ascontiguousarray(x), info.name)
+            tensor.dims[:] = x.shape
+            copy.graph.initializer.append(tensor)
     network = load_network(saved(copy, path))
-    found = network.apply_fn(
-        network.params, *([] if given_one is None else [given_one])
-    )
-    for a, b in zip(
-        found if isinstance(found, tuple) else [found], outputs, strict=False
-    ):
+    arguments = [] if argument is None else [argument]
+    results = network.apply_fn(network.params, *arguments)
+    results = results if isinstance(results, tuple) else [results]
+    for a, b in zip(results, outputs, strict=False):
         np.testing.assert_allclose(
             np.asarray(a, np.float64), b.astype(np.float64), rtol=1e-3, atol=1e-4
         )
 
 
-@pytest.mark.filterwarnings("ignore")  # of the cases' own making
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_operators_conform(whole, tmp_path):
-    """One case of each operator; all thousand in the slow suite."""
-    done: dict[str, int] = {}
+@pytest.mark.filterwarnings("ignore")  # raised by the cases themselves
+@pytest.mark.parametrize(
+    "all_cases", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_operators_conform(all_cases, tmp_path):
+    """Runs one case of each operator; the slow suite runs all thousand."""
+    passed: dict[str, int] = {}
     failed = []
     for operator, name, model, inputs, outputs in conformance():
-        if done.get(operator, 0) and not whole:
+        if passed.get(operator, 0) and not all_cases:
             continue
         try:
             run_case(model, inputs, outputs, tmp_path / "case.onnx")
         except MetanetError as error:
-            if not any(reason in str(error) for reason in REFUSED):
+            if not any(reason in str(error) for reason in UNSUPPORTED):
                 failed.append(f"{name}: {error}")
             continue
         except AssertionError as error:
             failed.append(f"{name}: {error}")
-        done[operator] = done.get(operator, 0) + 1
+        passed[operator] = passed.get(operator, 0) + 1
     assert not failed
-    assert len(done) > 100
-    assert not whole or sum(done.values()) > 900
+    assert len(passed) > 100
+    assert not all_cases or sum(passed.values()) > 900
 
 
 def test_outputs_are_those_of_onnxruntime(tmp_path):
@@ -160,15 +177,22 @@ def test_outputs_are_those_of_onnxruntime(tmp_path):
     np.testing.assert_allclose(
         run(network.params, *network.inputs), expected, atol=1e-4
     )
-    found = sym.discover(network.apply_fn, network.params, *network.inputs)
-    assert found.order == 24
+    symmetry = sym.discover(network.apply_fn, network.params, *network.inputs)
+    assert symmetry.order == 24
     assert set(network.params) == {
-        "c.weight", "c.bias", "n.scale", "n.bias", "n.mean", "n.var", "d.weight", "d.bias"
-    }  # fmt: skip
+        "c.weight",
+        "c.bias",
+        "n.scale",
+        "n.bias",
+        "n.mean",
+        "n.var",
+        "d.weight",
+        "d.bias",
+    }
     # A batch of another size than at load.
-    wider = np.concatenate([network.inputs[0]] * 2)
-    assert run(network.params, wider).shape == (10, 3)
-    assert "onnx Gemm n8" in found.explain("d.weight", 1)
+    larger = np.concatenate([network.inputs[0]] * 2)
+    assert run(network.params, larger).shape == (10, 3)
+    assert "onnx Gemm n8" in symmetry.explain("d.weight", 1)
 
 
 def test_constants_and_fillers_are_no_parameters(tmp_path):
@@ -177,8 +201,11 @@ def test_constants_and_fillers_are_no_parameters(tmp_path):
         ("Mul", ["h", "val_3"], ["m"], {}),
         ("Add", ["m", "table"], ["y"], {}),
     ]
-    arrays = {"fc.weight": values(3, 4), "val_3": np.full(1, 0.5, np.float32),
-              "table": values(4)}  # fmt: skip
+    arrays = {
+        "fc.weight": values(3, 4),
+        "val_3": np.full(1, 0.5, np.float32),
+        "table": values(4),
+    }
     path = saved(model_of(nodes, [("x", FLOAT, [2, 3])], arrays), tmp_path / "m.onnx")
     assert set(load_network(path).params) == {"fc.weight", "table"}
     assert set(load_network(path, constants=["tab*"]).params) == {"fc.weight"}
@@ -188,7 +215,7 @@ def test_constants_and_fillers_are_no_parameters(tmp_path):
         load_network(path, dims={"batch": 3})
 
 
-def test_tells_of_arrays_that_an_exporter_merged(tmp_path):
+def test_warns_of_arrays_that_an_exporter_merged(tmp_path):
     nodes = [
         ("MatMul", ["x", "a.k"], ["h"], {}),
         ("Mul", ["h", "n.gain"], ["m"], {}),
@@ -207,28 +234,40 @@ def test_tells_of_arrays_that_an_exporter_merged(tmp_path):
 
 def test_functions_are_inlined(tmp_path):
     body = helper.make_function(
-        "local", "Double", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])],
+        "local",
+        "Double",
+        ["a"],
+        ["b"],
+        [helper.make_node("Add", ["a", "a"], ["b"])],
         [helper.make_opsetid("", 18)],
-    )  # fmt: skip
+    )
     model = model_of(
-        [("MatMul", ["x", "w.k"], ["h"], {}), ("Double", ["h"], ["y"], {"domain": "local"})],
-        [("x", FLOAT, [2, 3])], {"w.k": values(3, 4)}, functions=[body],
-    )  # fmt: skip
+        [
+            ("MatMul", ["x", "w.k"], ["h"], {}),
+            ("Double", ["h"], ["y"], {"domain": "local"}),
+        ],
+        [("x", FLOAT, [2, 3])],
+        {"w.k": values(3, 4)},
+        functions=[body],
+    )
     network = load_network(saved(model, tmp_path / "f.onnx"))
     x = network.inputs[0]
     expected = 2 * (x @ network.params["w.k"])
     np.testing.assert_allclose(network.apply_fn(network.params, x), expected, atol=1e-5)
 
 
-def spoiled():
-    """Names, and models or bytes that must be refused, and what the error says."""
+def bad_models():
+    """Yields names, models or bytes that must be refused, and patterns of the error."""
     whole = small_cnn().SerializeToString()
     yield "empty", b"", "not an ONNX model"
     yield "text", b"this is no model at all", "not a valid ONNX model"
     yield "truncated", whole[: len(whole) // 2], "not a valid ONNX model|tensor"
     x, w = [("x", FLOAT, [2, 3])], {"w.k": values(3, 3)}
-    loop = [("Add", ["x", "b"], ["a"], {}), ("Relu", ["a"], ["b"], {}),
-            ("MatMul", ["b", "w.k"], ["y"], {})]  # fmt: skip
+    loop = [
+        ("Add", ["x", "b"], ["a"], {}),
+        ("Relu", ["a"], ["b"], {}),
+        ("MatMul", ["b", "w.k"], ["y"], {}),
+    ]
     yield "cyclic", model_of(loop, x, w), "not a valid ONNX model.*sorted"
     huge = [("x", FLOAT, [2, 1 << 40])]
     yield (
@@ -246,12 +285,27 @@ def spoiled():
     wide = [("Expand", ["x", "size"], ["y"], {})]
     size = {"size": np.array([1 << 20, 1 << 10, 2, 3])}
     yield "huge result", model_of(wide, x, size), "node Expand n0: a result of shape"
-    yield "operator", model_of(
-        [("Scan", ["x"], ["y"], {"num_scan_inputs": 1,
-          "body": helper.make_graph([], "b", [], [])})], x, {},
-    ), "not a valid ONNX model|not supported: ai.onnx.Scan"  # fmt: skip
-    yield "shapes", model_of([("MatMul", ["x", "w.k"], ["y"], {})], x,
-                             {"w.k": values(4, 3)}), "node MatMul n0"  # fmt: skip
+    yield (
+        "operator",
+        model_of(
+            [
+                (
+                    "Scan",
+                    ["x"],
+                    ["y"],
+                    {"num_scan_inputs": 1, "body": helper.make_graph([], "b", [], [])},
+                )
+            ],
+            x,
+            {},
+        ),
+        "not a valid ONNX model|not supported: ai.onnx.Scan",
+    )
+    yield (
+        "shapes",
+        model_of([("MatMul", ["x", "w.k"], ["y"], {})], x, {"w.k": values(4, 3)}),
+        "node MatMul n0",
+    )
     dynamic = [("Cast", ["x"], ["s"], {"to": INT}), ("Reshape", ["x", "s"], ["y"], {})]
     yield (
         "data-dependent",
@@ -287,15 +341,16 @@ def spoiled():
     )
 
 
-SPOILED = list(spoiled())
+BAD_MODELS = list(bad_models())
 
 
 @pytest.mark.parametrize(
-    ("name", "made", "message"), SPOILED, ids=[s[0] for s in SPOILED]
+    ("name", "model", "message"), BAD_MODELS, ids=[case[0] for case in BAD_MODELS]
 )
-def test_bad_files_give_one_error_that_names_them(name, made, message, tmp_path):
+def test_bad_files_give_one_error_that_names_them(name, model, message, tmp_path):
     path = tmp_path / "bad.onnx"
-    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    path.write_bytes(content)
     with pytest.raises(MetanetError, match=message) as caught:
         load_network(path)
     assert "bad.onnx" in str(caught.value)
@@ -320,8 +375,8 @@ def test_missing_files_and_other_formats(tmp_path):
 def test_damaged_files_never_crash(tmp_path_factory, data):
     whole = bytearray(small_cnn().SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(whole) - 1))
-        whole[place] = data.draw(st.integers(0, 255))
+        position = data.draw(st.integers(0, len(whole) - 1))
+        whole[position] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("damaged") / "m.onnx"
     path.write_bytes(whole[: data.draw(st.integers(1, len(whole)))])
     try:
@@ -350,12 +405,12 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path, monkeypatch, capsys):
         return main(["inspect", *args]), *capsys.readouterr()
 
     code, out, error = inspect(
-        "cnn.onnx", "--plot", "graph.png", "--json", "found.json"
+        "cnn.onnx", "--plot", "graph.png", "--json", "symmetry.json"
     )
     assert code == 0, error
     assert "S_4" in out and (tmp_path / "graph.png").stat().st_size > 1000
-    found = sym.Symmetry.from_json((tmp_path / "found.json").read_text())
-    assert found.order == 24
+    symmetry = sym.Symmetry.from_json((tmp_path / "symmetry.json").read_text())
+    assert symmetry.order == 24
     code, out, error = inspect("mine:made", "--explain", "w:1")
     assert code == 0 and "mine.py" in out and "free" in out, error
     for command, message in (
@@ -372,8 +427,6 @@ def test_inspect_takes_onnx_files_and_functions(tmp_path, monkeypatch, capsys):
 
 
 def test_weights_are_bound_to_a_network(tmp_path):
-    from metanet.networks import Architecture, create
-
     network = create(Architecture.of("mlp", hidden=[4]), jax.random.key(0))
     flat, _ = jax.tree_util.tree_flatten_with_path(network.params)
     arrays = {

@@ -1,4 +1,4 @@
-"""Zoos of classifiers: the training program against definitions, and what is stored."""
+"""Zoos of classifiers: the training program against definitions, and stored columns."""
 
 from __future__ import annotations
 
@@ -52,16 +52,24 @@ from metanet.zoos.population import standardized_images
 from metanet.zoos.program import RunInputs, RunProgram, compiled_runs, run_inputs
 
 PLAIN = Settings(
-    optimizer="sgd", learning_rate=0.05, weight_decay=1e-4, momentum=0.9, dropout=0.0,
-    activation="relu", init="he_normal", init_scale=1.0, train_fraction=1.0,
-    label_noise=0.0, batch_size=8,
-)  # fmt: skip
+    optimizer="sgd",
+    learning_rate=0.05,
+    weight_decay=1e-4,
+    momentum=0.9,
+    dropout=0.0,
+    activation="relu",
+    init="he_normal",
+    init_scale=1.0,
+    train_fraction=1.0,
+    label_noise=0.0,
+    batch_size=8,
+)
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.data())
-def test_convolutions_by_patches(data):
-    """Values and gradients are those of XLA's convolution."""
+def test_convolutions_by_patches_equal_those_of_xla(data):
+    """In values and gradients."""
     dims = data.draw(st.integers(1, 2))
     kernel = data.draw(st.tuples(*[st.integers(1, 4)] * dims))
     strides = data.draw(st.tuples(*[st.integers(1, 3)] * dims))
@@ -82,8 +90,9 @@ def test_convolutions_by_patches(data):
 
     expected = results()
     with train_mode(TrainMode(0, ("relu",))):
-        found = results()
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        by_patches = results()
+    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(by_patches), strict=True)
+    for a, b in pairs:
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -92,54 +101,59 @@ def test_convolutions_by_patches(data):
     [
         ("sgd", lambda s: optax.sgd(s.learning_rate, momentum=s.momentum)),
         ("adam", lambda s: optax.adam(s.learning_rate, eps=1e-7)),
-        ("rmsprop", lambda s: optax.rmsprop(s.learning_rate, 0.9, eps=1e-7,
-                                            eps_in_sqrt=False)),
+        (
+            "rmsprop",
+            lambda s: optax.rmsprop(s.learning_rate, 0.9, eps=1e-7, eps_in_sqrt=False),
+        ),
     ],
-)  # fmt: skip
-def test_optimisers_are_those_of_optax(name, reference):
-    chosen = dataclasses.replace(PLAIN, optimizer=name, weight_decay=0.0)
-    inputs = one(chosen, ("relu",), 64)
+)
+def test_update_rules_are_those_of_optax(name, reference):
+    settings = dataclasses.replace(PLAIN, optimizer=name, weight_decay=0.0)
+    inputs = inputs_of_one_run(settings, ("relu",), 64)
     params = {"w": jnp.linspace(-1, 1, 6).reshape(2, 3), "b": jnp.ones(3)}
-    optimizer = reference(chosen)
-    state, wanted, found = optimizer.init(params), params, params
+    optimizer = reference(settings)
+    state, expected, result = optimizer.init(params), params, params
     moments = Moments.zeros_like(params)
     rule = UpdateRule(
         inputs.optimizer, inputs.learning_rate, inputs.weight_decay, inputs.momentum
     )
     for i in range(5):
-        gradient = jax.tree.map(lambda p, i=i: jnp.cos(3 * p + i), wanted)
-        update, state = optimizer.update(gradient, state, wanted)
-        wanted = optax.apply_updates(wanted, update)
-        found, moments = update_step(found, gradient, moments, rule, jnp.asarray(i))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        gradient = jax.tree.map(lambda p, i=i: jnp.cos(3 * p + i), expected)
+        update, state = optimizer.update(gradient, state, expected)
+        expected = optax.apply_updates(expected, update)
+        result, moments = update_step(result, gradient, moments, rule, jnp.asarray(i))
+        pairs = zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True)
+        for a, b in pairs:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def one(chosen: Settings, activations: tuple[str, ...], images: int) -> RunInputs:
-    """Scalar inputs of one run."""
+def inputs_of_one_run(
+    settings: Settings, activations: tuple[str, ...], images: int
+) -> RunInputs:
+    """Returns inputs without the axis of runs."""
     keys = jax.random.split(jax.random.key(3), 1)
-    inputs = run_inputs(keys, [chosen], activations, images)
+    inputs = run_inputs(keys, [settings], activations, images)
     return jax.tree.map(lambda x: x[0], inputs)
 
 
 def test_a_smaller_batch_repeats_its_images():
-    """Repetition leaves every gradient as it is, so that batch sizes are data."""
+    """Repetition does not change the gradients, so that batch sizes can be data."""
     small = PopulationConfig(train_images=64, test_images=32)
     images = standardized_images(small, load_images("digits"))
     arch = Architecture.of("small_cnn", widths=(4, 4), padding="SAME")
     keys = jax.random.split(jax.random.key(0), 1)
-    found = []
+    results = []
     for largest in (8, 24):
         program = compiled_runs(RunProgram(arch, ("relu",), (0, 2), largest, False))
-        found.append(program(run_inputs(keys, [PLAIN], ("relu",), 64), images))
-    np.testing.assert_allclose(found[0].weights, found[1].weights, atol=1e-5)
-    assert np.abs(np.diff(found[0].weights[0], axis=0)).max() > 1e-2
-    # Another zoo of the same networks, within the same process.
-    more = standardized_images(
+        results.append(program(run_inputs(keys, [PLAIN], ("relu",), 64), images))
+    np.testing.assert_allclose(results[0].weights, results[1].weights, atol=1e-5)
+    assert np.abs(np.diff(results[0].weights[0], axis=0)).max() > 1e-2
+    # Other shapes of images in the same process.
+    more_images = standardized_images(
         dataclasses.replace(small, train_images=96), load_images("digits")
     )
-    again = program(run_inputs(keys, [PLAIN], ("relu",), 96), more)
-    assert again.weights.shape == found[1].weights.shape
+    again = program(run_inputs(keys, [PLAIN], ("relu",), 96), more_images)
+    assert again.weights.shape == results[1].weights.shape
 
 
 TINY = PopulationConfig(
@@ -164,22 +178,19 @@ def tiny(tmp_path_factory) -> Zoo:
 def test_stored_networks_have_the_recorded_accuracy(tiny):
     """Evaluated outside the program that trained them, from weights and architecture."""
     images = standardized_images(TINY, load_images("digits"))
-    table, known = tiny.read(), tiny.architectures
-    assert len(table) == 18 and {a.name for a in known.values()} == {
-        "varying_cnn", "row_rnn"
-    }  # fmt: skip
-    for place in range(len(table)):
-        network = create(known[table["architecture"][place]], jax.random.key(0))
-        params = ParamSpec.of(network.params).unflatten(
-            jnp.asarray(table.network(place))
-        )
+    table, architectures = tiny.read(), tiny.architectures
+    names = {architecture.name for architecture in architectures.values()}
+    assert len(table) == 18 and names == {"varying_cnn", "row_rnn"}
+    for row, key in enumerate(table["architecture"]):
+        network = create(architectures[key], jax.random.key(0))
+        params = ParamSpec.of(network.params).unflatten(jnp.asarray(table.network(row)))
         logits = jnp.asarray(network.apply_fn(params, images.test))
         accuracy = float((logits.argmax(-1) == images.test_labels).mean())
-        assert accuracy == pytest.approx(table["test_accuracy"][place], abs=1e-6)
+        assert accuracy == pytest.approx(table["test_accuracy"][row], abs=1e-6)
         loss = optax.softmax_cross_entropy_with_integer_labels(
             logits, images.test_labels
         )
-        recorded = table["test_loss"][place]
+        recorded = table["test_loss"][row]
         assert float(loss.mean()) == pytest.approx(recorded, rel=1e-3, abs=1e-5)
 
 
@@ -194,11 +205,11 @@ def test_rows_and_splits_go_by_run(tiny):
         used = round(table["train_fraction"][rows][0] * 96)
         per_epoch = used // min(used, table["batch_size"][rows][0])
         assert table["step"][rows].tolist() == [0, per_epoch, 3 * per_epoch]
-        kind = tiny.architectures[table["architecture"][rows][0]]
+        architecture = tiny.architectures[table["architecture"][rows][0]]
         family = FAMILIES[table["family"][rows][0]]
-        assert (table["width"][rows] == family.width(kind)).all()
-        if kind.name == "varying_cnn":
-            assert kind.option("activation") == table["activation"][rows][0]
+        assert (table["width"][rows] == family.width(architecture)).all()
+        if architecture.name == "varying_cnn":
+            assert architecture.option("activation") == table["activation"][rows][0]
         else:
             assert table["activation"][rows][0] == "tanh"
 
@@ -208,17 +219,17 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def test_an_interrupted_zoo_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
-    """Also when every run was trained in a shard of another size."""
+    """Shards of another size hold the same weights."""
     write = population.ZooWriter.write
     calls: list[int] = []
 
-    def dies(self: Any, shard: int, *rest: Any) -> None:
+    def die(self: Any, shard: int, *rest: Any) -> None:
         if calls:
             raise KeyboardInterrupt
         calls.append(shard)
         write(self, shard, *rest)
 
-    monkeypatch.setattr(population.ZooWriter, "write", dies)
+    monkeypatch.setattr(population.ZooWriter, "write", die)
     with pytest.raises(KeyboardInterrupt):
         train_population(TINY, tmp_path, progress=False)
     monkeypatch.undo()
@@ -233,19 +244,19 @@ def test_an_interrupted_zoo_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch
 
 
 def test_runs_that_diverge_are_marked(tmp_path):
-    wild = Hyperparameters(
+    unstable = Hyperparameters(
         optimizer=("sgd",),
         learning_rate=(1e3, 1e3),
         weight_decay=(1e3, 1e3),
         train_fraction=(1.0,),
         batch_size=(8,),
     )
-    chosen = PopulationConfig(
-        runs=3, train_images=64, test_images=32, epochs=(0, 2), hyperparameters=wild
+    config = PopulationConfig(
+        runs=3, train_images=64, test_images=32, epochs=(0, 2), hyperparameters=unstable
     )
-    zoo = train_population(chosen, tmp_path, progress=False)
-    whole = zoo.read(skip_broken=True)
-    assert (whole["diverged"] == (whole["epoch"] > 0)).all()
+    zoo = train_population(config, tmp_path, progress=False)
+    table = zoo.read(skip_broken=True)
+    assert (table["diverged"] == (table["epoch"] > 0)).all()
     with pytest.raises(MetanetError, match="row 1 holds NaN"):
         zoo.read()
 
@@ -264,8 +275,8 @@ def test_families_draw_networks_of_the_images(name, side):
             network = create(architecture, key)
             return network.apply_fn(network.params, x)
 
-        found = jax.eval_shape(logits, jax.random.key(0))
-        assert drawn_from == name and found.shape == (2, 10)
+        result = jax.eval_shape(logits, jax.random.key(0))
+        assert drawn_from == name and result.shape == (2, 10)
         assert FAMILIES[name].width(architecture) >= 4
 
 
@@ -300,21 +311,21 @@ def test_settings_are_drawn_from_their_ranges():
         ({"hyperparameters": {"train_fraction": [1.5]}}, "train_fraction: must lie"),
     ],
 )
-def test_what_a_zoo_cannot_be(change, message):
+def test_impossible_configurations_are_explained(change, message):
     with pytest.raises(MetanetError, match=message):
         from_mapping(PopulationConfig, change, "config")
 
 
-def test_verification_notices_what_was_changed(tiny, tmp_path):
-    found = verify(tiny, sample=6)
-    assert found.networks == 18 and found.sample == 6 and found.worst < 1e-6
+def test_verification_detects_changes(tiny, tmp_path):
+    result = verify(tiny, sample=6)
+    assert result.networks == 18 and result.sample == 6 and result.worst < 1e-6
     copy = tmp_path / "copy"
     shutil.copytree(tiny.path, copy)
     shard = copy / "shard-00000.parquet"
     table = pq.read_table(shard)
-    place = table.column_names.index("test_accuracy")
+    column = table.column_names.index("test_accuracy")
     wrong = pa.array([0.99] * len(table), pa.float32())
-    pq.write_table(table.set_column(place, "test_accuracy", wrong), shard)
+    pq.write_table(table.set_column(column, "test_accuracy", wrong), shard)
     with pytest.raises(MetanetError, match="checksum"):
         verify(Zoo.open(copy))
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
@@ -323,47 +334,53 @@ def test_verification_notices_what_was_changed(tiny, tmp_path):
         verify(Zoo.open(copy), sample=18)
 
 
-@pytest.mark.parametrize("form", ["torch", "npz", "safetensors", "hf"])
-def test_exports_hold_the_same_numbers(tiny, tmp_path, form):
+@pytest.mark.parametrize("format_name", ["torch", "npz", "safetensors", "hf"])
+def test_exports_hold_the_same_numbers(tiny, tmp_path, format_name):
     table = tiny.read()
-    for path in export(tiny, tmp_path, form):
+    for path in export(tiny, tmp_path, format_name):
         assert path.stat().st_size > 0
-    if form == "hf":
+    if format_name == "hf":
         parts = [pq.read_table(f) for f in sorted((tmp_path / "data").glob("*"))]
-        whole = pa.concat_tables(parts).sort_by("id")
-        assert whole.column("id").to_pylist() == table["id"].tolist()
-        for place in (0, 7, 17):
-            held = np.asarray(whole.column("weights")[place].as_py(), np.float32)
-            np.testing.assert_array_equal(held, table.network(place))
+        exported = pa.concat_tables(parts).sort_by("id")
+        assert exported.column("id").to_pylist() == table["id"].tolist()
+        for row in (0, 7, 17):
+            weights = np.asarray(exported.column("weights")[row].as_py(), np.float32)
+            np.testing.assert_array_equal(weights, table.network(row))
         assert "data/train-*.parquet" in (tmp_path / "README.md").read_text()
         return
     with (tmp_path / "networks.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [int(r["id"]) for r in rows] == table["id"].tolist()
-    seen = 0
+    suffix = "npz" if format_name == "npz" else "safetensors"
+    checked = 0
     for key, leaves in tiny.info["leaves"].items():
-        file = tmp_path / f"networks-{key}.{'npz' if form == 'npz' else 'safetensors'}"
+        file = tmp_path / f"networks-{key}.{suffix}"
         if not file.exists():
             continue
-        arrays = dict(np.load(file)) if form == "npz" else load_file(file)
-        for place, row in enumerate(arrays["id"]):
-            vector, parts = table.network(int(row)), []
+        arrays = dict(np.load(file)) if suffix == "npz" else load_file(file)
+        for position, row in enumerate(arrays["id"]):
+            parts = []
             for leaf in leaves:
                 name = leaf["path"]
-                if form == "torch":
-                    name = name.replace("/", ".").replace("kernel", "weight")
-                    name = name.replace("scale", "weight").replace(
-                        ".var", ".running_var"
-                    )
-                    name = name.replace(".mean", ".running_mean")
-                value = arrays[name][place]
-                if form == "torch" and leaf["path"].endswith("kernel"):
+                if format_name == "torch":
+                    name = torch_name(name)
+                value = arrays[name][position]
+                if format_name == "torch" and leaf["path"].endswith("kernel"):
                     value = np.moveaxis(value, (0, 1), (-1, -2))
                 assert value.shape == tuple(leaf["shape"])
                 parts.append(value.ravel())
-            np.testing.assert_array_equal(np.concatenate(parts), vector)
-            seen += 1
-    assert seen == 18
+            np.testing.assert_array_equal(
+                np.concatenate(parts), table.network(int(row))
+            )
+            checked += 1
+    assert checked == 18
+
+
+def torch_name(path: str) -> str:
+    module, _, last = path.rpartition("/")
+    names = {"kernel": "weight", "scale": "weight"}
+    names |= {"mean": "running_mean", "var": "running_var"}
+    return f"{module.replace('/', '.')}.{names.get(last, last)}"
 
 
 @pytest.mark.slow
@@ -373,8 +390,8 @@ def test_killed_ten_times_and_shared_by_two_processes(tmp_path):
     program = "import sys; from metanet.cli import main; sys.exit(main())"
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        command = ["zoo", "train", "--config", f"{config}:smoke", "--config.runs=60",
-                   "--config.epochs=(0,30)", "--out", str(out)]  # fmt: skip
+        options = ["--config.runs=60", "--config.epochs=(0,30)", "--out", str(out)]
+        command = ["zoo", "train", "--config", f"{config}:smoke", *options]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, "-c", program, *command], **quiet)
 

@@ -1,4 +1,4 @@
-"""The zoo on disk: round trip, checksums, resuming, and what damage is reported."""
+"""Zoos on disk: round trip, checksums, resumption, reports of damage."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def content() -> dict[str, np.ndarray]:
     }
 
 
-def write(path: Path, shards=None, **config) -> ZooWriter:
-    """Writes a zoo's shards, or as many of them as ``shards``."""
+def write(path: Path, shards: int | None = None, **config) -> ZooWriter:
+    """Writes a zoo, or its first ``shards`` shards."""
     writer, columns = ZooWriter(path, description(**config)), content()
     weights = list(columns.pop("weights"))
     for count, (i, rows) in enumerate(writer.shards()):
@@ -80,8 +80,8 @@ def files(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.iterdir()}
 
 
-def explained(call, *parts: str) -> None:
-    """The call fails with one line that has these parts."""
+def assert_explained(call, *parts: str) -> None:
+    """Asserts that the call fails with one line that contains these parts."""
     with pytest.raises(MetanetError) as caught:
         call()
     message = str(caught.value)
@@ -90,8 +90,8 @@ def explained(call, *parts: str) -> None:
         assert part in message
 
 
-def respoil(zoo: Zoo, shard: int, change) -> None:
-    """Replaces a shard's table and makes its checksum match."""
+def alter_shard(zoo: Zoo, shard: int, change) -> None:
+    """Changes a shard's table and rewrites its checksum."""
     path = zoo.path / f"shard-{shard:05d}.parquet"
     pq.write_table(change(pq.read_table(path)), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -137,29 +137,29 @@ def test_other_readers_open_the_shards(zoo):
 
 def test_writing_is_deterministic_and_resumes(tmp_path, zoo):
     write(tmp_path / "part", shards=1)
-    half = ZooWriter(tmp_path / "part", description())
-    assert half.done == SIZE
+    resumed = ZooWriter(tmp_path / "part", description())
+    assert resumed.done == SIZE
     (tmp_path / "part" / ".zoo.json.77.tmp").write_text("left by a killed writer")
     write(tmp_path / "part").finish()
     assert files(tmp_path / "part") == files(zoo.path)
-    checked = subprocess.run(
+    result = subprocess.run(
         ["sha256sum", "-c", *sorted(p.name for p in zoo.path.glob("*.sha256"))],
         cwd=zoo.path,
         capture_output=True,
         text=True,
     )
-    assert checked.returncode == 0 and checked.stdout.count(": OK") == 3
+    assert result.returncode == 0 and result.stdout.count(": OK") == 3
 
 
 def test_two_processes_share_the_shards(tmp_path):
-    """Each writes what the other does not, and both see the whole zoo at the end."""
-    path, order = tmp_path / "zoo", []
+    """Each writes the shards that the other does not; both open the complete zoo."""
+    path, written = tmp_path / "zoo", []
     weights = list(content()["weights"])
 
     def work(name: str) -> None:
         writer = ZooWriter(path, description())
         for shard, rows in writer.shards():
-            order.append((shard, name))
+            written.append((shard, name))
             time.sleep(0.05)
             columns = {k: v[rows] for k, v in content().items() if k != "weights"}
             writer.write(shard, [weights[r] for r in rows], columns)
@@ -170,8 +170,8 @@ def test_two_processes_share_the_shards(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(shard for shard, _ in order) == [0, 1, 2]
-    assert {name for _, name in order} == {"a", "b"}
+    assert sorted(shard for shard, _ in written) == [0, 1, 2]
+    assert {name for _, name in written} == {"a", "b"}
 
 
 def test_a_damaged_shard_is_written_again(zoo):
@@ -188,51 +188,53 @@ def test_a_damaged_shard_is_written_again(zoo):
 def test_another_configuration_is_refused(zoo):
     before = files(zoo.path)
     parts = ("steps", "5", "6", str(zoo.path))
-    explained(lambda: ZooWriter(zoo.path, description(steps=6)), *parts)
-    explained(lambda: completed(zoo.path, description(steps=6)["config"]), *parts)
+    assert_explained(lambda: ZooWriter(zoo.path, description(steps=6)), *parts)
+    assert_explained(
+        lambda: completed(zoo.path, description(steps=6)["config"]), *parts
+    )
     assert files(zoo.path) == before
 
 
-def test_no_zoo(tmp_path):
-    explained(lambda: Zoo.open(tmp_path), str(tmp_path), "not a zoo")
+def test_directories_without_a_zoo_are_explained(tmp_path):
+    assert_explained(lambda: Zoo.open(tmp_path), str(tmp_path), "not a zoo")
     (tmp_path / "zoo.json").write_text("{nonsense")
-    explained(lambda: Zoo.open(tmp_path), "zoo.json", "JSON")
+    assert_explained(lambda: Zoo.open(tmp_path), "zoo.json", "JSON")
     (tmp_path / "zoo.json").write_text('{"format": 99}')
-    explained(lambda: Zoo.open(tmp_path), "zoo.json", "format")
+    assert_explained(lambda: Zoo.open(tmp_path), "zoo.json", "format")
     (tmp_path / "zoo.json").write_text('{"format": 2}')
-    explained(lambda: Zoo.open(tmp_path), "zoo.json", "kind: missing")
-    explained(lambda: Zoo.open(tmp_path / "zoo.json"), "zoo.json")
+    assert_explained(lambda: Zoo.open(tmp_path), "zoo.json", "kind: missing")
+    assert_explained(lambda: Zoo.open(tmp_path / "zoo.json"), "zoo.json")
     write(tmp_path / "part", shards=1)
-    explained(lambda: Zoo.open(tmp_path / "part"), "2 of 3 shards", "again")
+    assert_explained(lambda: Zoo.open(tmp_path / "part"), "2 of 3 shards", "again")
 
 
 def test_unknown_names(zoo):
-    explained(lambda: zoo.read("tset"), "tset", "test")
-    explained(lambda: zoo.read(columns=("lable",)), "lable", "label")
+    assert_explained(lambda: zoo.read("tset"), "tset", "test")
+    assert_explained(lambda: zoo.read(columns=("lable",)), "lable", "label")
     for row in (-1, ROWS):
-        explained(lambda row=row: zoo.row(row), str(row), "0..22")
+        assert_explained(lambda row=row: zoo.row(row), str(row), "0..22")
 
 
 def test_truncated_and_missing_shards(zoo):
     path = zoo.path / "shard-00002.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    explained(zoo.read, str(path), "checksum")
-    explained(lambda: zoo.row(21), str(path), "checksum")
+    assert_explained(zoo.read, str(path), "checksum")
+    assert_explained(lambda: zoo.row(21), str(path), "checksum")
     zoo.row(3)
     path.unlink()
-    explained(zoo.read, str(path), "missing")
+    assert_explained(zoo.read, str(path), "missing")
 
 
 def test_not_finite_weights_name_the_row(zoo):
-    def spoil(table):
+    def insert_nan(table):
         weights = np.stack(table.column("weights").to_numpy()).copy()
         weights[4, 2] = np.nan
         return with_weights(table, pa.array(list(weights), table["weights"].type))
 
-    respoil(zoo, 1, spoil)
+    alter_shard(zoo, 1, insert_nan)
     zoo = Zoo.open(zoo.path)
-    explained(zoo.read, "shard-00001", "weights", "row 14", "NaN")
-    explained(lambda: zoo.row(14), "row 14")
+    assert_explained(zoo.read, "shard-00001", "weights", "row 14", "NaN")
+    assert_explained(lambda: zoo.row(14), "row 14")
     zoo.row(13)
     table = zoo.read(skip_broken=True)
     np.testing.assert_array_equal(table["id"], np.delete(np.arange(ROWS), 14))
@@ -244,37 +246,41 @@ def test_wrong_lengths_name_the_row(zoo):
         rows[0], rows[3] = rows[0] + [1.0], rows[3][:-1]
         return with_weights(table, pa.array(rows, pa.list_(pa.float32())))
 
-    respoil(zoo, 1, ragged)
-    explained(Zoo.open(zoo.path).read, "shard-00001", "row 10", "10 values", "9")
+    alter_shard(zoo, 1, ragged)
+    assert_explained(Zoo.open(zoo.path).read, "shard-00001", "row 10", "10 values", "9")
 
 
 def test_foreign_shards_are_explained(zoo):
-    respoil(zoo, 0, lambda table: table.drop_columns(["weights"]))
-    explained(Zoo.open(zoo.path).read, "shard-00000", "weights")
-    respoil(zoo, 1, lambda table: table.slice(0, 4))
-    explained(lambda: Zoo.open(zoo.path).row(12), "shard-00001", "4 rows")
-    lists = lambda n: pa.array([["a"] * 9] * n, pa.list_(pa.string()))
-    respoil(zoo, 2, lambda table: with_weights(table, lists(len(table))))
-    explained(lambda: Zoo.open(zoo.path).row(22), "shard-00002")
+    alter_shard(zoo, 0, lambda table: table.drop_columns(["weights"]))
+    assert_explained(Zoo.open(zoo.path).read, "shard-00000", "weights")
+    alter_shard(zoo, 1, lambda table: table.slice(0, 4))
+    assert_explained(lambda: Zoo.open(zoo.path).row(12), "shard-00001", "4 rows")
+
+    def replace_weights_by_text(table: pa.Table) -> pa.Table:
+        text = pa.array([["a"] * 9] * len(table), pa.list_(pa.string()))
+        return with_weights(table, text)
+
+    alter_shard(zoo, 2, replace_weights_by_text)
+    assert_explained(lambda: Zoo.open(zoo.path).row(22), "shard-00002")
 
 
 def test_lists_of_one_size_are_read_too(zoo):
     fixed = pa.list_(pa.float32(), 9)
-    respoil(zoo, 0, lambda t: with_weights(t, t["weights"].cast(fixed)))
+    alter_shard(zoo, 0, lambda t: with_weights(t, t["weights"].cast(fixed)))
     np.testing.assert_array_equal(
         Zoo.open(zoo.path).read().weights, content()["weights"]
     )
 
 
 def test_networks_of_several_architectures(tmp_path):
-    """Rows of different lengths come back as they were, in every split."""
+    """Rows of different lengths are read as they were written, in every split."""
     wide = Architecture.of("siren", hidden=(3,))
-    more = [{"path": "a", "shape": [5]}, {"path": "b", "shape": [4, 2]}]
-    held = description() | {
+    wide_leaves = [{"path": "a", "shape": [5]}, {"path": "b", "shape": [4, 2]}]
+    info = description() | {
         "architectures": {"0": ARCH.to_json(), "1": wide.to_json()},
-        "leaves": {"0": LEAVES, "1": more},
+        "leaves": {"0": LEAVES, "1": wide_leaves},
     }
-    writer, columns = ZooWriter(tmp_path, held), content()
+    writer, columns = ZooWriter(tmp_path, info), content()
     kinds = np.arange(ROWS) % 2
     columns["architecture"] = kinds.astype(str)
     rng = np.random.default_rng(1)
@@ -286,19 +292,19 @@ def test_networks_of_several_architectures(tmp_path):
     zoo = writer.finish()
     for split in (*SPLITS, None):
         table = zoo.read(split)
-        chosen = [i for i in range(ROWS) if split in (None, columns["split"][i])]
-        assert len(table) == len(chosen)
-        for place, i in enumerate(chosen):
-            np.testing.assert_array_equal(table.network(place), weights[i])
-    explained(lambda: zoo.read().weights, "2 sizes")
+        rows = [i for i in range(ROWS) if split in (None, columns["split"][i])]
+        assert len(table) == len(rows)
+        for index, row in enumerate(rows):
+            np.testing.assert_array_equal(table.network(index), weights[row])
+    assert_explained(lambda: zoo.read().weights, "2 sizes")
     np.testing.assert_array_equal(zoo.row(11)[0], weights[11])
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     path = tmp_path / "new" / "file"
     write_file(path, b"content")
     assert path.read_bytes() == b"content" and len(list(path.parent.iterdir())) == 1
-    explained(lambda: write_file(path / "below", b"x"), str(path / "below"))
+    assert_explained(lambda: write_file(path / "below", b"x"), str(path / "below"))
     (tmp_path / "folder").mkdir()
-    explained(lambda: write_file(tmp_path / "folder", b"x"), "folder")
+    assert_explained(lambda: write_file(tmp_path / "folder", b"x"), "folder")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "new"]
