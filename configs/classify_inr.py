@@ -1,8 +1,8 @@
-r"""Tell from an INR's weights what it represents.
+r"""Classifies implicit neural representations (INRs) by the image that they represent.
 
-Fits one SIREN per image and view (a zoo, made when it is missing), then trains a graph
-metanetwork on the weights. Digits come with scikit-learn; the other sets are read from
-``data_root``.
+Fits one SIREN per image and view (the zoo; an existing one is used again), then trains a
+graph metanetwork on their weights. Digits are part of scikit-learn; the other sets are
+read from ``data_root``.
 
 Commands:
 
@@ -25,56 +25,53 @@ included. 70,000 INRs take about 5 minutes, ProbeGen another 5 on one core, and 
 metanetworks on 24,000 MNIST INRs about 30.
 
 Settings after the colon: a variant (digits, mnist, fashion_mnist, smoke), and any of
-``model=NAME``, ``probes=N``, ``seed=N``, ``data_root=DIR``, where NAME is one of
+
+    model=NAME     one of the names below, or package.module:Class (default: product_gmn)
+    probes=N       learned input coordinates whose activations the model also reads
+    augment=1      a random permutation, signs and phases of each network at every step,
+                   for models that do not have these symmetries (model=flat_mlp), instead
+                   of canonical weights
+    seed=N, data_root=DIR
 
     product_gmn gmn ng_gnn ng_t scale_gmn scale_gmn_b scale_product_gmn
                                                         graph metanetworks
     dws nfn_np nfn_hnp unf nft                          weight-space functionals
     flat_mlp statnn dmc deep_sets set_transformer transformer probegen   baselines
+
+Every field of `ExperimentConfig` can be set by ``--config.SECTION.NAME=VALUE``.
 """
 
-import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from metanet.models import MODELS, model_config
-from metanet.training import parse_argument
+from metanet.models import MODELS
+from metanet.training import experiment_config, parse_argument
 
 VARIANTS = ("digits", "mnist", "fashion_mnist", "smoke")
 
-# Widths and depths are those of the papers on MNIST INRs, but for the product GMN and
-# the baselines, which have about its number of parameters. Digits' SIRENs have 105
-# weights, so that a third of the width and a layer less serve.
+# Widths and dropout of the papers on MNIST INRs, where they differ from the defaults of
+# the models; the baselines have about as many parameters as the product GMN.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "product_gmn": {"dim": 64, "depth": 4},
-    "gmn": {"dim": 64, "depth": 4},
-    "ng_gnn": {"dim": 64, "depth": 4, "dropout": 0.2},
-    "ng_t": {
-        "dim": 64,
-        "edge_dim": 32,
-        "attention_dim": 64,
-        "depth": 4,
-        "dropout": 0.2,
-    },
-    "scale_gmn": {"dim": 128, "depth": 4, "dropout": 0.2},
-    "scale_gmn_b": {"dim": 128, "depth": 4, "dropout": 0.2},
-    "scale_product_gmn": {"dim": 128, "heads": 16, "depth": 4, "dropout": 0.2},
-    "dws": {"dim": 32, "depth": 4},
-    "nfn_np": {"dim": 512, "depth": 3, "dropout": 0.5},
-    "nfn_hnp": {"dim": 512, "depth": 3, "dropout": 0.5},
-    "unf": {"dim": 32, "depth": 4},
-    "nft": {"dim": 64, "depth": 4},
+    "ng_gnn": {"dropout": 0.2},
+    "ng_t": {"dropout": 0.2},
+    "scale_gmn": {"dropout": 0.2},
+    "scale_gmn_b": {"dropout": 0.2},
+    "scale_product_gmn": {"dropout": 0.2},
+    "nfn_np": {"dim": 512, "dropout": 0.5},
+    "nfn_hnp": {"dim": 512, "dropout": 0.5},
+    "nft": {"dim": 64},
+    "flat_mlp": {"dim": 320},
+    "statnn": {"dim": 320},
+    "deep_sets": {"dim": 128},
+    "probegen": {"probes": 128},
+}
+# The SIRENs of digits have 105 weights; a third of the width and a layer less suffice.
+DIGITS: dict[str, dict[str, Any]] = {
     "flat_mlp": {"dim": 320, "depth": 3},
     "statnn": {"dim": 320, "depth": 3},
-    "dmc": {"dim": 128, "depth": 4},
-    "deep_sets": {"dim": 128, "depth": 3},
-    "set_transformer": {"dim": 64, "depth": 3},
-    "transformer": {"dim": 128, "depth": 4},
-    "probegen": {"probes": 128, "dim": 256},
+    "probegen": {"dim": 64, "depth": 3, "probes": 64},
 }
-DIGITS = {"dim": 64, "depth": 3}
-SMOKE = {"dim": 16, "depth": 2}
 LEARNING_RATES = {
     "product_gmn": 2e-3,
     "gmn": 2e-3,
@@ -83,108 +80,115 @@ LEARNING_RATES = {
     "nfn_np": 5e-4,
     "nfn_hnp": 5e-4,
 }
+# INRs and training steps by the size of the image set.
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "digits": {
+        "fit": {
+            # 8x8 images need a small network of low frequency: 105 weights, 64 pixels.
+            "architecture": {"name": "siren", "options": {"hidden": (8, 8), "w0": 5.0}},
+            "views": 6,
+            "steps": 300,
+            "learning_rate": 1e-2,
+        },
+        "train": {
+            "steps": 4_000,
+            "batch_size": 32,
+            "eval_every": 500,
+            "checkpoint_every": 500,
+        },
+    },
+    "large": {
+        "fit": {
+            "architecture": {
+                "name": "siren",
+                "options": {"hidden": (32, 32), "w0": 30.0},
+            },
+            "limit": 24_000,
+            "steps": 100,
+        },
+        "train": {"steps": 20_000, "eval_every": 1_000, "checkpoint_every": 1_000},
+    },
+    "smoke": {
+        "fit": {
+            "architecture": {"name": "siren", "options": {"hidden": (8, 8), "w0": 5.0}},
+            "limit": 60,
+            "steps": 50,
+            "learning_rate": 1e-2,
+        },
+        "train": {
+            "steps": 20,
+            "batch_size": 8,
+            "log_every": 5,
+            "eval_every": 10,
+            "checkpoint_every": 10,
+        },
+    },
+}
 
 
-def model_options(name: str, variant: str) -> dict[str, Any]:
-    """A model's options for a variant.
+def model_options(name: str, variant: str, probes: int) -> dict[str, Any]:
+    """Returns the options of a model that differ from its defaults.
+
+    Args:
+        name: Name of the model.
+        variant: Variant of the config.
+        probes: Number of probes of graph metanetworks.
 
     Raises:
-        MetanetError: for an unknown model.
+        MetanetError: for an unknown model (with the nearest one).
     """
     known = MODELS.options(name)
-    options = dict(PUBLISHED[name])
-    if variant in ("digits", "smoke"):
-        options.pop("dropout", None)
-        small = SMOKE if variant == "smoke" else DIGITS
-        options |= {k: v for k, v in small.items() if k in known}
-        if variant == "digits" and name in ("flat_mlp", "statnn"):
-            options["dim"] = 320
-        if name == "probegen":
-            options["probes"] = 8 if variant == "smoke" else 64
-    # All options, so that each can be set on the command line.
-    return dataclasses.asdict(model_config(name, options))
+    if variant == "smoke":
+        count = 8 if name == "probegen" else min(probes, 4)
+        options = {"dim": 16, "depth": 2, "probes": count}
+    elif variant == "digits":
+        options = {"probes": probes, **DIGITS.get(name, {"dim": 64, "depth": 3})}
+    else:
+        options = {"probes": probes, **PUBLISHED.get(name, {})}
+    return {option: value for option, value in options.items() if option in known}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The experiment; ``argument`` is what follows the colon after the file's name."""
-    variant, given = parse_argument(
-        argument, VARIANTS, model="product_gmn", probes=16, seed=0, data_root=""
+    """Returns the config of the experiment.
+
+    Args:
+        argument: The text after the colon.
+    """
+    variant, settings = parse_argument(
+        argument,
+        VARIANTS,
+        model="product_gmn",
+        probes=16,
+        augment=False,
+        seed=0,
+        data_root="",
     )
-    small = variant in ("digits", "smoke")
-    images = "digits" if small else variant
-
-    config = ConfigDict()
-    config.seed = given["seed"]
-    config.canonicalize = True
-
-    config.zoo = ConfigDict()
-    config.zoo.path = f"zoos/{variant}-siren"
-    config.zoo.fit = fit = ConfigDict()
-    fit.images = images
-    fit.data_root = given["data_root"]
-    fit.download = False
-    fit.limit = {"smoke": 60, "digits": 0}.get(variant, 24_000)
-    fit.views = {"smoke": 1, "digits": 6}.get(variant, 1)
-    fit.seed = 0
-    # 8x8 images need a small network of low frequency: 105 weights for 64 pixels.
-    fit.architecture = ConfigDict({"name": "siren"})
-    fit.architecture.options = ConfigDict(
-        {"hidden": (8, 8), "w0": 5.0} if small else {"hidden": (32, 32), "w0": 30.0}
+    name, augment = settings["model"], settings["augment"]
+    size = SIZES[variant if variant in SIZES else "large"]
+    files = {
+        "images": "digits" if variant == "smoke" else variant,
+        "data_root": settings["data_root"],
+    }
+    regularized = variant != "smoke"
+    return experiment_config(
+        seed=settings["seed"],
+        canonicalize=not augment,
+        zoo={"path": f"zoos/{variant}-siren", "fit": {**size["fit"], **files}},
+        model={"name": name, **model_options(name, variant, settings["probes"])},
+        task={
+            "name": "classification",
+            "label_smoothing": 0.1 if regularized else 0.0,
+        },
+        augment={
+            "permutation": augment,
+            "sign": augment,
+            "phase": augment,
+            "noise": 0.05 if regularized else 0.0,
+        },
+        optimizer={
+            "learning_rate": LEARNING_RATES.get(name, 1e-3),
+            "warmup_steps": 200 if regularized else 10,
+            "ema_decay": 0.998 if regularized else 0.0,
+        },
+        train=size["train"],
     )
-    fit.steps = {"smoke": 50, "digits": 300}.get(variant, 100)
-    fit.learning_rate = 1e-2 if small else 2e-3
-    fit.batch = 0  # chosen for the image size
-    fit.shard_size = 1024
-
-    config.data = data = ConfigDict()
-    data.where = ()
-    data.checkpoints = "all"
-    data.fraction = 1.0
-    data.wider = ""
-    data.memory = 0.0
-
-    config.graph = ConfigDict()
-    config.graph.fuse = "reader"
-    config.graph.activations = True
-    config.graph.depths = True
-    config.graph.fan_in = False
-
-    name = given["model"]
-    config.model = ConfigDict({"name": name, **model_options(name, variant)})
-    if "probes" in MODELS.options(name) and name != "probegen":
-        config.model.probes = min(given["probes"], 4 if variant == "smoke" else 1024)
-
-    config.task = ConfigDict({"name": "classification"})
-    config.task.hidden = 128
-    config.task.label_smoothing = 0.0 if variant == "smoke" else 0.1
-
-    config.augment = ConfigDict()
-    config.augment.symmetry = ConfigDict()
-    config.augment.symmetry.permutation = False
-    config.augment.symmetry.sign = False
-    config.augment.symmetry.phase = False
-    config.augment.symmetry.scale = False
-    config.augment.noise = ConfigDict()
-    config.augment.noise.level = 0.0 if variant == "smoke" else 0.05
-
-    config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "adamw"
-    optimizer.learning_rate = LEARNING_RATES.get(name, 1e-3)
-    optimizer.weight_decay = 1e-2
-    optimizer.schedule = "cosine"
-    optimizer.warmup_steps = 10 if variant == "smoke" else 200
-    optimizer.clip_norm = 1.0
-    optimizer.ema_decay = 0.0 if variant == "smoke" else 0.998
-
-    config.train = train = ConfigDict()
-    train.steps = {"smoke": 20, "digits": 4_000}.get(variant, 20_000)
-    train.batch_size = {"smoke": 8, "digits": 32}.get(variant, 64)
-    train.micro_batch = 0
-    train.log_every = {"smoke": 5}.get(variant, 50)
-    train.eval_every = {"smoke": 10, "digits": 500}.get(variant, 1_000)
-    train.checkpoint_every = {"smoke": 10, "digits": 500}.get(variant, 1_000)
-    train.keep = 2
-    train.patience = 0
-    train.eval_batch = 32
-    train.bf16 = False
-    return config

@@ -1,89 +1,127 @@
-r"""Sweeps of accuracy prediction: models, amounts of data, graph constructions.
+r"""Sweeps of accuracy prediction: models, amounts of data, graphs, parts of a model.
 
-    python experiments/sweep.py --config configs/sweep_accuracy.py:models --out runs/models
+Commands:
+
+    metanet sweep --config configs/sweep_accuracy.py:models --out runs/models
     metanet report --group-by model.name runs/models/*/
 
-Variants: ``models`` (every model on one zoo; on zoos of several architectures those that
-read them), ``mixed`` (networks of several architectures: all data, a tenth, a test on wider
-networks, the same without scaling weights by their fan-in), ``wild_park`` (graphs with and
-without activations, depths and shared nodes), ``ablations`` (parts of the GMN), ``smoke``.
-Settings: ``zoo=NAME``, ``images=NAME``, ``runs=N`` and ``data_root=DIR`` as of
-configs/predict_accuracy.py, ``seeds=N``, and ``models=NAME+NAME``.
+Settings after the colon: a variant,
+
+    models      every model on one zoo; on zoos of several architectures those that
+                read them
+    mixed       networks of several architectures: all data, a tenth, a test on wider
+                networks, and the same without scaling weights by their fan-in
+    wild_park   graphs with and without activations, depths and shared nodes
+    ablations   parts of the GMN, one changed at a time
+    smoke       one run of the smallest size
+
+and any of ``zoo=NAME``, ``images=NAME``, ``runs=N``, ``data_root=DIR`` (as of
+configs/predict_accuracy.py), ``seeds=N`` (runs per combination, default 3), and
+``models=NAME+NAME``.
 """
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from metanet.training import parse_argument
+from metanet.models import MODELS
+from metanet.training import SweepConfig, parse_argument, to_config_dict
 
 VARIANTS = ("models", "mixed", "wild_park", "ablations", "smoke")
-# Cheapest first.
+ZOOS = {"mixed": "diverse", "wild_park": "wild_park", "smoke": "smoke"}
+# Models of networks of one architecture and of several, the cheapest first.
 SINGLE = (
-    "statnn", "flat_mlp", "product_gmn", "deep_sets", "dmc", "unf", "dws", "ng_gnn",
-    "gmn", "probegen", "set_transformer", "scale_product_gmn", "nfn_hnp", "transformer",
-    "ng_t", "scale_gmn", "scale_gmn_b", "nfn_np", "nft",
-)  # fmt: skip
+    "statnn",
+    "flat_mlp",
+    "product_gmn",
+    "deep_sets",
+    "dmc",
+    "unf",
+    "dws",
+    "ng_gnn",
+    "gmn",
+    "probegen",
+    "set_transformer",
+    "scale_product_gmn",
+    "nfn_hnp",
+    "transformer",
+    "ng_t",
+    "scale_gmn",
+    "scale_gmn_b",
+    "nfn_np",
+    "nft",
+)
 MIXED = ("product_gmn", "gmn", "ng_gnn", "scale_product_gmn", "deep_sets", "dmc")
+ALTERNATIVES: dict[str, tuple[dict[str, Any], ...]] = {
+    "mixed": (
+        {},
+        {"data.fraction": 0.1},
+        {"data.wider": "width"},
+        {"data.wider": "width", "graph.fan_in": False},
+    ),
+    "wild_park": (
+        {},
+        {"graph.activations": False},
+        {"graph.depths": False},
+        {"graph.fuse": "quotient"},
+    ),
+    "ablations": (
+        {},
+        {"model.bias": "feature"},
+        {"model.bias": "loop"},
+        {"model.directions": "forward"},
+        {"model.aggregate": "sum"},
+        {"model.aggregate": "attention"},
+        {"model.frequencies": 0},
+        {"model.readout": "mean"},
+        {"canonicalize": True},
+        {"graph.depths": False},
+        {"model.probes": 16},
+        {"model.kernel": "parallel"},  # the slowest
+    ),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The sweep; ``argument`` is what follows the colon after the file's name."""
-    variant, given = parse_argument(
-        argument, VARIANTS, zoo="", images="digits", data_root="", runs=0, seeds=3,
-        models="",
-    )  # fmt: skip
-    zoos = {"mixed": "diverse", "wild_park": "wild_park", "smoke": "smoke"}
-    zoo = given["zoo"] or zoos.get(variant, "small_cnn")
-    file = Path(__file__).with_name("predict_accuracy.py")
-    single = zoo == "small_cnn" and variant in ("models", "ablations")
-    where = "activation=relu" if single else ""
-    models = {
-        "models": SINGLE if single else MIXED,
-        "mixed": MIXED,
-        "wild_park": MIXED,
-        "ablations": ("gmn",),
-    }
-    chosen = tuple(given["models"].split("+")) if given["models"] else ()
+    """Returns the config of the sweep.
 
-    config = ConfigDict()
-    config.config = f"{file}:{zoo},data_root={given['data_root']}"
+    Args:
+        argument: The text after the colon.
+    """
+    variant, settings = parse_argument(
+        argument,
+        VARIANTS,
+        zoo="",
+        images="digits",
+        data_root="",
+        runs=0,
+        seeds=3,
+        models="",
+    )
+    zoo = settings["zoo"] or ZOOS.get(variant, "small_cnn")
+    one_architecture = zoo == "small_cnn" and variant in ("models", "ablations")
+    experiment = f"{zoo},data_root={settings['data_root']}"
     if variant != "smoke":
-        config.config += f",images={given['images']},runs={given['runs']},where={where}"
-    config.arguments = {"seed": tuple(range(given["seeds"]))}
-    config.values = {}
-    config.alternatives = ({},)
-    if variant in models:
-        config.arguments["model"] = chosen or models[variant]
-    if variant == "mixed":
-        config.alternatives = (
-            {},
-            {"data.fraction": 0.1},
-            {"data.wider": "width"},
-            {"data.wider": "width", "graph.fan_in": False},
-        )
-    elif variant == "wild_park":
-        config.alternatives = (
-            {},
-            {"graph.activations": False},
-            {"graph.depths": False},
-            {"graph.fuse": "quotient"},
-        )
+        # One architecture with two activations is two architectures.
+        where = "activation=relu" if one_architecture else ""
+        images, runs = settings["images"], settings["runs"]
+        experiment += f",images={images},runs={runs},where={where}"
+    arguments: dict[str, tuple[Any, ...]] = {"seed": tuple(range(settings["seeds"]))}
+    if settings["models"]:
+        models = tuple(settings["models"].split("+"))
+        for name in models:
+            MODELS.check(name)
+        arguments["model"] = models
     elif variant == "ablations":
-        config.alternatives = (
-            {},
-            {"model.bias": "feature"},
-            {"model.bias": "loop"},
-            {"model.directions": "forward"},
-            {"model.aggregate": "sum"},
-            {"model.aggregate": "attention"},
-            {"model.frequencies": 0},
-            {"model.readout": "mean"},
-            {"canonicalize": True},
-            {"graph.depths": False},
-            {"model.probes": 16},
-            {"model.kernel": "parallel"},  # the slowest
+        arguments["model"] = ("gmn",)
+    elif variant != "smoke":
+        arguments["model"] = SINGLE if one_architecture else MIXED
+    file = Path(__file__).with_name("predict_accuracy.py")
+    return to_config_dict(
+        SweepConfig(
+            config=f"{file}:{experiment}",
+            arguments=arguments,
+            alternatives=ALTERNATIVES.get(variant, ({},)),
         )
-    config.draws = 0
-    config.seed = 0
-    return config
+    )

@@ -9,7 +9,8 @@ import pytest
 from metanet.augment import AugmentConfig, NoiseConfig, RandomSymmetryConfig
 from metanet.errors import MetanetError
 from metanet.networks import Architecture
-from metanet.training import ExperimentConfig, from_mapping, parse_argument
+from metanet.options import from_mapping
+from metanet.training import ExperimentConfig, parse_argument
 from metanet.training.files import read_config, write_config
 from metanet.training.sweep import SweepConfig, experiment_of, trials
 from metanet.zoos import FitConfig, PopulationConfig

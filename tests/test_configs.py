@@ -10,8 +10,9 @@ import pytest
 from metanet.cli import main
 from metanet.cli.train import load_config
 from metanet.models import MODELS, model_config
+from metanet.options import from_mapping
 from metanet.report.files import flatten
-from metanet.training import ExperimentConfig, from_mapping
+from metanet.training import ExperimentConfig
 from metanet.zoos import SPLITS, PopulationConfig, Zoo
 
 FOLDER = Path(__file__).parent.parent / "configs"

@@ -32,7 +32,7 @@ from metanet.networks import (
     create,
     train_mode,
 )
-from metanet.training import from_mapping
+from metanet.options import from_mapping
 from metanet.zoos import (
     FAMILIES,
     Hyperparameters,

@@ -316,13 +316,6 @@ def test_window_of_steps(monkeypatch):
     assert fresh.close() == {"loss": 1.0}  # nothing but the compiling step
 
 
-def test_early_stopping(tmp_path):
-    still = {"learning_rate": 0.0, "weight_decay": 0.0}
-    times = {"steps": 40, "eval_every": 3, "patience": 2}
-    result = train(config(optimizer=still, train=times), tmp_path, progress=False)
-    assert result["best_step"] == 3 and result["steps"] == 9
-
-
 def test_nan_stops_and_is_not_saved(tmp_path):
     wild = {**SGD, "learning_rate": 1e37}
     times = {"log_every": 50, "eval_every": 50, "checkpoint_every": 2}

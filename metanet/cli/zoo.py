@@ -250,7 +250,7 @@ def run_fit(args: argparse.Namespace) -> int:
 def run_train(args: argparse.Namespace) -> int:
     """Trains a population and describes the zoo."""
     from metanet.cli.train import load_config
-    from metanet.training import from_mapping
+    from metanet.options import from_mapping
     from metanet.zoos import PopulationConfig, train_population
 
     mapping, _ = load_config(args.config, args.overrides)

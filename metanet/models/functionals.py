@@ -26,8 +26,7 @@ With array features X_a (width d per channel), a block is
 Deviations, and why: residual connections and RMS norms over channels (the papers stack
 plain layers, NFN with norms as an option); NFT attends within arrays and leaves the
 communication between arrays to linear maps of means, instead of attending to the rows of
-adjacent layers, which other architectures do not have; ``rank`` > 0 factors each product
-of concatenated channels, so that cost grows linearly in the number of arrays.
+adjacent layers, which other architectures do not have.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from metanet.models.equivariant_maps import (
     terms,
 )
 from metanet.models.layers import Linear, dropout, rms_norm
-from metanet.options import NonNegativeInt, Options, PositiveInt, Rate
+from metanet.options import Options, PositiveInt, Rate
 
 _ENCODING = 4
 
@@ -70,7 +69,6 @@ class FunctionalConfig(Options):
         reduce: "mean" or "max" over axes that a map drops.
         attention: Attention between the slices of each array (NFT).
         heads: Attention heads.
-        rank: Inner width of the products that mix arrays; 0: a full matrix.
         dropout: Rate on the pooled features.
     """
 
@@ -80,7 +78,6 @@ class FunctionalConfig(Options):
     reduce: Literal["mean", "max"] = "mean"
     attention: bool = False
     heads: PositiveInt = 4
-    rank: NonNegativeInt = 0
     dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
@@ -96,7 +93,6 @@ class EquivariantLinear(nnx.Module):
         specs: The arrays.
         inputs, outputs: Channels per array and dense value.
         reduce: How axes are dropped.
-        rank: See `FunctionalConfig`.
         bias: Whether to add equivariant constants.
     """
 
@@ -107,7 +103,6 @@ class EquivariantLinear(nnx.Module):
         outputs: int,
         *,
         reduce: Literal["mean", "max"] = "mean",
-        rank: int = 0,
         bias: bool = True,
         rngs: nnx.Rngs,
     ):
@@ -126,26 +121,18 @@ class EquivariantLinear(nnx.Module):
             offset = bias and not key
             wide = sum(specs[h.array].dense * inputs for h in ins)
             out = sum(specs[h.array].dense * outputs for h in outs)
-            if rank and rank < min(wide, out):
-                mix = [
-                    Linear(wide, rank, bias=False, rngs=rngs),
-                    Linear(rank, out, bias=offset, rngs=rngs),
-                ]
-            else:
-                mix = [Linear(wide, out, bias=offset, rngs=rngs)]
-            mixes.append(nnx.List(mix))
+            mixes.append(Linear(wide, out, bias=offset, rngs=rngs))
         self.mixes = nnx.List(mixes)
         self.scales = tuple(float(r) ** -0.5 for r in reached)
 
     def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
         """``[B, *axes, dense * inputs]`` per array to ``[..., dense * outputs]``."""
         sums: list[jax.Array | float] = [0.0] * len(self.specs)
-        for (ins, outs), mix in zip(self.terms, self.mixes, strict=True):
+        for (ins, outs), linear in zip(self.terms, self.mixes, strict=True):
             x = jnp.concatenate(
                 [gather(arrays[h.array], h, self.reduce) for h in ins], axis=-1
             )
-            for linear in mix:
-                x = linear(x)
+            x = linear(x)
             start = 0
             for half in outs:
                 spec = self.specs[half.array]
@@ -245,9 +232,7 @@ class FunctionalBlock(nnx.Module):
         draw = lambda: nnx.List([nnx.Param(jnp.ones(w)) for w in widths])
         self.gains, attends = draw(), config.attention
         self.row_gains = draw() if attends else None
-        self.maps = EquivariantLinear(
-            specs, dim, dim, reduce=config.reduce, rank=config.rank, rngs=rngs
-        )
+        self.maps = EquivariantLinear(specs, dim, dim, reduce=config.reduce, rngs=rngs)
         row = lambda spec: RowAttention(spec, dim, config.heads, rngs=rngs)
         self.rows = (
             nnx.List([row(s) if s.axes else None for s in specs]) if attends else None

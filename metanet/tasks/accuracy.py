@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +36,11 @@ class AccuracyConfig(Options):
     Attributes:
         column: The zoo column that is predicted; values in [0, 1].
         hidden: Width of the head's hidden layer.
-        loss: "bce" (binary cross-entropy, as published) or "mse" of the sigmoid.
         coverage: Share of networks whose true value the interval is to hold.
     """
 
     column: str = "test_accuracy"
     hidden: PositiveInt = 128
-    loss: Literal["bce", "mse"] = "bce"
     coverage: Annotated[float, Interval(0, 1, "()")] = 0.9
 
 
@@ -79,10 +77,7 @@ class AccuracyPrediction:
         self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
     ) -> jax.Array:
         logit = outputs[..., 0]
-        if self.config.loss == "bce":
-            value = optax.sigmoid_binary_cross_entropy(logit, targets)
-        else:
-            value = jnp.square(jax.nn.sigmoid(logit) - targets)
+        value = optax.sigmoid_binary_cross_entropy(logit, targets)
         fixed = jax.lax.stop_gradient(logit)
         tail = (1 - self.config.coverage) / 2
         low, high = (

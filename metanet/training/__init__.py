@@ -1,11 +1,12 @@
 """Training: config, data order, compiled steps, checkpoints, the loop."""
 
 from metanet.training.arguments import (
-    ZOO_VARIANTS,
+    experiment_config,
+    find_config_file,
     parse_argument,
     read_config_file,
     section_of,
-    zoo_config,
+    to_config_dict,
 )
 from metanet.training.config import (
     DataConfig,
@@ -14,7 +15,6 @@ from metanet.training.config import (
     OptimizerConfig,
     TrainConfig,
     ZooConfig,
-    from_mapping,
 )
 from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
 from metanet.training.files import (
@@ -28,10 +28,10 @@ from metanet.training.files import (
 from metanet.training.loop import Interrupted, train
 from metanet.training.run import Run, load_run
 from metanet.training.sharding import ProcessConfig, start_processes
+from metanet.training.sweep import SweepConfig, Trial, experiment_of, run_sweep, trials
 from metanet.training.writers import read_metrics
 
 __all__ = [
-    "ZOO_VARIANTS",
     "DataConfig",
     "Experiment",
     "ExperimentConfig",
@@ -43,9 +43,13 @@ __all__ = [
     "OptimizerConfig",
     "ProcessConfig",
     "Run",
+    "SweepConfig",
+    "Trial",
     "TrainConfig",
     "ZooConfig",
-    "from_mapping",
+    "experiment_config",
+    "find_config_file",
+    "experiment_of",
     "load_run",
     "parse_argument",
     "read_config",
@@ -54,9 +58,11 @@ __all__ = [
     "read_metrics",
     "read_result",
     "read_transfers",
+    "run_sweep",
     "section_of",
     "start_processes",
+    "to_config_dict",
     "train",
+    "trials",
     "write_transfer",
-    "zoo_config",
 ]

@@ -1,65 +1,144 @@
-"""Config files: ``FILE:ARGUMENT`` into a ConfigDict, and the argument's parts."""
+"""Config files: ``FILE[:ARGUMENT]`` to a `ConfigDict` whose fields a command line can set.
+
+A config file is a Python file with a function ``get_config(argument)``. It states what
+differs from the defaults of the dataclasses:
+
+    def get_config(argument: str = "") -> ConfigDict:
+        variant, settings = parse_argument(argument, ("digits", "smoke"), seed=0)
+        return experiment_config(seed=settings["seed"], train={"steps": 2_000})
+
+`experiment_config` checks these values and fills in all others.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, replace
+import inspect
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+import metanet
 from metanet.errors import MetanetError, suggest
+from metanet.options import Options, from_mapping, to_mapping
+from metanet.training.config import ExperimentConfig
 from metanet.training.files import read_config
-from metanet.zoos import IMAGE_SETS, PopulationConfig
+
+Value = TypeVar("Value", bool, int, float, str)
+
+
+def to_config_dict(options: Options) -> ConfigDict:
+    """Returns all fields of a dataclass of options, nested as its sections are."""
+    return ConfigDict(to_mapping(options))
+
+
+def experiment_config(**sections: Any) -> ConfigDict:
+    """Returns the config of an experiment with every field.
+
+    Args:
+        **sections: Fields of `ExperimentConfig` that differ from their defaults; sections
+            are mappings: ``train={"steps": 2_000}``.
+
+    Raises:
+        MetanetError: for a field that does not exist or an impossible value.
+    """
+    return to_config_dict(from_mapping(ExperimentConfig, sections, "config"))
 
 
 def read_config_file(config: str) -> ConfigDict:
-    """Runs ``get_config`` of ``FILE[:ARGUMENT]``; a run's config.json is read as it is.
+    """Returns what ``get_config`` of a config file returns.
+
+    Args:
+        config: ``FILE`` or ``FILE:ARGUMENT``. ``FILE`` is a path, or the name of a config
+            that is part of the package (``classify_inr``); the config.json of a run
+            repeats that run.
 
     Raises:
         MetanetError: for a file that does not exist or is no config.
     """
     name, colon, argument = config.partition(":")
-    file = Path(name)
-    if not file.is_file():
-        near = [str(p) for p in file.parent.glob("*.py")]
-        raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
+    file = find_config_file(name)
     if file.name == "config.json":
         return ConfigDict(read_config(file.parent).to_json())
-    spec = importlib.util.spec_from_file_location("metanet_config", file)
+    spec = importlib.util.spec_from_file_location(f"metanet_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise MetanetError(
             f"{file}: a config is a Python file (.py) or a run's config.json"
         )
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses that the file defines look their annotations up in this table.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise MetanetError(f"{file}: defines no function get_config")
-    return module.get_config(*([argument] if colon else []))
+    if not colon:
+        return module.get_config()
+    if not inspect.signature(module.get_config).parameters:
+        raise MetanetError(f"{file}: takes no argument, got {argument!r}")
+    return module.get_config(argument)
+
+
+def find_config_file(name: str) -> Path:
+    """Returns the path of a config file.
+
+    Args:
+        name: A path, or the name of a config that is part of the package.
+
+    Raises:
+        MetanetError: for neither, with the nearest file or name.
+    """
+    file = Path(name)
+    if file.is_file():
+        return file
+    if file.name == name and not file.suffix:
+        known = {path.stem: path for path in _packaged_configs()}
+        if name in known:
+            return known[name]
+        raise MetanetError(f"{name}: no such config.{suggest(name, known)}")
+    near = [str(path) for path in file.parent.glob("*.py")]
+    raise MetanetError(f"{file}: no such config file.{suggest(str(file), near)}")
+
+
+def _packaged_configs() -> Iterator[Path]:
+    """Yields the config files of the installed package, or of the checkout around it."""
+    package = Path(metanet.__file__).parent
+    yield from sorted((package.parent / "configs").glob("[!_]*.py"))
+    yield from sorted((package / "configs").glob("[!_]*.py"))
 
 
 def section_of(config: ConfigDict, name: str) -> ConfigDict:
-    """The section that holds a field, given by its dotted name.
+    """Returns the section that contains a field.
+
+    Args:
+        config: The whole config.
+        name: Dotted name of the field.
 
     Raises:
         MetanetError: when there is no such field (with the nearest one).
     """
     path, section, node = name.split("."), config, config
     for depth, key in enumerate(path):
-        where = ".".join(["config", *path[:depth]])
+        prefix = ".".join(["config", *path[:depth]])
         if not isinstance(node, ConfigDict):
-            raise MetanetError(f"{where} is a value, not a section")
+            raise MetanetError(f"{prefix} is a value, not a section")
         if key not in node:
             raise MetanetError(
-                f"{where} has no key {key!r}.{suggest(key, node.keys())}"
+                f"{prefix} has no key {key!r}.{suggest(key, node.keys())}"
             )
         section, node = node, node[key]
     return section
 
 
-def override(config: ConfigDict, name: str, value: Any) -> None:
-    """Sets a field by its dotted name.
+def override(config: ConfigDict, name: str, value: object) -> None:
+    """Sets a field of a config in place.
+
+    Args:
+        config: The whole config.
+        name: Dotted name of the field.
+        value: New value; its type is checked when the config becomes a dataclass.
 
     Raises:
         MetanetError: when there is no such field.
@@ -69,82 +148,52 @@ def override(config: ConfigDict, name: str, value: Any) -> None:
         section[name.rpartition(".")[2]] = value
 
 
-# The first is the default.
-ZOO_VARIANTS = ("digits", *(name for name in IMAGE_SETS if name != "digits"), "smoke")
-
-
-def zoo_config(argument: str, zoo: PopulationConfig) -> ConfigDict:
-    """What ``get_config`` of a zoo's config file returns.
-
-    Args:
-        argument: An image set or "smoke", and any of ``runs=N``, ``seed=N``,
-            ``data_root=DIR``.
-        zoo: The zoo on images of 28 or 32 pixels. On digits all images are used, in
-            batches of 32; "smoke" has few networks of few epochs.
-
-    Raises:
-        MetanetError: for an unknown image set or setting.
-    """
-    images, given = parse_argument(argument, ZOO_VARIANTS, runs=0, seed=0, data_root="")
-    small = images == "smoke"
-    changes: dict[str, Any] = {
-        "images": "digits" if small else images,
-        "data_root": given["data_root"],
-        "seed": given["seed"],
-        "runs": given["runs"] or (12 if small else zoo.runs),
-    }
-    if small or images == "digits":
-        ranges = replace(zoo.hyperparameters, batch_size=(32,))
-        changes |= {"train_images": 0, "test_images": 0, "hyperparameters": ranges}
-    if small:
-        families = len(zoo.families)
-        count = min(zoo.architectures, max(2, families))
-        changes |= {"architectures": count, "epochs": (0, 1), "shard_runs": 4}
-    return ConfigDict(asdict(replace(zoo, **changes)))
-
-
 def parse_argument(
-    argument: str | None, variants: tuple[str, ...], **defaults: Any
+    argument: str | None,
+    variants: tuple[str, ...],
+    **defaults: bool | int | float | str,
 ) -> tuple[str, dict[str, Any]]:
-    """Parses ``"variant,key=value,..."``.
+    """Parses ``"variant,setting=value,..."``.
 
     Args:
-        argument: The text after the colon; None or "" is the first variant.
+        argument: Text after the colon; None and "" select the first variant.
         variants: Allowed variants; the first is the default.
-        **defaults: Allowed keys with their default values, which fix the types.
+        **defaults: Allowed settings with their default values, which fix the types.
 
     Returns:
-        The variant and the values of all keys.
+        The variant, and the values of all settings by name.
 
     Raises:
-        MetanetError: for an unknown variant or key, or a value of the wrong type.
+        MetanetError: for an unknown variant or setting (with the nearest one), or a value
+            of the wrong type.
     """
     variant, values = variants[0], dict(defaults)
-    for part in (p.strip() for p in (argument or "").split(",") if p.strip()):
-        key, equals, text = part.partition("=")
-        if not equals:
-            if part not in variants:
-                raise MetanetError(
-                    f"config argument {part!r}: no such variant."
-                    f"{suggest(part, variants)}"
-                )
-            variant = part
+    for part in (text.strip() for text in (argument or "").split(",")):
+        name, equals, text = part.partition("=")
+        if not part:
             continue
-        if key not in defaults:
+        if equals and name in defaults:
+            values[name] = _parse_value(name, text, defaults[name])
+        elif equals:
             raise MetanetError(
-                f"config argument {key!r}: no such setting.{suggest(key, defaults)}"
+                f"config argument {name!r}: no such setting.{suggest(name, defaults)}"
             )
-        values[key] = _convert(key, text, defaults[key])
+        elif part in variants:
+            variant = part
+        else:
+            raise MetanetError(
+                f"config argument {part!r}: no such variant.{suggest(part, variants)}"
+            )
     return variant, values
 
 
-def _convert(key: str, text: str, default: Any) -> Any:
+def _parse_value(name: str, text: str, default: Value) -> Value:
     kind = type(default)
     try:
         if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            return kind({"true": 1, "1": 1, "false": 0, "0": 0}[text.lower()])
         return kind(text)
     except (KeyError, ValueError):
         raise MetanetError(
-            f"config argument {key}: expected {kind.__name__}, got {text!r}"
+            f"config argument {name}: expected {kind.__name__}, got {text!r}"
         ) from None

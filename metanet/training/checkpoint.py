@@ -1,6 +1,6 @@
 """Checkpoints; the only file that touches Orbax.
 
-A checkpoint is the training state and a JSON record (best metric, patience), saved
+A checkpoint is the training state and a JSON record (best metric, data position), saved
 together and atomically; the data position is the state's step. A checksum manifest
 beside each finds damage that a reader would not notice.
 """

@@ -59,7 +59,6 @@ class DataConfig(Options):
 
     Attributes:
         where: Conditions "column=value" that all of them meet.
-        checkpoints: "all" of a training run, or the "last" alone.
         fraction: Share of the training runs that is used.
         wider: Column by whose median the zoo is cut for a test out of distribution:
             training and validation take what lies at or below, test what lies above;
@@ -70,7 +69,6 @@ class DataConfig(Options):
     """
 
     where: tuple[str, ...] = ()
-    checkpoints: Literal["all", "last"] = "all"
     fraction: Annotated[float, Interval(0, 1, "(]")] = 1.0
     wider: str = ""
     memory: NonNegativeFloat = 0.0
@@ -160,7 +158,6 @@ class TrainConfig(Options):
             cache on CPU, and the whole batch elsewhere.
         log_every, eval_every, checkpoint_every: Steps between these.
         keep: Number of latest checkpoints kept, beside the best.
-        patience: Evaluations without improvement before training stops; 0 for never.
         eval_batch: Networks per pass of an evaluation.
         bf16: Products of the training step round their factors to bfloat16, with
             float32 sums; evaluation does not.
@@ -173,7 +170,6 @@ class TrainConfig(Options):
     eval_every: PositiveInt = 200
     checkpoint_every: PositiveInt = 200
     keep: PositiveInt = 2
-    patience: NonNegativeInt = 0
     eval_batch: PositiveInt = 32
     bf16: bool = False
 
@@ -213,8 +209,10 @@ class ExperimentConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.model.configure(MODELS, "model")
-        self.task.configure(TASKS, "task")
+        for section, registry in (("model", MODELS), ("task", TASKS)):
+            named: NamedConfig = getattr(self, section)
+            options = to_mapping(named.configure(registry, section))
+            object.__setattr__(self, section, NamedConfig.of(named.name, **options))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> ExperimentConfig:

@@ -179,7 +179,6 @@ class _Run:
         self.record: dict[str, Any] = {
             "best": None,
             "best_step": 0,
-            "stale": 0,
             "seconds": 0.0,
             "rates": [],
             "position": [0, 0],
@@ -212,7 +211,7 @@ class _Run:
             closing(batches),
             track(train.steps, "training", done=step, show=self.progress) as bar,
         ):
-            while step < train.steps and not self._out_of_patience():
+            while step < train.steps:
                 batch = next(batches)
                 self.state, metrics = self.feed.step(self.state, *batch.inputs)
                 window.add(metrics, len(batch.ids))
@@ -279,15 +278,9 @@ class _Run:
         numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
         writer.write(step, **{f"validation_{k}": v for k, v in numbers.items()})
         if self.record["best"] is None or score > self.record["best"]:
-            self.record.update(best=score, best_step=step, stale=0)
+            self.record.update(best=score, best_step=step)
             chosen = {"params": self.state.ema, "rest": self.state.rest}
             self.best.save(step, chosen, {"validation": metrics})
-        else:
-            self.record["stale"] += 1
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.train.patience
-        return bool(patience) and self.record["stale"] >= patience
 
     def _finish(self) -> dict[str, Any]:
         held = self.best.restore({"params": self.state.ema, "rest": self.state.rest})

@@ -38,8 +38,6 @@ def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
     for condition in data.where:
         name, value = condition.split("=")
         keep &= _equal(zoo, table, name, value)
-    if data.checkpoints == "last" and "epoch" in table.columns:
-        keep &= table["epoch"] == table["epoch"].max()
     parts = {split: keep & (table["split"] == split) for split in SPLITS}
     if data.wider:
         sizes = _column(zoo, table, data.wider)

@@ -1,18 +1,17 @@
-"""Many runs of one config: a grid or a random part of it, shared among processes."""
+"""Sweeps: one experiment, run for every combination of some of its settings."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
-
-from metanet.errors import MetanetError, require_at_least
+from metanet.errors import MetanetError
 from metanet.files import write_file
+from metanet.options import NonEmpty, Options
 from metanet.training.arguments import override, read_config_file
 from metanet.training.config import ExperimentConfig
 from metanet.training.files import read_result
@@ -20,43 +19,40 @@ from metanet.training.loop import Busy, Interrupted, train
 
 
 @dataclass(frozen=True)
-class SweepConfig:
-    """What is varied.
+class SweepConfig(Options):
+    """Combinations of settings.
 
     Attributes:
         config: The experiment, ``FILE[:ARGUMENT]``.
-        arguments: Settings after the colon, each with its choices.
-        values: Dotted fields of the config, each with its choices.
-        fixed: Dotted fields of the config that are the same in all runs.
-        alternatives: Sets of fields, one of which is taken at a time; {} for none.
-        draws: Number of combinations that are taken at random; 0 takes all.
-        seed: Of these.
+        arguments: Choices of each setting after the colon.
+        values: Choices of each field of the config, by dotted name.
+        fixed: Values of fields that all runs share, by dotted name.
+        alternatives: Sets of field values; every combination is run with each set.
     """
 
     config: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
-    alternatives: tuple[dict[str, Any], ...] = ({},)
-    draws: int = 0
-    seed: int = 0
+    alternatives: Annotated[tuple[dict[str, Any], ...], NonEmpty()] = ({},)
 
     def __post_init__(self) -> None:
-        require_at_least(self, draws=0, seed=0)
-        for name, choices in {**self.arguments, **self.values}.items():
-            if not isinstance(choices, list | tuple) or not choices:
-                raise MetanetError(
-                    f"{name}: expected a list of choices, got {choices!r}"
-                )
+        super().__post_init__()
+        for section in ("arguments", "values"):
+            for name, choices in getattr(self, section).items():
+                if not isinstance(choices, list | tuple) or not choices:
+                    raise MetanetError(
+                        f"{section}.{name}: expected a list of choices, got {choices!r}"
+                    )
 
 
 class Trial(NamedTuple):
-    """One combination.
+    """One combination of settings.
 
     Attributes:
-        name: Of its directory.
+        name: Name of its directory.
         config: ``FILE:ARGUMENT``.
-        values: Overrides by dotted name.
+        values: Fields that differ from the config, by dotted name.
     """
 
     name: str
@@ -65,28 +61,30 @@ class Trial(NamedTuple):
 
 
 def trials(sweep: SweepConfig) -> list[Trial]:
-    """All combinations of a sweep, or those that it draws, in a fixed order."""
+    """Returns all combinations of a sweep in a fixed order."""
     names = [*sweep.arguments, *sweep.values]
     choices = [*sweep.arguments.values(), *sweep.values.values()]
-    out = []
-    for *combination, other in itertools.product(*choices, sweep.alternatives):
-        chosen = dict(zip(names, combination, strict=True)) | other
-        given = ",".join(f"{k}={chosen[k]}" for k in sweep.arguments)
-        file, _, argument = sweep.config.partition(":")
-        text = ",".join(part for part in (argument, given) if part)
-        own = {k: v for k, v in chosen.items() if k not in sweep.arguments}
-        label = "-".join(f"{k.rpartition('.')[2]}={v}" for k, v in chosen.items())
-        name = re.sub(r"[^\w.=+-]+", "_", label) or "run"
-        out.append(Trial(name, f"{file}:{text}", {**sweep.fixed, **own}))
-    if sweep.draws and sweep.draws < len(out):
-        rng = np.random.default_rng(sweep.seed)
-        kept = sorted(rng.choice(len(out), sweep.draws, replace=False))
-        out = [out[i] for i in kept]
-    return out
+    return [
+        _trial(sweep, dict(zip(names, combination, strict=True)), alternative)
+        for *combination, alternative in itertools.product(*choices, sweep.alternatives)
+    ]
+
+
+def _trial(
+    sweep: SweepConfig, combination: dict[str, Any], alternative: Mapping[str, Any]
+) -> Trial:
+    settings = {**combination, **alternative}
+    file, _, argument = sweep.config.partition(":")
+    varied = ",".join(f"{name}={settings[name]}" for name in sweep.arguments)
+    arguments = ",".join(part for part in (argument, varied) if part)
+    fields = {k: v for k, v in settings.items() if k not in sweep.arguments}
+    label = "-".join(f"{k.rpartition('.')[2]}={v}" for k, v in settings.items())
+    directory = re.sub(r"[^\w.=+-]+", "_", label) or "run"
+    return Trial(directory, f"{file}:{arguments}", {**sweep.fixed, **fields})
 
 
 def experiment_of(trial: Trial) -> ExperimentConfig:
-    """A trial's config.
+    """Returns the config of a trial.
 
     Raises:
         MetanetError: for fields or settings that do not exist.
@@ -98,24 +96,24 @@ def experiment_of(trial: Trial) -> ExperimentConfig:
 
 
 def run_sweep(sweep: SweepConfig, out: str | Path) -> Iterator[tuple[Trial, str]]:
-    """Runs what is not finished, trial after trial.
+    """Runs the trials that are not finished, one after the other.
 
-    Several processes may work on one directory: each takes trials that no other is at.
-    A trial that fails leaves error.txt and does not stop the others.
+    Several processes may work on one directory: each takes the trials on which no other
+    works. A trial that fails leaves error.txt and does not stop the others.
 
     Args:
         sweep: The sweep.
         out: Directory of the runs.
 
     Yields:
-        Each trial with "done", "failed: why", "finished before" or "elsewhere".
+        Each trial with "done", "failed: REASON", "finished before" or "elsewhere".
 
     Raises:
         MetanetError: for a combination that is no config, before anything runs.
-        Interrupted: when told to stop.
+        Interrupted: after a stop signal.
     """
-    planned = [(trial, experiment_of(trial)) for trial in trials(sweep)]
-    for trial, config in planned:
+    experiments = [(trial, experiment_of(trial)) for trial in trials(sweep)]
+    for trial, config in experiments:
         workdir = Path(out) / trial.name
         if read_result(workdir) is not None:
             yield trial, "finished before"

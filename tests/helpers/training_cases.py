@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.networks import Architecture, ParamSpec, create
+from metanet.options import from_mapping
 from metanet.training import Experiment, ExperimentConfig
-from metanet.training.config import from_mapping
 from metanet.training.experiment import Metanetwork, build_task
 from metanet.training.files import InputNetworks
 from metanet.training.optimizer import build_optimizer
