@@ -268,5 +268,19 @@ def _plain_value(kind: Any, value: Any) -> Any:
 
 
 def _mismatch(annotation: Any, value: Any) -> MetanetError:
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return MetanetError(f"expected {name}, got {value!r}")
+    return MetanetError(f"expected {_type_name(annotation)}, got {value!r}")
+
+
+def _type_name(annotation: Any) -> str:
+    """Returns a type as it reads in source code, without bounds."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if annotation is Ellipsis:
+        return "..."
+    if origin in (types.UnionType, typing.Union):
+        return " | ".join(map(_type_name, arguments))
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    if origin is None:
+        return name
+    return f"{name}[{', '.join(map(_type_name, arguments))}]"

@@ -386,7 +386,7 @@ def torch_name(path: str) -> str:
 @pytest.mark.slow
 def test_killed_ten_times_and_shared_by_two_processes(tmp_path):
     """Shards are those of an uninterrupted process, byte for byte."""
-    config = Path(__file__).parent.parent / "configs" / "zoo_small_cnn.py"
+    config = Path(__file__).parent.parent / "configs" / "zoo.py"
     program = "import sys; from metanet.cli import main; sys.exit(main())"
 
     def start(out: Path) -> subprocess.Popen[bytes]:

@@ -89,8 +89,9 @@ def add_commands(commands: Any) -> None:
         the same files. Every field of the config can be set by --config.NAME=VALUE.
         """,
         """
-        metanet zoo train --config configs/zoo_small_cnn.py --out zoos/small_cnn
-        metanet zoo train --config configs/zoo_diverse.py:mnist,data_root=/data --out zoos/d
+        metanet zoo train --config configs/zoo.py:small_cnn --out zoos/small_cnn
+        metanet zoo train --config configs/zoo.py:diverse,images=mnist,data_root=/data \\
+            --out zoos/diverse
         """,
     )
     train.add_argument(

@@ -17,7 +17,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -27,7 +27,7 @@ from metanet.options import Options, from_mapping, to_mapping
 from metanet.training.config import ExperimentConfig
 from metanet.training.files import read_config
 
-Value = TypeVar("Value", bool, int, float, str)
+Setting = bool | int | float | str
 
 
 def to_config_dict(options: Options) -> ConfigDict:
@@ -151,7 +151,7 @@ def override(config: ConfigDict, name: str, value: object) -> None:
 def parse_argument(
     argument: str | None,
     variants: tuple[str, ...],
-    **defaults: bool | int | float | str,
+    **defaults: Setting,
 ) -> tuple[str, dict[str, Any]]:
     """Parses ``"variant,setting=value,..."``.
 
@@ -187,7 +187,7 @@ def parse_argument(
     return variant, values
 
 
-def _parse_value(name: str, text: str, default: Value) -> Value:
+def _parse_value(name: str, text: str, default: Setting) -> Setting:
     kind = type(default)
     try:
         if kind is bool:
