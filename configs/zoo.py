@@ -27,7 +27,6 @@ Settings after the colon: a recipe (default: small_cnn), and any of
 
     images=NAME    digits (default; part of scikit-learn), mnist, fashion_mnist, cifar10
     data_root=DIR  folder of the image files, which digits do not need
-    grey=0         images in colour; the published zoos of CIFAR-10 have grey images
     runs=N         number of training runs
     seed=N         seed of architectures, settings, initialisations and splits
     smoke=1        a few runs of one epoch
@@ -114,7 +113,6 @@ def get_config(argument: str = "") -> ConfigDict:
         VARIANTS,
         images="digits",
         data_root="",
-        grey=True,
         runs=0,
         seed=0,
         smoke=False,
@@ -125,7 +123,6 @@ def get_config(argument: str = "") -> ConfigDict:
     changes: dict[str, Any] = {
         "images": settings["images"],
         "data_root": settings["data_root"],
-        "grey": settings["grey"],
         "seed": settings["seed"],
         "runs": settings["runs"] or (12 if smoke else zoo.runs),
     }

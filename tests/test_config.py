@@ -264,8 +264,8 @@ def test_settings_reach_their_fields():
         "activation=relu",
     )
     assert accuracy.model.name == "dws" and accuracy.model.reduce == "max"
-    zoo = read_config_file("zoo:small_cnn,images=cifar10,grey=0,seed=2")
-    assert zoo.images == "cifar10" and not zoo.grey and zoo.seed == 2
+    zoo = read_config_file("zoo:small_cnn,images=cifar10,seed=2")
+    assert zoo.images == "cifar10" and zoo.seed == 2
     assert read_config_file("zoo:small_cnn,images=mnist").epochs[-1] == 18
     assert read_config_file("zoo:small_cnn").epochs[-1] == 45
     assert read_config_file("zoo:rnn,smoke=1").architectures == 2
