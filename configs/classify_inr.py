@@ -180,10 +180,8 @@ def get_config(argument: str = "") -> ConfigDict:
             "label_smoothing": 0.1 if regularized else 0.0,
         },
         augment={
-            "permutation": augment,
-            "sign": augment,
-            "phase": augment,
-            "noise": 0.05 if regularized else 0.0,
+            "symmetry": {"permutation": augment, "sign": augment, "phase": augment},
+            "noise": {"level": 0.05 if regularized else 0.0},
         },
         optimizer={
             "learning_rate": LEARNING_RATES.get(name, 1e-3),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from metanet.augment import AugmentConfig
+from metanet.augment import AugmentConfig, NoiseConfig, RandomSymmetryConfig
 from metanet.cli.train import load_config
 from metanet.errors import MetanetError
 from metanet.networks import Architecture
@@ -50,7 +50,7 @@ FULL = {
     },
     "model": {"name": "product_gmn", "dim": 8, "readout": "attention", "dropout": 0},
     "task": {"name": "classification", "label_smoothing": 0.1},
-    "augment": {"permutation": True, "noise": 0.1},
+    "augment": {"symmetry": {"permutation": True}, "noise": {"level": 0.1}},
     "optimizer": {"name": "contrib.muon", "learning_rate": 1e-2},
     "train": {"batch_size": 32, "micro_batch": 8},
 }
@@ -64,7 +64,12 @@ def test_round_trip(tmp_path):
         architecture=Architecture.of("siren", hidden=(8, 8)),
     )
     assert isinstance(config.zoo.fit.learning_rate, float)
-    assert config.augment == AugmentConfig(permutation=True, noise=0.1)
+    assert config.augment == AugmentConfig(
+        (
+            ("symmetry", RandomSymmetryConfig(permutation=True)),
+            ("noise", NoiseConfig(level=0.1)),
+        )
+    )
     assert config.train == TrainConfig(batch_size=32, micro_batch=8)
     assert ExperimentConfig.from_mapping(config.to_json()) == config
     assert hash(config) == hash(ExperimentConfig.from_mapping(config.to_json()))
@@ -112,8 +117,8 @@ def change(path: str, value: object) -> dict:
         ("train.batch_size", "x", r"config\.train\.batch_size: expected int, got 'x'"),
         ("train.batch_size", 1.5, r"config\.train\.batch_size: expected int, got 1.5"),
         ("train.batch_size", True, r"config\.train\.batch_size: expected int"),
-        ("augment.noise", "x", r"config\.augment\.noise: expected float, got 'x'"),
-        ("augment.sign", 1, r"config\.augment\.sign: expected bool, got 1"),
+        ("augment.noise.level", "x", r"augment\.noise\.level: expected float, got 'x'"),
+        ("augment.symmetry.sign", 1, r"augment\.symmetry\.sign: expected bool, got 1"),
         ("model.dim", "x", r"config\.model\.dim: expected int, got 'x'"),
         ("model.readout", "max", r"config\.model\.readout: .*'max'.*attention"),
         ("task.hidden", None, r"config\.task\.hidden: expected int, got None"),
@@ -150,7 +155,7 @@ def test_mistakes_are_named(path, value, message):
         (lambda: OptimizerConfig(warmup_steps=-1), "warmup_steps: must be at least 0"),
         (lambda: DataConfig(fraction=0.0), r"fraction: must lie in \(0, 1\]"),
         (lambda: DataConfig(where=("a",)), "where: expected conditions like"),
-        (lambda: AugmentConfig(noise=-1.0), "noise: must be at least 0, got -1.0"),
+        (lambda: NoiseConfig(level=-1.0), "level: must be at least 0, got -1.0"),
         (lambda: ZooConfig(), "fit: needs this section or population"),
         (lambda: FitConfig(steps=0), "steps: must be at least 1, got 0"),
         (lambda: PopulationConfig(runs=2), "runs: must be at least 3, got 2"),
@@ -248,11 +253,11 @@ def test_settings_reach_their_fields():
         "classify_inr:mnist,model=flat_mlp,augment=1,seed=3,data_root=D"
     )
     assert inr.seed == 3 and inr.zoo.fit.data_root == "D" and inr.model.dim == 320
-    assert inr.augment.permutation and inr.augment.sign and inr.augment.phase
-    assert not inr.canonicalize and not inr.augment.scale
+    drawn = {"permutation": True, "sign": True, "phase": True, "scale": False}
+    assert inr.augment.symmetry.to_dict() == drawn and not inr.canonicalize
     probing = read_config_file("classify_inr:digits,probes=3")
     assert probing.model.probes == 3 and probing.canonicalize
-    assert not probing.augment.permutation
+    assert not any(probing.augment.symmetry.to_dict().values())
     accuracy = read_config_file(
         "predict_accuracy:diverse,images=mnist,fraction=0.1,wider=1,runs=77,"
         "where=activation=relu,model=dws"

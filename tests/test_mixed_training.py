@@ -17,6 +17,7 @@ from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.files import lock
 from metanet.networks import Architecture, ParamSpec, create
+from metanet.options import to_mapping
 from metanet.report import compare, write_report
 from metanet.training import (
     DataConfig,
@@ -51,7 +52,7 @@ def config(zoo: Path, **changes) -> ExperimentConfig:
     mapping = {
         "zoo": {
             "path": str(zoo),
-            "population": json.loads(json.dumps(POPULATION.identity())),
+            "population": to_mapping(POPULATION),
         },
         "model": {"name": "product_gmn", "dim": 8, "heads": 2, "depth": 1},
         "task": {"name": "accuracy", "hidden": 8},

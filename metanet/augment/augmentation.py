@@ -1,7 +1,7 @@
 """Augmentations of weights, by name.
 
 An augmentation is a class below `Augmentation`, registered in `AUGMENTATIONS`. A config
-lists augmentations with their options, in the order in which they apply:
+lists augmentations with their options:
 
     augment: {"symmetry": {"permutation": True}, "noise": {"level": 0.05}}
 """
@@ -57,6 +57,11 @@ AUGMENTATIONS: Registry[type[Augmentation]] = Registry(
 )
 
 
+# These apply first, in this order; others follow in alphabetical order. The order of a
+# mapping cannot decide, because a `ConfigDict` sorts its fields.
+_FIRST = ("symmetry", "noise")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Augmentations and their options, in the order in which they apply.
@@ -69,13 +74,14 @@ class AugmentConfig:
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Mapping[str, Any]]) -> AugmentConfig:
-        """Reads ``{name: {option: value}}``.
+        """Reads ``{name: {option: value}}``; the order of the names has no meaning.
 
         Raises:
             MetanetError: for unknown names and options, and values out of range.
         """
+        sections = {name: {} for name in _FIRST} | dict(sorted(mapping.items()))
         steps = []
-        for name, options in mapping.items():
+        for name, options in sections.items():
             if not isinstance(options, Mapping):
                 raise MetanetError(f"{name}: expected a section, got {options!r}")
             augmentation = AUGMENTATIONS[name]

@@ -182,6 +182,11 @@ class TrainConfig(Options):
             )
 
 
+def _no_augmentation() -> AugmentConfig:
+    """Returns the augmentations of the package, all switched off."""
+    return AugmentConfig.from_json({})
+
+
 @dataclass(frozen=True)
 class ExperimentConfig(Options):
     """All that decides a run.
@@ -203,7 +208,7 @@ class ExperimentConfig(Options):
     graph: GraphConfig = field(default_factory=GraphConfig)
     model: NamedConfig = field(default_factory=lambda: NamedConfig("product_gmn"))
     task: NamedConfig = field(default_factory=lambda: NamedConfig("classification"))
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = field(default_factory=_no_augmentation)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

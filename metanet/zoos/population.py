@@ -108,6 +108,7 @@ class PopulationConfig(Options):
         """Returns the fields that decide the zoo's content, not those of data access."""
         fields = json.loads(json.dumps(asdict(self)))  # lists, as in zoo.json
         del fields["imports"], fields["data_root"], fields["download"]
+        fields["grey"] = True  # recorded by zoos from when colour was an option
         return fields
 
 
