@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +16,8 @@ from helpers import torch_writer
 from safetensors.numpy import save_file
 
 from metanet.errors import MetanetError
-from metanet.importers import bind, read_arrays
+from metanet.importers import bind, load_network, read_arrays, save_network
+from metanet.importers.torch_file import to_torch
 from metanet.networks import Architecture, ParamSpec, create
 
 
@@ -66,6 +69,50 @@ def test_public_layouts_bind_to_the_same_vector(names, suffix, tmp_path):
     bound = bind(read_arrays(path), ParamSpec.of(params), path.name)
     np.testing.assert_array_equal(bound.vector, flat(params))
     assert bound.ignored == ("label",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_networks_are_saved_in_the_format_that_they_came_in(suffix, tmp_path):
+    """Names, layouts, types and other arrays are those of the file."""
+    network = create(Architecture.of("siren"), jax.random.key(0))
+    arrays = as_torch(siren(), DWS)
+    arrays["seq.0.bias"] = arrays["seq.0.bias"].astype(np.float16)
+    path = tmp_path / f"model{suffix}"
+    contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    contiguous["label"] = np.array(7)
+    if suffix == ".pth":
+        torch_writer.save(path, contiguous)
+    elif suffix == ".npz":
+        np.savez(path, **contiguous)
+    else:
+        save_file(contiguous, path)
+    network = load_network(path, network)
+    edited = network._replace(params=jax.tree.map(lambda x: 2 * x, network.params))
+    save_network(tmp_path / f"edited{suffix}", edited, like=path)
+    copy = read_arrays(tmp_path / f"edited{suffix}")
+    assert set(copy) == set(contiguous) and copy["label"] == 7
+    for name in arrays:
+        assert copy[name].dtype == arrays[name].dtype
+        np.testing.assert_allclose(copy[name], 2 * arrays[name], rtol=1e-3)
+    with pytest.raises(MetanetError, match="must end with"):
+        save_network(tmp_path / "edited.bin", edited, like=path)
+
+
+def test_written_state_dicts_are_those_of_pytorch(tmp_path):
+    """The pickle builds tensors by the calls that PyTorch's own pickles contain."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    data = to_torch({"a.weight": array})
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        operations = list(pickletools.genops(archive.read("archive/data.pkl")))
+        assert archive.read("archive/data/0") == array.tobytes()
+    names = [argument for code, argument, _ in operations if code.name == "GLOBAL"]
+    assert names == [
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "collections OrderedDict",
+    ]
+    numbers = [argument for code, argument, _ in operations if code.name == "LONG1"]
+    assert numbers == [6, 0, 2, 3, 3, 1]  # values, offset, shape, strides
 
 
 def test_paths_of_metanet_bind_without_conversion(tmp_path):

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from metanet import symmetry as sym
 from metanet.cli import main
 from metanet.errors import MetanetError
-from metanet.importers import load_network
+from metanet.importers import load_network, save_network
 from metanet.networks import Architecture, create
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -193,6 +193,20 @@ def test_outputs_are_those_of_onnxruntime(tmp_path):
     larger = np.concatenate([network.inputs[0]] * 2)
     assert run(network.params, larger).shape == (10, 3)
     assert "onnx Gemm n8" in symmetry.explain("d.weight", 1)
+
+
+def test_networks_are_saved_as_onnx(tmp_path):
+    path = saved(small_cnn(), tmp_path / "cnn.onnx")
+    network = load_network(path)
+    edited = network._replace(params=jax.tree.map(lambda x: x + 1, network.params))
+    save_network(tmp_path / "edited.onnx", edited, like=path)
+    copy = load_network(tmp_path / "edited.onnx")
+    for name, value in network.params.items():
+        np.testing.assert_array_equal(copy.params[name], value + 1)
+    np.testing.assert_array_equal(
+        copy.apply_fn(copy.params, *copy.inputs),
+        network.apply_fn(edited.params, *network.inputs),
+    )
 
 
 def test_constants_and_fillers_are_no_parameters(tmp_path):

@@ -1,4 +1,4 @@
-"""Binds the arrays of a file to the parameters of a known architecture."""
+"""Binds the arrays of a file to the parameters of a known architecture, and back."""
 
 from __future__ import annotations
 
@@ -190,14 +190,64 @@ def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
     Raises:
         MetanetError: an array is missing, unexpected, of another shape, or not finite.
     """
-    names = [n for n, a in arrays.items() if _is_weight(n, a)]
-    ignored = tuple(n for n in arrays if n not in set(names))
+    sources = _sources(arrays, spec, name)
+    used = {source.key for source in sources.values()}
+    ignored = tuple(key for key in arrays if key not in used)
+    leaves = []
+    for path, shape in zip(spec.paths, spec.shapes, strict=True):
+        key, order = sources[path]
+        values = _to_parameter(arrays[key], shape, order, f"{name}: {key}")
+        leaves.append(values.reshape(-1))
+    return Bound(np.concatenate(leaves), ignored)
+
+
+def unbind(
+    vector: np.ndarray, arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str
+) -> dict[str, np.ndarray]:
+    """Converts parameters to the names, layouts and types of a file's arrays.
+
+    The inverse of `bind`.
+
+    Args:
+        vector: Flat parameters ``[P]``.
+        arrays: The arrays of the file, which decide names, layouts and types.
+        spec: Paths and shapes of the architecture's parameters.
+        name: The file's name, for messages.
+
+    Returns:
+        The new arrays; those of the file that are no parameters are missing.
+
+    Raises:
+        MetanetError: as `bind`.
+    """
+    sources = _sources(arrays, spec, name)
+    result, start = {}, 0
+    for path, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
+        values = vector[start : start + size].reshape(shape)
+        start += size
+        key, order = sources[path]
+        if order is not None:
+            values = values.transpose(np.argsort(order))
+        result[key] = np.ascontiguousarray(values, arrays[key].dtype)
+    return result
+
+
+class _Source(NamedTuple):
+    """Array of a file that holds a parameter, and its transposition to metanet's."""
+
+    key: str
+    order: tuple[int, ...] | None
+
+
+def _sources(
+    arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str
+) -> dict[str, _Source]:
+    """Returns the source of every parameter by its path."""
+    names = [key for key, array in arrays.items() if _is_weight(key, array)]
     exact = _exact_pairs(names, spec)
-    pairs = exact or _pair_layers(names, arrays, spec, name)
-    shapes = dict(zip(spec.paths, spec.shapes, strict=True))
-    leaves = {}
-    for path, key in pairs.items():
-        order = None if exact else _axis_order(path, key, arrays[key])
-        values = _to_parameter(arrays[key], shapes[path], order, f"{name}: {key}")
-        leaves[path] = values.reshape(-1)
-    return Bound(np.concatenate([leaves[path] for path in spec.paths]), ignored)
+    if exact is not None:
+        return {path: _Source(key, None) for path, key in exact.items()}
+    return {
+        path: _Source(key, _axis_order(path, key, arrays[key]))
+        for path, key in _pair_layers(names, arrays, spec, name).items()
+    }

@@ -1,12 +1,14 @@
-"""Named arrays from files of other programs: npz, safetensors, PyTorch state dicts.
+"""Named arrays in files of other programs: npz, safetensors, PyTorch state dicts.
 
 A loader reads files of one suffix, registered in `LOADERS`. It returns named arrays, or a
 whole `Network` if the file holds a program. Nothing is ever unpickled into foreign
-objects, and no file can make a reader allocate more than `MAX_BYTES`.
+objects, and no file can make a reader allocate more than `MAX_BYTES`. A saver, in
+`SAVERS`, writes a copy of a file with other values.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import safetensors
+from safetensors.numpy import save as to_safetensors
 
 from metanet.errors import MetanetError
-from metanet.importers.torch_file import read_torch, widen_bfloat16
+from metanet.importers.torch_file import read_torch, to_torch, widen_bfloat16
 from metanet.networks import Network
 from metanet.registry import Registry
 
@@ -26,6 +29,9 @@ MAX_BYTES = 1 << 31
 # Reads an existing file; keyword arguments are options of the format.
 Loader = Callable[..., Mapping[str, np.ndarray] | Network]
 LOADERS: Registry[Loader] = Registry("file format")
+# (file, new values by name) -> content of a copy of the file with these values.
+Saver = Callable[[Path, Mapping[str, np.ndarray]], bytes]
+SAVERS: Registry[Saver] = Registry("file format")
 
 _SAFETENSORS_TYPES = {
     "F64": "<f8",
@@ -162,5 +168,21 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-LOADERS.register(".pth")(read_torch)
-LOADERS.register(".pt")(read_torch)
+LOADERS.register(".pth", ".pt")(read_torch)
+
+
+@SAVERS.register(".npz")
+def _save_npz(source: Path, values: Mapping[str, np.ndarray]) -> bytes:
+    data = io.BytesIO()
+    np.savez(data, **{**read_npz(source), **values})  # type: ignore[arg-type]
+    return data.getvalue()
+
+
+@SAVERS.register(".safetensors")
+def _save_safetensors(source: Path, values: Mapping[str, np.ndarray]) -> bytes:
+    return to_safetensors({**read_safetensors(source), **values})
+
+
+@SAVERS.register(".pth", ".pt")
+def _save_torch(source: Path, values: Mapping[str, np.ndarray]) -> bytes:
+    return to_torch({**read_torch(source), **values})

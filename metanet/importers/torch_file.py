@@ -1,4 +1,4 @@
-"""PyTorch state dicts, read without PyTorch and without executing what they contain.
+"""PyTorch state dicts, read and written without PyTorch, executing nothing.
 
 A file written by ``torch.save`` is a zip archive: ``NAME/data.pkl`` is a pickle in
 which each tensor is a call of ``torch._utils._rebuild_tensor_v2`` on a storage whose raw
@@ -12,8 +12,9 @@ import io
 import math
 import pickle
 import pickletools
+import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -228,3 +229,90 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:
         # A damaged pickle can raise any exception.
         raise MetanetError(f"{path}: not a readable PyTorch file ({error})") from None
+
+
+_STORAGE_NAMES = {
+    np.dtype(code): name
+    for name, code in _STORAGES.items()
+    if name != "BFloat16Storage"
+}
+
+
+def to_torch(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the content of a file that ``torch.load`` reads as a dict of tensors.
+
+    Raises:
+        MetanetError: for a type that PyTorch lacks.
+    """
+    program = _PickleWriter()
+    storages = []
+    for name, array in arrays.items():
+        dtype = array.dtype.newbyteorder("=")
+        if dtype not in _STORAGE_NAMES:
+            raise MetanetError(f"{name}: PyTorch has no type {array.dtype}")
+        values = np.ascontiguousarray(array, dtype)
+        program.add_tensor(
+            name, _STORAGE_NAMES[dtype], len(storages), values.shape, values.size
+        )
+        storages.append(values.astype(dtype.newbyteorder("<")).tobytes())
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("archive/data.pkl", program.finish())
+        for key, raw in enumerate(storages):
+            archive.writestr(f"archive/data/{key}", raw)
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+    return data.getvalue()
+
+
+class _PickleWriter:
+    """Writes a pickle (protocol 2) of a dict of tensors, operation by operation.
+
+    `pickle.Pickler` would have to import PyTorch to name its functions.
+    """
+
+    def __init__(self) -> None:
+        self._out = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT]
+
+    def finish(self) -> bytes:
+        """Returns the pickle."""
+        return b"".join([*self._out, pickle.STOP])
+
+    def add_tensor(
+        self, name: str, storage: str, key: int, shape: tuple[int, ...], count: int
+    ) -> None:
+        """Adds a contiguous tensor whose values are in the storage ``key``."""
+        self._text(name)
+        self._global("torch._utils", "_rebuild_tensor_v2")
+        self._out.append(pickle.MARK)
+        self._out.append(pickle.MARK)
+        self._text("storage")
+        self._global("torch", storage)
+        self._text(str(key))
+        self._text("cpu")
+        self._integer(count)
+        self._out += [pickle.TUPLE, pickle.BINPERSID]
+        self._integer(0)  # offset
+        self._integers(shape)
+        self._integers([math.prod(shape[i + 1 :]) for i in range(len(shape))])
+        self._out.append(pickle.NEWFALSE)  # requires_grad
+        self._global("collections", "OrderedDict")  # backward hooks
+        self._out += [pickle.EMPTY_TUPLE, pickle.REDUCE]
+        self._out += [pickle.TUPLE, pickle.REDUCE, pickle.SETITEM]
+
+    def _text(self, text: str) -> None:
+        data = text.encode()
+        self._out.append(pickle.BINUNICODE + struct.pack("<I", len(data)) + data)
+
+    def _global(self, module: str, name: str) -> None:
+        self._out.append(pickle.GLOBAL + f"{module}\n{name}\n".encode())
+
+    def _integers(self, values: Sequence[int]) -> None:
+        self._out.append(pickle.MARK)
+        for value in values:
+            self._integer(value)
+        self._out.append(pickle.TUPLE)
+
+    def _integer(self, value: int) -> None:
+        data = value.to_bytes(8, "little", signed=True)
+        self._out.append(pickle.LONG1 + bytes([len(data)]) + data)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.importers.files import LOADERS
+from metanet.importers.files import LOADERS, SAVERS
 from metanet.importers.onnx.file import MAX_ELEMENTS, read_model, read_tensor
 from metanet.importers.onnx.interface import all_nodes, example_inputs, split_tensors
 from metanet.importers.onnx.operators import (
@@ -65,6 +65,21 @@ def load_onnx(
     program.check_operators()
     jax.eval_shape(program, params, *inputs)
     return Network(program, params, inputs)
+
+
+@SAVERS.register(".onnx")
+def _save_onnx(source: Path, values: Mapping[str, np.ndarray]) -> bytes:
+    """Replaces stored tensors; external data moves into the file."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(source))
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            dtype = read_tensor(source, tensor).dtype
+            array = np.asarray(values[tensor.name]).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model.SerializeToString()
 
 
 class _Program:
