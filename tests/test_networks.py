@@ -15,13 +15,17 @@ from metanet.networks import (
     ARCHITECTURES,
     Architecture,
     ParamSpec,
+    TrainMode,
     abstract_network,
+    activation,
+    channel_dropout,
     coordinate_grid,
     create,
     fast_sin,
     sine_cosine_pi,
     to_targets,
     to_unit,
+    train_mode,
 )
 from metanet.zoos import FAMILIES, ImageShape, draw_architectures
 
@@ -160,6 +164,35 @@ def test_invalid_architectures_are_explained(name, options, parts, key):
         create(Architecture.of(name, **options), key)
     message = str(caught.value)
     assert "\n" not in message and all(p in message for p in parts)
+
+
+def test_dropout_zeroes_channels_of_images_and_rescales_the_others(key):
+    x = jax.random.normal(key, (400, 3, 3, 20)) + 3.0
+    mode = TrainMode(0, ("relu",), key, 0.25)
+    with train_mode(mode):
+        first, second = channel_dropout(x), channel_dropout(x)
+    ratio = np.asarray(first / x)
+    assert np.isclose(ratio, 0).any() and np.isclose(ratio, 1 / 0.75).any()
+    assert (np.isclose(ratio, 0) | np.isclose(ratio, 1 / 0.75)).all()
+    # All positions of a channel share a mask, images and calls do not.
+    masks = ratio[:, 0, 0] > 0
+    assert (masks[:, None, None] == (ratio > 0)).all()
+    assert 0.72 < masks.mean() < 0.78
+    assert len(np.unique(masks, axis=0)) > 300
+    assert (np.asarray(second / x)[:, 0, 0] > 0).tolist() != masks.tolist()
+    with train_mode(mode._replace(key=None)):
+        np.testing.assert_array_equal(channel_dropout(x), x)
+    np.testing.assert_array_equal(channel_dropout(x), x)
+
+
+def test_a_train_mode_replaces_the_activation():
+    x = jnp.linspace(-2.0, 2.0, 9)
+    relu = activation("relu")
+    np.testing.assert_array_equal(relu(x), jax.nn.relu(x))
+    for index, expected in enumerate((jnp.tanh(x), jax.nn.gelu(x))):
+        with train_mode(TrainMode(jnp.asarray(index), ("tanh", "gelu"))):
+            np.testing.assert_allclose(relu(x), expected, atol=1e-6)
+    np.testing.assert_array_equal(relu(x), jax.nn.relu(x))
 
 
 @pytest.mark.parametrize("data", [{}, {"name": 3}, {"name": "mlp", "optoins": {}}])

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from metanet import symmetry as sym
 from metanet.cli import main
 from metanet.errors import MetanetError
-from metanet.importers import load_network, save_network
+from metanet.importers import load_network, operator, save_network
+from metanet.importers.onnx import Call
 from metanet.networks import Architecture, create
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -149,8 +150,8 @@ def test_operators_conform(all_cases, tmp_path):
     """Runs one case of each operator; the slow suite runs all thousand."""
     passed: dict[str, int] = {}
     failed = []
-    for operator, name, model, inputs, outputs in conformance():
-        if passed.get(operator, 0) and not all_cases:
+    for op_type, name, model, inputs, outputs in conformance():
+        if passed.get(op_type, 0) and not all_cases:
             continue
         try:
             run_case(model, inputs, outputs, tmp_path / "case.onnx")
@@ -160,7 +161,7 @@ def test_operators_conform(all_cases, tmp_path):
             continue
         except AssertionError as error:
             failed.append(f"{name}: {error}")
-        passed[operator] = passed.get(operator, 0) + 1
+        passed[op_type] = passed.get(op_type, 0) + 1
     assert not failed
     assert len(passed) > 100
     assert not all_cases or sum(passed.values()) > 900
@@ -268,6 +269,25 @@ def test_functions_are_inlined(tmp_path):
     x = network.inputs[0]
     expected = 2 * (x @ network.params["w.k"])
     np.testing.assert_allclose(network.apply_fn(network.params, x), expected, atol=1e-5)
+
+
+def test_operators_of_other_domains(tmp_path):
+    @operator("test.domain.Scaled", settings=(1,))
+    def scaled(call: Call) -> jax.Array:
+        return call.get("factor") * call.inputs[0] + call.inputs[1]
+
+    nodes = [
+        ("MatMul", ["x", "w.k"], ["h"], {}),
+        ("Scaled", ["h", "shift.b"], ["y"], {"factor": 3.0, "domain": "test.domain"}),
+    ]
+    arrays = {"w.k": values(3, 4), "shift.b": values(4)}
+    model = model_of(nodes, [("x", FLOAT, [2, 3])], arrays)
+    model.opset_import.append(helper.make_opsetid("test.domain", 1))
+    network = load_network(saved(model, tmp_path / "custom.onnx"))
+    assert set(network.params) == {"w.k"}  # the shift is a setting
+    x = network.inputs[0]
+    expected = 3 * (np.asarray(x) @ arrays["w.k"]) + arrays["shift.b"]
+    np.testing.assert_allclose(network.apply_fn(network.params, x), expected, rtol=1e-5)
 
 
 def bad_models():

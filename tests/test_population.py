@@ -35,6 +35,7 @@ from metanet.networks import (
 from metanet.options import from_mapping
 from metanet.zoos import (
     FAMILIES,
+    Family,
     Hyperparameters,
     ImageShape,
     PopulationConfig,
@@ -46,10 +47,17 @@ from metanet.zoos import (
     train_population,
     verify,
 )
-from metanet.zoos.hyperparameters import Settings
+from metanet.zoos.hyperparameters import INITS, Settings
 from metanet.zoos.optimizers import Moments, UpdateRule, update_step
 from metanet.zoos.population import standardized_images
-from metanet.zoos.program import RunInputs, RunProgram, compiled_runs, run_inputs
+from metanet.zoos.program import (
+    Images,
+    RunInputs,
+    RunProgram,
+    compiled_runs,
+    noisy_labels,
+    run_inputs,
+)
 
 PLAIN = Settings(
     optimizer="sgd",
@@ -154,6 +162,49 @@ def test_a_smaller_batch_repeats_its_images():
     )
     again = program(run_inputs(keys, [PLAIN], ("relu",), 96), more_images)
     assert again.weights.shape == results[1].weights.shape
+
+
+@pytest.mark.parametrize("scheme", INITS)
+def test_initial_kernels_have_the_deviation_of_their_scheme(scheme):
+    settings = dataclasses.replace(PLAIN, init=scheme, init_scale=0.5)
+    small = PopulationConfig(train_images=64, test_images=32)
+    arch = Architecture.of("small_cnn", widths=(64, 64), padding="SAME")
+    images = standardized_images(small, load_images("digits"))
+    program = compiled_runs(RunProgram(arch, ("relu",), (0,), 8, has_dropout=False))
+    keys = jax.random.split(jax.random.key(0), 1)
+    weights = program(run_inputs(keys, [settings], ("relu",), 64), images).weights
+    spec = ParamSpec.of(create(arch, keys[0]).params)
+    kernel = np.asarray(spec.unflatten(weights[0, 0])["layers"][1]["kernel"])
+    fan_in = fan_out = 9 * 64
+    deviation = {
+        "lecun_normal": fan_in**-0.5,
+        "glorot_normal": (2 / (fan_in + fan_out)) ** 0.5,
+        "he_normal": (2 / fan_in) ** 0.5,
+        "normal": 1.0,
+    }[scheme]
+    assert kernel.std() == pytest.approx(0.5 * deviation, rel=0.02)
+    assert abs(kernel.mean()) < 0.02 * deviation
+
+
+def test_label_noise_replaces_a_share_of_the_training_labels():
+    """By uniform labels, of which one in ten is the old one."""
+    labels = jnp.zeros(20_000, jnp.int32)
+    images = Images(jnp.zeros(0), labels, jnp.zeros(0), jnp.arange(10))
+    noisy = np.asarray(noisy_labels(images, jnp.asarray(0.3), jax.random.key(0)))
+    counts = np.bincount(noisy, minlength=10) / len(labels)
+    np.testing.assert_allclose(counts, [0.73] + [0.03] * 9, atol=0.01)
+    same = noisy_labels(images, jnp.asarray(0.0), jax.random.key(0))
+    np.testing.assert_array_equal(same, labels)
+
+
+def test_families_state_the_activation_that_architectures_do_not_name():
+    vit = Architecture.of("vit")
+    assert FAMILIES["vit"].default_activation(vit) == "gelu"
+    tanh = Architecture.of("small_cnn", activation="tanh")
+    assert FAMILIES["small_cnn"].default_activation(tanh) == "tanh"
+    silent = Family(FAMILIES["vit"].draw, widths=("dim",))
+    with pytest.raises(ValueError, match="fixed_activation"):
+        silent.default_activation(vit)
 
 
 TINY = PopulationConfig(

@@ -10,6 +10,7 @@ from metanet.zoos.families import (
     family,
 )
 from metanet.zoos.fit import (
+    INR_COLUMNS,
     FitConfig,
     fit_inrs,
     fit_networks,
@@ -41,6 +42,7 @@ __all__ = [
     "EXPORTERS",
     "FAMILIES",
     "IMAGE_SETS",
+    "INR_COLUMNS",
     "SETTING_COLUMNS",
     "SPLITS",
     "VARIED",

@@ -41,7 +41,7 @@ from metanet.zoos.splits import choose_images
 from metanet.zoos.store import Zoo, ZooWriter
 
 # Columns of a zoo of INRs besides those of every zoo.
-COLUMNS = {
+INR_COLUMNS = {
     "label": "int32",
     "image": "int32",
     "view": "int32",
@@ -288,7 +288,7 @@ def _description(
         "config": config.identity(),
         "architectures": {"0": config.architecture.to_json()},
         "leaves": {"0": spec.to_json()},
-        "columns": COLUMNS,
+        "columns": INR_COLUMNS,
         "convention": convention_of(config.architecture),
         "image_shape": list(dataset.images.shape[1:]),
         "class_names": list(dataset.class_names),

@@ -164,7 +164,7 @@ class RunProgram:
         module = build_module(self.architecture, nnx.Rngs(keys[0]))
         graphdef, params, rest = nnx.split(module, nnx.Param, ...)
         params = _initial_params(params, inputs, keys[1])
-        labels = _noisy_labels(images, inputs.label_noise, keys[2])
+        labels = noisy_labels(images, inputs.label_noise, keys[2])
         shuffle_key = jax.random.fold_in(keys[3], 0)
         dropout_key = jax.random.fold_in(keys[3], 1)
         chosen = jax.random.permutation(shuffle_key, len(labels))
@@ -327,7 +327,7 @@ def _chunks(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return index.reshape(count, _EVAL_BATCH), mask.reshape(count, _EVAL_BATCH)
 
 
-def _noisy_labels(images: Images, share: jax.Array, key: jax.Array) -> jax.Array:
+def noisy_labels(images: Images, share: jax.Array, key: jax.Array) -> jax.Array:
     """Replaces a share of the training labels by random ones."""
     mask_key, label_key = jax.random.split(key)
     labels = images.train_labels

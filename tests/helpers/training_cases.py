@@ -23,9 +23,7 @@ from metanet.training.files import InputNetworks
 from metanet.training.optimizer import build_optimizer
 from metanet.training.sharding import DataParallel
 from metanet.training.step import Dataset, initial_state, make_train_step
-from metanet.zoos import FitConfig, Zoo
-from metanet.zoos.fit import COLUMNS
-from metanet.zoos.store import ZooWriter
+from metanet.zoos import INR_COLUMNS, FitConfig, Zoo, ZooWriter
 
 ARCHITECTURE = Architecture.of("siren", hidden=(4,), w0=5.0)
 CLASSES = ("low", "middle", "high")
@@ -85,7 +83,7 @@ def write_zoo(path: Path) -> Path:
             "config": fit.identity(),
             "architectures": {"0": ARCHITECTURE.to_json()},
             "leaves": {"0": spec.to_json()},
-            "columns": COLUMNS,
+            "columns": INR_COLUMNS,
             "convention": "dws",
             "image_shape": [8, 8, 1],
             "class_names": list(CLASSES),
