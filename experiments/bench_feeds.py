@@ -32,11 +32,11 @@ from metanet.cli.train import load_config
 from metanet.errors import MetanetError
 from metanet.graphs import Topology, edge_blocks
 from metanet.training import Experiment, ExperimentConfig
-from metanet.training.loop import input_networks
+from metanet.training.loop import run_inputs
 from metanet.training.optimizer import build_optimizer
-from metanet.training.packed_feed import make_feed
 from metanet.training.selection import select
-from metanet.training.step import initial_state
+from metanet.training.sources import make_source
+from metanet.training.step import initial_state, make_train_step
 from metanet.zoos import open_or_make
 
 CONFIG = Path(__file__).parent.parent / "configs" / "predict_accuracy.py"
@@ -54,22 +54,23 @@ class Training:
     def __init__(self, config: ExperimentConfig, mixed: bool):
         begun = time.perf_counter()
         zoo = open_or_make(config.zoo.path, config.zoo.recipe)
-        tables = select(zoo, config.data, "test_accuracy")
-        experiment = Experiment.of(config, input_networks(zoo, tables), progress=True)
+        tables = select(zoo, config.data, ("test_accuracy",))
+        experiment = Experiment.of(config, run_inputs(zoo, tables), progress=True)
         optimizer = build_optimizer(config.optimizer, config.train.steps)
-        self.feed = make_feed(experiment, tables, optimizer, mixed=mixed)
-        net = experiment.build()
-        self.feed.measure(net)
+        net, task = experiment.build(), experiment.task
+        targets = {split: task.targets(zoo, t) for split, t in tables.items()}
+        source = make_source(experiment, tables, targets, net, mixed=mixed)
+        net.model.set_statistics(source.sample())
         graphdef, state = initial_state(net, optimizer)
-        self.state = self.feed.place(state)
-        self.feed.compile(graphdef, self.state.params)
+        self.state = source.replicate(state)
+        self.step = make_train_step(source.reader, task, graphdef, optimizer, config)
         train = tables["train"]
         edges = {k: _edges(one.topology) for k, one in experiment.inputs.items()}
         each = zip(train.sizes, (edges[k] for k in train["architecture"]), strict=True)
         self.sizes = dict(
             zip(train["id"].tolist(), np.asarray(list(each)), strict=True)
         )
-        self.batches: Any = self.feed.batches([0, 0])
+        self.batches: Any = source.batches([0, 0])
         self._step()
         self.start = time.perf_counter() - begun
 
@@ -80,13 +81,14 @@ class Training:
         while time.perf_counter() - begun < seconds:
             for _ in range(5):
                 batch = next(self.batches)
-                self.state, _ = self.feed.step(self.state, *batch.inputs)
+                self.state, _ = self.step(self.state, batch.data, batch.items)
                 count += sum(self.sizes[int(i)] for i in batch.ids)
             jax.block_until_ready(self.state.step)
         return count / (time.perf_counter() - begun)
 
     def _step(self) -> None:
-        self.state, _ = self.feed.step(self.state, *next(self.batches).inputs)
+        batch = next(self.batches)
+        self.state, _ = self.step(self.state, batch.data, batch.items)
         jax.block_until_ready(self.state.step)
 
 
@@ -119,7 +121,7 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
         with closing(run.batches):
             pass
     speeds = {name: np.median(values, axis=0) for name, values in found.items()}
-    steps: dict[str, Any] = {name: run.feed.step for name, run in runs.items()}
+    steps: dict[str, Any] = {name: run.step for name, run in runs.items()}
     return {
         "model": model,
         **{

@@ -29,7 +29,7 @@ from metanet.training import (
     read_config_file,
     trials,
 )
-from metanet.training.files import read_config, write_config
+from metanet.training.io import read_config, write_config
 from metanet.zoos import FitConfig, PopulationConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

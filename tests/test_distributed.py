@@ -28,7 +28,7 @@ if COUNT > 1:
 assert jax.process_count() == COUNT and jax.device_count() == 4
 chosen = config(Path(ZOO), train=TRAIN, optimizer={"ema_decay": 0.9})
 result = train(chosen, WORKDIR, progress=False)
-print(result["test"]["loss"])
+print(result.test["loss"])
 """
 
 

@@ -9,9 +9,9 @@ from test_metanetworks import build, flat, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
-from metanet.graphs import Budget, build_topology, pack, plan, to_graph, to_params
+from metanet.graphs import Budget, build_topology, pack, plan, to_graph
 from metanet.models import EditHead, build_model
-from metanet.networks import Architecture, create
+from metanet.networks import Architecture, ParamSpec, create
 
 
 def head_for(net, homogeneous=False):
@@ -40,7 +40,7 @@ def test_edits_move_along_with_the_parameters(model, name, factors):
     case = subject(name)
     net = build(model, [case])
     head = head_for(net, homogeneous=factors)
-    structure = jax.tree.structure(case.params)
+    spec = ParamSpec.of(jax.tree.map(lambda x: x[0], case.params))
     act = jax.vmap(
         lambda p: sym.act(
             case.symmetry,
@@ -58,7 +58,7 @@ def test_edits_move_along_with_the_parameters(model, name, factors):
     @nnx.jit
     def edit(net, head, params):
         graphs = to_graph(case.topology, params)
-        return to_params(head(graphs, net(graphs)), structure)
+        return spec.unflatten(head(graphs, net(graphs)))
 
     moved = jax.jit(act)(case.params)
     expected = jax.jit(act)(edit(net, head, case.params))
@@ -81,18 +81,18 @@ def test_packed_edits_equal_stacked_ones():
     head = head_for(net)
     part = plan(case.topology, net.schema)
     batch = pack(
-        [part], [flat(case.params, 0)], Budget(part.nodes + 3, part.edges + 5, 2)
+        [part],
+        [flat(case.params, 0)],
+        Budget(part.nodes + 3, part.edges + 5, 2),
+        parameters=part.parameters,
     )
     one = to_graph(case.topology, jax.tree.map(lambda x: x[:1], case.params))
     run = nnx.jit(lambda net, head, g: head(g, net(g)))
-    edges, nodes = run(net, head, batch)
-    stacked = to_params(run(net, head, one), jax.tree.structure(case.params))
-    vector = flat(stacked, 0)
-    index = part.edge_index[part.edge_index >= 0]
-    np.testing.assert_allclose(
-        edges[: part.edges][part.edge_index >= 0], vector[index], atol=1e-5
-    )
-    del nodes
+    packed, dense = run(net, head, batch), run(net, head, one)
+    # All parameters, biases among them; the second place of the budget is empty.
+    assert packed.shape == (2, part.parameters) and dense.shape == (1, part.parameters)
+    np.testing.assert_allclose(packed[0], dense[0], atol=1e-5)
+    assert (np.asarray(packed[1]) == 0).all()
 
 
 def test_models_without_features_cannot_edit():

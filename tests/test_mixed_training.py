@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from metanet.cli import main
@@ -23,15 +22,15 @@ from metanet.training import (
     DataConfig,
     Experiment,
     ExperimentConfig,
-    InputNetwork,
+    InputArchitecture,
     load_run,
     read_transfers,
     train,
 )
 from metanet.training import loop as loop_module
-from metanet.training.packed_feed import PackedFeed
-from metanet.training.ranges import outside, ranges_of
+from metanet.training.packed import PackedSource
 from metanet.training.selection import select
+from metanet.training.support import out_of_range_reasons, training_support
 from metanet.training.sweep import SweepConfig, run_sweep, trials
 from metanet.zoos import Hyperparameters, PopulationConfig, Zoo, train_population
 from metanet.zoos import population as population_module
@@ -117,10 +116,9 @@ def test_a_resumed_run_ends_with_the_same_bits(zoo, finished, tmp_path, monkeypa
     whole = json.loads((finished / "result.json").read_text())
     changing = {"wall_seconds", "networks_per_second"}
     for name in whole.keys() - changing:
-        assert result[name] == whole[name], name
+        assert json.loads(json.dumps(getattr(result, name))) == whole[name], name
     a, b = (load_run(path) for path in (finished, tmp_path))
-    same = jax.tree.map(np.array_equal, a._chosen, b._chosen)
-    assert all(jax.tree.leaves(same))
+    assert (a.split_outputs("test") == b.split_outputs("test")).all()
 
 
 def test_packed_outputs_are_those_of_single_networks(zoo, finished):
@@ -143,7 +141,10 @@ def test_graphs_tell_activation_and_depth_if_asked(zoo, field):
     for told in (True, False):
         one = config(zoo.path, graph={field: told})
         types = [
-            {(n.depth, n.nonlinearity) for n in InputNetwork.of(a, one).topology.nodes}
+            {
+                (n.depth, n.nonlinearity)
+                for n in InputArchitecture.of(a, one).topology.nodes
+            }
             for a in (relu, relu.with_option("activation", "tanh"))
         ]
         depths = {depth for depth, _ in types[0]}
@@ -156,10 +157,10 @@ def test_fan_in_makes_widths_alike(zoo):
     one, deviations = config(zoo.path, graph={"fan_in": True}, canonicalize=False), []
     for width in (16, 64):
         arch = Architecture.of("small_cnn", padding="SAME", widths=(width,) * 3)
-        found = InputNetwork.of(arch, one)
+        found = InputArchitecture.of(arch, one)
         network = create(arch, jax.random.key(0))
         params = found.spec.flatten(network.params)
-        scaled = found.prepare(params[None])
+        scaled = found.preprocess(params[None])
         kernels = [x.ravel() for x in jax.tree.leaves(scaled) if x.ndim > 2]
         deviations.append(float(jnp.concatenate(kernels).std()))
         np.testing.assert_allclose(
@@ -176,15 +177,15 @@ def test_weights_in_a_file_are_those_in_memory(zoo, finished):
     for memory in (0.0, 1e-9):
         one = config(zoo.path, data={"memory": memory})
         experiment = Experiment(one, known.inputs, known.task)
-        tables = select(zoo, one.data, "test_accuracy")
+        tables = select(zoo, one.data, ("test_accuracy",))
         assert isinstance(tables["train"].values, np.memmap) == (memory > 0)
-        feed = PackedFeed(experiment, tables, optax.sgd(1e-3))
-        feed.measure(experiment.build())
-        with closing(feed.batches([0, 0])) as batches:
+        targets = {s: {"test_accuracy": t["test_accuracy"]} for s, t in tables.items()}
+        source = PackedSource(experiment, tables, targets, experiment.build())
+        with closing(source.batches([0, 0])) as batches:
             drawn.append([next(batches) for _ in range(5)])
     for left, right in zip(*drawn, strict=True):
         assert left.position == right.position
-        jax.tree.map(np.testing.assert_array_equal, left.inputs, right.inputs)
+        jax.tree.map(np.testing.assert_array_equal, left.items, right.items)
 
 
 def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
@@ -194,10 +195,12 @@ def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
     other = make_zoo(sets, tmp_path / "other")
     assert main(["evaluate", str(finished), "--zoo", str(other.path)]) == 0
     run = load_run(finished)
-    table = select(other, DataConfig(), "test_accuracy")["test"]
-    one = InputNetwork.of(other.architecture, run.config)
+    table = select(other, DataConfig(), ("test_accuracy",))["test"]
+    one = InputArchitecture.of(other.architecture, run.config)
     outputs = run.outputs(table.weights, one)
-    expected = run.experiment.task.metrics(outputs, table["test_accuracy"])
+    expected = run.experiment.task.metrics(
+        outputs, {"test_accuracy": table["test_accuracy"]}
+    )
     found = read_transfers(finished)["other"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     compared = compare([finished], tmp_path / "comparison.html")
@@ -216,10 +219,10 @@ def test_new_architectures_are_predicted_or_refused(finished):
     run = load_run(finished)
     known = [a for a in run.architectures.values() if a.name == "varying_cnn"][0]
     wider = known.with_option("widths", tuple(w + 1 for w in known.option("widths")))
-    other = InputNetwork.of(wider, run.config)
+    other = InputArchitecture.of(wider, run.config)
     weights = np.full((1, other.spec.size), 0.1, np.float32)
     assert run.predict(weights, other).shape == (1, 3)
-    strange = InputNetwork.of(Architecture.of("row_rnn", side=8), run.config)
+    strange = InputArchitecture.of(Architecture.of("row_rnn", side=8), run.config)
     vector = np.full((1, strange.spec.size), 0.1, np.float32)
     with pytest.raises(MetanetError, match="does not know"):
         run.predict(vector, strange)
@@ -230,8 +233,8 @@ def test_weights_unlike_any_are_noticed(finished, spoil):
     run = load_run(finished)
     table = run.tables["train"]
     one = run.experiment.inputs[table["architecture"][0]]
-    assert run.outside(table.network(0), one) == []
-    reasons = run.outside(spoil(table.network(0)), one)
+    assert run.warnings(table.network(0), one) == []
+    reasons = run.warnings(spoil(table.network(0)), one)
     assert reasons and all("training had" in r for r in reasons)
 
 
@@ -249,28 +252,28 @@ def test_programs_unlike_any_are_noticed(finished):
             apply_fn=lambda p, x: known.apply_fn(p, jnp.pad(x, around)),
             inputs=(jnp.zeros((2, side, side, 1)),),
         )
-        other = InputNetwork.of_network(network, run.config)
+        other = InputArchitecture.of_network(network, run.config)
         assert np.isfinite(run.predict(weights[None], other)).all()
-        return " ".join(run.outside(weights, other))
+        return " ".join(run.warnings(weights, other))
 
     assert reasons(0, 8) == ""
     assert "padding" in reasons(1, 8) and "training had" in reasons(1, 8)
-    assert "over 16 x 16 places (training had 8 x 8)" in reasons(0, 16)
+    assert "over 16 x 16 positions (training had 8 x 8)" in reasons(0, 16)
 
 
 def test_selection(zoo):
-    whole = select(zoo, DataConfig(), "test_accuracy")
+    whole = select(zoo, DataConfig(), ("test_accuracy",))
     assert sum(map(len, whole.values())) == len(zoo)
     for split, table in whole.items():
         assert set(table["split"]) == {split}
-    some = select(zoo, DataConfig(where=("family=cnn",)), "test_accuracy")
+    some = select(zoo, DataConfig(where=("family=cnn",)), ("test_accuracy",))
     assert all(set(t["family"]) == {"cnn"} for t in some.values())
-    half = select(zoo, DataConfig(fraction=0.5), "test_accuracy")
+    half = select(zoo, DataConfig(fraction=0.5), ("test_accuracy",))
     runs = lambda t: set(t["run"].tolist())
     assert len(runs(half["train"])) == round(len(runs(whole["train"])) / 2)
     assert len(half["train"]) == 2 * len(runs(half["train"]))
     assert len(half["test"]) == len(whole["test"])
-    cut = select(zoo, DataConfig(wider="width"), "test_accuracy")
+    cut = select(zoo, DataConfig(wider="width"), ("test_accuracy",))
     assert cut["train"]["width"].max() < cut["test"]["width"].min()
     for data, message in (
         (DataConfig(where=("famly=cnn",)), "no column 'famly'.*family"),
@@ -278,9 +281,9 @@ def test_selection(zoo):
         (DataConfig(where=("epoch=0",), wider="epoch"), "all networks have epoch 0"),
     ):
         with pytest.raises(MetanetError, match=message):
-            select(zoo, data, "test_accuracy")
+            select(zoo, data, ("test_accuracy",))
     with pytest.raises(MetanetError, match="no column 'accuracy'"):
-        select(zoo, DataConfig(), "accuracy")
+        select(zoo, DataConfig(), ("accuracy",))
 
 
 @pytest.mark.parametrize(
@@ -302,12 +305,13 @@ def test_what_a_mixed_run_refuses(zoo, tmp_path, changes, message):
 def test_ranges(zoo):
     table = zoo.read()
     inputs = {
-        k: InputNetwork.of(a, config(zoo.path)) for k, a in zoo.architectures.items()
+        k: InputArchitecture.of(a, config(zoo.path))
+        for k, a in zoo.architectures.items()
     }
-    ranges = ranges_of(table, inputs)
+    support = training_support(table, inputs)
     for place in range(len(table)):
         spec = inputs[table["architecture"][place]].spec
-        assert outside(ranges, table.network(place), spec) == []
+        assert out_of_range_reasons(support, table.network(place), spec) == []
 
 
 def test_two_processes_do_not_train_one_run(zoo, tmp_path):

@@ -15,17 +15,18 @@ from metanet.errors import MetanetError
 from metanet.graphs import Budget, PackedGraphs, build_topology, plan, to_graph
 from metanet.models import build_model
 from metanet.networks import Architecture, ParamSpec, create
-from metanet.tasks import Classification, ClassificationConfig
+from metanet.tasks import Classification, ClassificationConfig, TaskBatch
 from metanet.training import ExperimentConfig
 from metanet.training.experiment import Metanetwork
 from metanet.training.packed import (
+    PackedItems,
+    PackedReader,
     arrange,
     default_budget,
-    make_packed_step,
-    pack_batch,
+    pack_bins,
 )
 from metanet.training.prefetch import prefetch
-from metanet.training.step import initial_state
+from metanet.training.step import initial_state, make_train_step
 
 ARCHITECTURES = [
     Architecture.of("varying_cnn", widths=[3, 2], kernels=[3, 3]),
@@ -56,21 +57,28 @@ def zoo():
     return topologies, params, weights, plans, model
 
 
+def items_of(bins, plans, weights, labels, budget) -> PackedItems:
+    packed = pack_bins(bins, plans, weights, {"label": labels}, budget)
+    return PackedItems(packed, np.asarray(sum(map(len, bins)), np.int32))
+
+
 def test_one_trace_serves_all_architectures_and_gives_the_stacked_gradient(zoo):
     topologies, params, weights, plans, model = zoo
     labels = np.arange(len(plans), dtype=np.int32) % 3
     budget = default_budget(plans, 256)
     batches = arrange(range(len(plans)), plans, budget, 2)
     task = Classification(ClassificationConfig(hidden=4), ("a", "b", "c"))
-    net = Metanetwork(model, task.head(model.dim, rngs=nnx.Rngs(1)))
+    net = Metanetwork(model, task.head(model, rngs=nnx.Rngs(1)))
     optimizer = optax.sgd(1.0)
     graphdef, state = initial_state(net, optimizer)
     start = jax.tree.map(jnp.copy, state.params)
-    step = make_packed_step(graphdef, task, optimizer, ExperimentConfig())
+    step = make_train_step(
+        PackedReader(), task, graphdef, optimizer, ExperimentConfig()
+    )
     order = list(batches)
     assert sorted(i for bins in order for held in bins for i in held) == list(range(9))
-    first = pack_batch(order[0], plans, weights, labels, budget)
-    state, metrics = step(state, first)
+    first = items_of(order[0], plans, weights, labels, budget)
+    state, metrics = step(state, (), first)
 
     chosen = [i for held in order[0] for i in held]
     groups = [[i for i in chosen if i // 3 == kind] for kind in range(3)]
@@ -80,8 +88,12 @@ def test_one_trace_serves_all_architectures_and_gives_the_stacked_gradient(zoo):
         merged, total = nnx.merge(graphdef, weights_of_model, state.rest), 0.0
         for group in groups:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *(params[i] for i in group))
-            outputs = merged(to_graph(topologies[group[0]], stacked))
-            total += task.loss(outputs, labels[np.array(group)], jnp.ones(len(group)))
+            batch = TaskBatch(
+                to_graph(topologies[group[0]], stacked),
+                {"label": jnp.asarray(labels[np.array(group)])},
+                jnp.ones(len(group)),
+            )
+            total += task.loss(merged(batch), batch)
         return total / len(chosen)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(start)
@@ -91,8 +103,8 @@ def test_one_trace_serves_all_architectures_and_gives_the_stacked_gradient(zoo):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
     for bins in order[1:] or order:
-        batch = pack_batch(bins, plans, weights, labels, budget)
-        state, metrics = step(state, batch)
+        items = items_of(bins, plans, weights, labels, budget)
+        state, metrics = step(state, (), items)
         assert np.isfinite(float(metrics["loss"]))
     assert step._cache_size() == 1
 
@@ -110,7 +122,7 @@ def test_a_stream_fills_its_bins(zoo):
         for held in bins:
             assert sum(plans[i].edges for i in held) <= budget.edges
             assert sum(plans[i].nodes for i in held) <= budget.nodes
-    with pytest.raises(MetanetError, match="exceeds the budget"):
+    with pytest.raises(MetanetError, match="more than the budget"):
         next(arrange(range(9), plans, Budget(3, 3, 3), 2))
 
 
@@ -118,9 +130,9 @@ def test_empty_bins_count_nothing(zoo):
     plans, weights = zoo[3], zoo[2]
     labels = np.zeros(len(plans), np.int32)
     budget = default_budget(plans, 256)
-    batch = pack_batch([[0], []], plans, weights, labels, budget)
-    assert isinstance(batch.graphs, PackedGraphs)
-    assert batch.networks == 1 and batch.graphs.graph_mask.sum() == 1
+    items = items_of([[0], []], plans, weights, labels, budget)
+    assert isinstance(items.bins.graphs, PackedGraphs)
+    assert items.networks == 1 and items.bins.graphs.graph_mask.sum() == 1
 
 
 def test_a_thread_packs_ahead_and_passes_errors_on():

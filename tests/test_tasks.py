@@ -1,5 +1,7 @@
 """Tasks: losses and metrics against their definitions, intervals that hold."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,14 @@ from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
 from metanet.errors import MetanetError
+from metanet.models import Features
 from metanet.tasks import (
     TASKS,
     AccuracyConfig,
     AccuracyPrediction,
     Classification,
     ClassificationConfig,
+    TaskBatch,
 )
 from metanet.zoos import SETTING_COLUMNS, ZooTable
 
@@ -33,6 +37,25 @@ def batch():
     )
 
 
+class Widths(NamedTuple):
+    """The only thing that pooled heads ask of a model."""
+
+    dim: int
+
+
+def passed(mask: jax.Array, **targets: jax.Array) -> TaskBatch:
+    """A batch without graphs, for losses that read targets alone."""
+    return TaskBatch(None, targets, mask)
+
+
+def truth(values: np.ndarray) -> dict[str, np.ndarray]:
+    return {"test_accuracy": values}
+
+
+def targets_of(tables: dict[str, ZooTable]) -> dict[str, dict[str, np.ndarray]]:
+    return {split: truth(table["test_accuracy"]) for split, table in tables.items()}
+
+
 def task(**options) -> Classification:
     return Classification(ClassificationConfig(**options), NAMES)
 
@@ -44,7 +67,7 @@ def log_probabilities(outputs) -> np.ndarray:
 
 def test_metrics_of_classification(batch):
     outputs, labels, _ = map(np.asarray, batch)
-    found = task().metrics(outputs, labels, {})
+    found = task().metrics(outputs, {"label": labels}, {})
     logp = log_probabilities(outputs)
     guess = logp.argmax(1)
     assert found["accuracy"] == pytest.approx((guess == labels).mean())
@@ -60,17 +83,17 @@ def test_loss_is_a_masked_sum(batch, smoothing):
     logp = log_probabilities(outputs)
     wanted = np.eye(4)[np.asarray(labels)] * (1 - smoothing) + smoothing / 4
     expected = (-(wanted * logp).sum(1) * np.asarray(mask)).sum()
-    found = task(label_smoothing=smoothing).loss(outputs, labels, mask)
+    found = task(label_smoothing=smoothing).loss(outputs, passed(mask, label=labels))
     assert float(found) == pytest.approx(expected, rel=1e-5)
     # What is masked has no influence, however wrong.
     spoilt = jnp.where(mask[:, None] > 0, outputs, 1e3 * outputs)
-    again = task(label_smoothing=smoothing).loss(spoilt, labels, mask)
+    again = task(label_smoothing=smoothing).loss(spoilt, passed(mask, label=labels))
     assert float(again) == pytest.approx(expected, rel=1e-5)
 
 
 def test_head_and_predictions(batch):
-    head = task(hidden=5).head(7, rngs=nnx.Rngs(0))
-    outputs = head(jnp.ones((3, 7)))
+    head = task(hidden=5).head(Widths(7), rngs=nnx.Rngs(0))
+    outputs = head(Features(None, None, jnp.ones((3, 7))), None)
     assert outputs.shape == (3, 4)
     probabilities = task().predictions(np.asarray(batch[0]))
     assert np.allclose(probabilities.sum(1), 1, atol=1e-6)
@@ -100,7 +123,7 @@ def accuracy(**options) -> AccuracyPrediction:
 
 def test_metrics_of_accuracy(accuracies):
     outputs, values = accuracies
-    found = accuracy().metrics(outputs, values)
+    found = accuracy().metrics(outputs, truth(values))
     guess = expit(outputs[:, 0].astype(np.float64))
     assert found["r2"] == pytest.approx(r2_score(values, guess), rel=1e-5)
     assert found["mae"] == pytest.approx(np.abs(guess - values).mean(), rel=1e-5)
@@ -109,7 +132,7 @@ def test_metrics_of_accuracy(accuracies):
     assert found["loss"] == pytest.approx(entropy.mean(), rel=1e-5)
     # An order-preserving error changes R2 alone.
     worse = outputs * np.asarray([0.3, 1, 1], np.float32)
-    again = accuracy().metrics(worse, values)
+    again = accuracy().metrics(worse, truth(values))
     assert again["kendall_tau"] == pytest.approx(found["kendall_tau"], abs=1e-3)
     assert again["r2"] < found["r2"] - 0.1
 
@@ -121,8 +144,8 @@ def test_intervals_hold_their_share(accuracies, coverage):
     task = accuracy(coverage=coverage)
     for apart in (0.01, 0.2, 3.0):
         wide = outputs * np.asarray([1, 0, 0]) + np.asarray([0, apart, apart])
-        learned = task.calibrate(wide[:200], values[:200], np.arange(200))
-        found = task.metrics(wide[200:], values[200:], learned)
+        learned = task.calibrate(wide[:200], truth(values[:200]), np.arange(200))
+        found = task.metrics(wide[200:], truth(values[200:]), learned)
         assert found["coverage"] > coverage - 0.08
         if apart < 1:  # an interval always holds the predicted value
             assert found["coverage"] < coverage + 0.08
@@ -133,7 +156,10 @@ def test_intervals_hold_their_share(accuracies, coverage):
 def test_few_runs_are_calibrated_with_care(accuracies):
     """Many checkpoints of few runs count as few."""
     outputs, values = accuracies
-    margin = lambda groups: accuracy().calibrate(outputs, values, groups)["margin"]
+
+    def margin(groups: np.ndarray) -> float:
+        return accuracy().calibrate(outputs, truth(values), groups)["margin"]
+
     assert margin(np.arange(400) // 20) > margin(np.arange(400))
     assert margin(np.zeros(400)) >= margin(np.arange(400) // 20)
 
@@ -141,11 +167,13 @@ def test_few_runs_are_calibrated_with_care(accuracies):
 def test_bootstrap_draws_whole_runs(accuracies):
     """Checkpoints that repeat one another are no further evidence."""
     outputs, values = accuracies
-    alone = accuracy().metrics(outputs, values, groups=np.arange(400))["intervals"]
-    five = (np.repeat(outputs, 5, 0), np.repeat(values, 5))
+    alone = accuracy().metrics(outputs, truth(values), groups=np.arange(400))[
+        "intervals"
+    ]
+    five = (np.repeat(outputs, 5, 0), truth(np.repeat(values, 5)))
     together = np.repeat(np.arange(400), 5)
     again = accuracy().metrics(*five, groups=together)["intervals"]
-    exact = accuracy().metrics(outputs, values)
+    exact = accuracy().metrics(outputs, truth(values))
     for name, (low, high) in alone.items():
         assert low < exact[name] < high
         ratio = (again[name][1] - again[name][0]) / (high - low)
@@ -180,7 +208,7 @@ def test_references_answer_what_they_are_asked():
     truth, epoch = tables["test"]["test_accuracy"], tables["test"]["epoch"]
     told = np.where(epoch == 4, np.clip(truth, 1e-6, 1 - 1e-6), 0.5)
     outputs = np.stack([np.log(told / (1 - told)), *np.ones((2, len(told)))], -1)
-    found = accuracy().references(tables, outputs)
+    found = accuracy().references(tables, targets_of(tables), outputs)
     first = found.pop("accuracy of the first epoch, of later ones")
     own = first["model"]
     assert own["r2"] == pytest.approx(1.0) and own["mae"] < 1e-6
@@ -189,7 +217,7 @@ def test_references_answer_what_they_are_asked():
         "settings, boosting",
     }
     later = {name: table.take(table["epoch"] == 4) for name, table in tables.items()}
-    alone = accuracy().references(later, outputs[epoch == 4])
+    alone = accuracy().references(later, targets_of(later), outputs[epoch == 4])
     assert set(alone) == set(found)  # no earlier epoch is known
     assert alone["settings, boosting"]["r2"] < 0.7 < found["settings, boosting"]["r2"]
 
@@ -197,18 +225,24 @@ def test_references_answer_what_they_are_asked():
 def test_the_loss_of_accuracy_is_least_at_the_truth():
     task, wanted = accuracy(), jnp.asarray([0.2, 0.7])
     outputs = jnp.stack([jnp.log(wanted / (1 - wanted)), *jnp.full((2, 2), 0.5)], -1)
-    gradient = jax.grad(lambda o: task.loss(o, wanted, jnp.ones(2)))(outputs)
+    gradient = jax.grad(
+        lambda o: task.loss(o, passed(jnp.ones(2), test_accuracy=wanted))
+    )(outputs)
     assert np.abs(gradient[:, 0]).max() < 1e-6
     # Quantiles that are too far out move in, and none moves the logit.
     assert (np.asarray(gradient[:, 1:]) > 0).all()
-    masked = task.loss(outputs, wanted, jnp.asarray([1.0, 0.0]))
-    first = task.loss(outputs[:1], wanted[:1], jnp.ones(1))
+    masked = task.loss(outputs, passed(jnp.asarray([1.0, 0.0]), test_accuracy=wanted))
+    first = task.loss(outputs[:1], passed(jnp.ones(1), test_accuracy=wanted[:1]))
     assert float(masked) == pytest.approx(float(first))
 
 
 def test_quantiles_do_not_train_the_features():
-    head = accuracy(hidden=8).head(4, rngs=nnx.Rngs(0))
+    module = accuracy(hidden=8).head(Widths(4), rngs=nnx.Rngs(0))
     pooled = jax.random.normal(jax.random.key(0), (3, 4))
+
+    def head(x: jax.Array) -> jax.Array:
+        return module(Features(None, None, x), None)
+
     on_value = jax.grad(lambda x: head(x)[:, 0].sum())(pooled)
     on_quantiles = jax.grad(lambda x: head(x)[:, 1:].sum())(pooled)
     assert np.abs(on_value).max() > 0 and np.abs(on_quantiles).max() == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +30,17 @@ from metanet.tasks import Classification
 from metanet.training import (
     Experiment,
     ExperimentConfig,
+    RunResult,
     load_run,
     read_metrics,
+    read_result,
     train,
 )
-from metanet.training import feed as feed_module
+from metanet.training import dense as dense_module
 from metanet.training.config import OptimizerConfig
-from metanet.training.data import DataOrder, SplitData
+from metanet.training.dense import DataOrder, DeviceTable, micro_batch
 from metanet.training.experiment import Metanetwork
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
-from metanet.training.step import micro_batch
 from metanet.training.window import StepWindow
 from metanet.zoos import Zoo
 
@@ -174,27 +175,27 @@ def test_micro_batch_sizes():
                     assert size % devices == 0
     assert micro_batch(64, 30_000, 1, "cpu") == 2
     assert micro_batch(64, 70_000, 1, "gpu") == 64
-    assert micro_batch(64, 70_000, 1, "cpu", wanted=32) == 32
+    assert micro_batch(64, 70_000, 1, "cpu", requested=32) == 32
 
 
 def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
     results = [train(config(), tmp_path / "device", progress=False)]
     made = []
 
-    def counted(*args, **limit) -> SplitData:
-        made.append(SplitData(*args, **limit))
+    def counted(*args, **limit) -> DeviceTable:
+        made.append(DeviceTable(*args, **limit))
         return made[-1]
 
-    monkeypatch.setattr(feed_module, "SplitData", counted)
+    monkeypatch.setattr(dense_module, "DeviceTable", counted)
     mapped = config(data={"memory": 1e-9})
     results.append(train(mapped, tmp_path / "file", progress=False))
     on_host = partial(counted, limit=0)
-    monkeypatch.setattr(feed_module, "SplitData", on_host)
+    monkeypatch.setattr(dense_module, "DeviceTable", on_host)
     results.append(train(config(), tmp_path / "host", progress=False))
     assert len(made) == 6 and not any(data.on_device for data in made)
-    assert results[1]["test"] == results[2]["test"]
+    assert results[1].test == results[2].test
     for split in ("test", "validation"):
-        device, host = (r[split] for r in results[:2])
+        device, host = (getattr(r, split) for r in results[:2])
         assert device["confusion"] == host["confusion"]
         assert device["loss"] == pytest.approx(host["loss"], rel=1e-5)
 
@@ -204,7 +205,7 @@ class Finished(NamedTuple):
 
     workdir: Path
     config: ExperimentConfig
-    result: dict[str, Any]
+    result: RunResult
     traces: list[str]
 
 
@@ -238,11 +239,12 @@ def test_one_trace_for_all_steps(finished):
 
 def test_what_a_run_leaves(finished):
     workdir, _, result, _ = finished
-    assert result["test"]["accuracy"] > 0.6
-    assert np.sum(result["test"]["confusion"]) == TEST
-    assert result["seed"] == 3 and result["parameters"] > 0
-    assert result["networks_per_second"] > 0 and result["wall_seconds"] > 0
-    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result.test["accuracy"] > 0.6
+    assert np.sum(result.test["confusion"]) == TEST
+    assert result.seed == 3 and result.parameters > 0
+    assert result.networks_per_second > 0 and result.wall_seconds > 0
+    assert read_result(workdir) == result
+    assert json.loads((workdir / "result.json").read_text()) == asdict(result)
 
     lines = read_metrics(workdir)
     losses = {x["step"]: x["loss"] for x in lines if "loss" in x}
@@ -250,8 +252,8 @@ def test_what_a_run_leaves(finished):
     assert losses[120] < 0.7 * losses[10]
     scores = {x["step"]: x["validation_accuracy"] for x in lines if "loss" not in x}
     assert list(scores) == list(range(20, 121, 20))
-    assert scores[result["best_step"]] == max(scores.values())
-    assert result["validation"]["accuracy"] == max(scores.values())
+    assert scores[result.best_step] == max(scores.values())
+    assert result.validation["accuracy"] == max(scores.values())
     assert list((workdir / "tensorboard").iterdir())
 
     held = json.loads((workdir / "config.json").read_text())
@@ -261,14 +263,14 @@ def test_what_a_run_leaves(finished):
 def test_a_run_opened_again(finished):
     run = load_run(finished.workdir)
     again, result = run.evaluate("test"), finished.result
-    assert again["confusion"] == result["test"]["confusion"]
-    assert again["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert again["confusion"] == result.test["confusion"]
+    assert again["loss"] == pytest.approx(result.test["loss"], rel=1e-5)
     table = run.zoo.read("test", ("label",))
     whole = run.predict(table.weights)
     assert whole.shape == (TEST, 3) and np.allclose(whole.sum(1), 1, atol=1e-6)
     assert np.abs(run.predict(table.weights[5:8]) - whole[5:8]).max() < 1e-6
     accuracy = (whole.argmax(1) == table["label"]).mean()
-    assert accuracy == pytest.approx(result["test"]["accuracy"])
+    assert accuracy == pytest.approx(result.test["accuracy"])
     with pytest.raises(MetanetError, match=r"this run takes \[N, 17\]"):
         run.predict(table.weights[:, 1:])
 

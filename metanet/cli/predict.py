@@ -73,7 +73,7 @@ def _outcome(file: str, run: Any) -> Prediction:
     else:
         value, low, high = row.tolist()
         found = {"accuracy": value, "low": low, "high": high}
-    return Prediction(file, found, tuple(run.outside(weights, one)))
+    return Prediction(file, found, tuple(run.warnings(weights, one)))
 
 
 def read_network(file: str, run: Any) -> tuple[Any, Any]:
@@ -82,7 +82,7 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
     Raises:
         MetanetError: unreadable, or of an architecture that the run does not take.
     """
-    from metanet.training import InputNetwork
+    from metanet.training import InputArchitecture
 
     directory, colon, _ = file.rpartition(":")
     if colon and Path(directory).is_dir():
@@ -92,14 +92,14 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
         ):
             if same_architecture(architecture, known):
                 return one, weights
-        return InputNetwork.of(architecture, run.config, side), weights
+        return InputArchitecture.of(architecture, run.config, side), weights
     if Path(file).suffix.lower() == ".onnx":
         import numpy as np
 
         from metanet.importers import load_network
 
         network = load_network(Path(file))
-        one = InputNetwork.of_network(network, run.config)
+        one = InputArchitecture.of_network(network, run.config)
         return one, np.asarray(one.spec.flatten(network.params))
     return _bound(file, run)
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def run_train(args: argparse.Namespace) -> int:
     result = train(experiment, workdir, overrides=overrides)
     if jax.process_index() > 0:
         return 0
-    print_table(str(workdir), ("", ""), summary_rows(result), right=[1])
+    print_table(str(workdir), ("", ""), summary_rows(asdict(result)), right=[1])
     return _report(workdir, alone=jax.process_count() == 1)
 
 

@@ -73,16 +73,19 @@ class Layout(Protocol):
         of each key of parameters of nodes."""
         ...
 
-    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> Any:
-        """One value per parameter, from values per grid column.
+    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
+        """Returns one value per parameter, from values per grid column.
 
         Args:
             on_edges: Per edge ``[..., edge_columns]`` (parallel edges: ``[..., 1]``).
             on_nodes: Per node ``[..., node_columns]``.
 
         Returns:
-            What the batch was made of: a `ParameterGraph`, or a pair of arrays in the
-            columns of `PackedGraphs` ``edge_values`` and ``node_values``.
+            ``[G, P]`` in the order of flat parameters; zeros behind the parameters of a
+            smaller network. Tied parameters take the value of their primary edge set.
+
+        Raises:
+            ValueError: for graphs that were packed without ``parameters``.
         """
         ...
 

@@ -31,7 +31,7 @@ class SparseLayout:
     """A batch of packed graphs; see `metanet.graphs.Layout`."""
 
     def __init__(self, graphs: PackedGraphs, schema: GraphSchema):
-        graphs = PackedGraphs(*(jnp.asarray(x) for x in graphs))  # type: ignore[arg-type]
+        graphs = jax.tree.map(jnp.asarray, graphs)
         self.graphs, self.schema = graphs, schema
         self.size = graphs.graph_mask.shape[0]
         self.node_type, self.identity = (
@@ -57,15 +57,14 @@ class SparseLayout:
             place = jnp.asarray(self.graphs.edge_place)
         return (encoder.rows(values, keys, place),)
 
-    def decode(
-        self, on_edges: Edges, on_nodes: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        keys = jnp.asarray(self.graphs.node_keys)
-        grids = self.schema.node_grids
-        has = [jnp.broadcast_to((keys[:, i] >= 0)[:, None], (len(keys), c.size))
-               for i, c in enumerate(grids)]  # fmt: skip
-        held = jnp.concatenate([jnp.zeros((len(keys), 0), bool), *has], axis=1)
-        return self._full(on_edges[0]), jnp.where(held, on_nodes, 0.0)
+    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
+        cells = self.graphs.parameter_cells
+        if cells is None:
+            raise ValueError("decode: pack the networks with parameters=P")
+        values = jnp.concatenate([self._full(on_edges[0]).ravel(), on_nodes.ravel()])
+        # A cell of -1 is none: it is moved out of range, where "fill" gives zero.
+        cells = jnp.where(cells < 0, values.size, cells)
+        return jnp.take(values, cells, mode="fill", fill_value=0.0)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
         schema, graphs = self.schema, self.graphs

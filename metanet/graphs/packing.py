@@ -9,6 +9,7 @@ thousands of architectures.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,6 +53,9 @@ class PackedGraphs(NamedTuple):
         node_graph: ``[N]`` graph of the node.
         degree: ``[N, 2]`` edges that leave and arrive.
         graph_mask: ``[G]`` 1 for graphs, 0 for padding.
+        parameter_cells: ``[G, P]`` position of each parameter of a graph among the
+            flattened columns of all edges and, behind them, of all nodes; -1 for none.
+            None unless `pack` was asked for it; see `Layout.decode`.
     """
 
     edge_values: np.ndarray
@@ -68,6 +72,7 @@ class PackedGraphs(NamedTuple):
     node_graph: np.ndarray
     degree: np.ndarray
     graph_mask: np.ndarray
+    parameter_cells: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,9 @@ class Plan(NamedTuple):
     """A topology's part of a packed batch, without weights.
 
     ``edge_index`` and ``node_index`` say where each column's value lies in the network's
-    flat weights, -1 for none; the other fields are those of `PackedGraphs`.
+    flat weights, -1 for none; ``edge_cells`` and ``node_cells`` ``[P]`` are the inverse,
+    over primary edge sets: the place of each parameter among the flattened columns. The
+    other fields are those of `PackedGraphs`.
     """
 
     edge_index: np.ndarray
@@ -97,6 +104,8 @@ class Plan(NamedTuple):
     identity: np.ndarray
     node_keys: np.ndarray
     degree: np.ndarray
+    edge_cells: np.ndarray
+    node_cells: np.ndarray
     parameters: int
 
     @property
@@ -127,6 +136,7 @@ def plan(topology: Topology, schema: GraphSchema) -> Plan:
     grids = {c.kind: c for c in schema.edge_grids}
     columns = 1 if form.parallel else schema.edge_columns
     rows: list[tuple[np.ndarray, ...]] = []
+    primary: list[np.ndarray] = []
     for group in edge_blocks(topology):
         parallel, places = 1, (0,)
         if group.edge < 0:
@@ -153,6 +163,8 @@ def plan(topology: Topology, schema: GraphSchema) -> Plan:
         )
         count = int(np.prod(shape))
         number = schema.edge_types.index(key)
+        holds = group.edge >= 0 and topology.edges[group.edge].primary
+        primary.append(np.full(count, holds))
         rows.append(
             (
                 index.reshape(count, columns),
@@ -167,6 +179,8 @@ def plan(topology: Topology, schema: GraphSchema) -> Plan:
     node_index, node_keys = _of_nodes(topology, schema, numbers, first)
     types = [schema.node_types.index(node_type(n)) for n in topology.nodes]
     index, source, target, kinds, places, fan = parts
+    parameters = sum(math.prod(shape) for _, shape in topology.leaves)
+    primary_edges = np.concatenate(primary)
     return Plan(
         edge_index=index,
         node_index=node_index,
@@ -181,8 +195,21 @@ def plan(topology: Topology, schema: GraphSchema) -> Plan:
         degree=np.stack(
             [degree(topology, form, "source"), degree(topology, form, "target")], -1
         ),
-        parameters=sum(int(np.prod(shape)) for _, shape in topology.leaves),
+        edge_cells=_cells(index, primary_edges, parameters),
+        node_cells=_cells(node_index, np.ones(len(node_index), bool), parameters),
+        parameters=parameters,
     )
+
+
+def _cells(index: np.ndarray, rows: np.ndarray, parameters: int) -> np.ndarray:
+    """Returns the place ``[P]`` of each parameter in ``index [R, C]``, -1 for none.
+
+    Only rows whose entry in ``rows [R]`` is True count.
+    """
+    cells = np.full(parameters, -1, np.int32)
+    row, column = np.nonzero((index >= 0) & rows[:, None])
+    cells[index[row, column]] = row * index.shape[1] + column
+    return cells
 
 
 def leaf_numbers(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
@@ -276,7 +303,11 @@ def first_fit_decreasing(
 
 
 def pack(
-    plans: Sequence[Plan], weights: Sequence[np.ndarray], budget: Budget
+    plans: Sequence[Plan],
+    weights: Sequence[np.ndarray],
+    budget: Budget,
+    *,
+    parameters: int = 0,
 ) -> PackedGraphs:
     """Packs networks behind one another.
 
@@ -284,6 +315,8 @@ def pack(
         plans: One per network; see `plan`.
         weights: Flat weights of each, its leaves in order; ``[P]`` or ``[P, F]``.
         budget: Sizes of the result.
+        parameters: Width P of ``parameter_cells``, at least the size of the largest
+            network; 0 leaves them out.
 
     Raises:
         MetanetError: when they do not fit the budget, or weights have another length.
@@ -312,7 +345,9 @@ def pack(
         node_graph=np.full(n, g, np.int32),
         degree=np.ones((n, 2), np.float32),
         graph_mask=(np.arange(g) < len(plans)).astype(np.float32),
+        parameter_cells=np.full((g, parameters), -1, np.int32) if parameters else None,
     )
+    columns, node_columns = plans[0].edge_index.shape[1], plans[0].node_index.shape[1]
     node, edge = 0, 0
     for number, (part, flat) in enumerate(zip(plans, weights, strict=True)):
         if len(flat) != part.parameters:
@@ -333,5 +368,11 @@ def pack(
             getattr(out, name)[at] = getattr(part, name)
         for name in ("node_type", "identity", "node_keys", "degree"):
             getattr(out, name)[on] = getattr(part, name)
+        if out.parameter_cells is not None:
+            on_edge, on_node = part.edge_cells >= 0, part.node_cells >= 0
+            cells = out.parameter_cells[number, : part.parameters]
+            cells[on_edge] = part.edge_cells[on_edge] + edge * columns
+            first = e * columns + node * node_columns
+            cells[on_node] = part.node_cells[on_node] + first
         node, edge = node + part.nodes, edge + part.edges
     return out

@@ -34,7 +34,7 @@ from metanet.graphs.schema import (
     node_type,
 )
 from metanet.graphs.topology import Topology
-from metanet.graphs.view import ParameterGraph
+from metanet.graphs.view import ParameterGraph, to_params
 
 _START = {"max": -jnp.inf, "min": jnp.inf}
 
@@ -103,7 +103,7 @@ class DenseLayout:
                 out.append(encoder.block(_flat(block)[:, None], kind, places, key))
         return tuple(out)
 
-    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> ParameterGraph:
+    def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
         schema, topology = self.schema, self.topology
         grids = {c.kind: c for c in schema.edge_grids}
         blocks: list[Any] = [None] * len(topology.edges)
@@ -131,9 +131,11 @@ class DenseLayout:
                 blocks[index] = values[..., places, None]
         shapes = [(self.size, *e.shape, 1) for e in self._original.edges]
         edges = tuple(b.reshape(s) for b, s in zip(blocks, shapes, strict=True))
-        return ParameterGraph(
+        graphs = ParameterGraph(
             edges, (None,) * len(self._original.nodes), self._original
         )
+        leaves = to_params(graphs, list(range(len(self._original.leaves))))
+        return jnp.concatenate([x.reshape(self.size, -1) for x in leaves], axis=1)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
         schema, topology = self.schema, self.topology

@@ -163,7 +163,7 @@ def _unblock(edge: EdgeSet, block: jax.Array, batch: tuple[int, ...]) -> jax.Arr
 
 def _difference(a: Topology, b: Topology) -> str:
     """The first thing in which two topologies differ, in words."""
-    for kind in ("nodes", "edges", "joins", "leaves"):
+    for kind in ("nodes", "edges", "identity_edges", "leaves"):
         left, right = getattr(a, kind), getattr(b, kind)
         for x, y in zip(left, right, strict=False):
             if x == y:

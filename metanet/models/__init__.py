@@ -7,6 +7,7 @@ from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.edit import EditHead
 from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
+from metanet.models.layers import MLP, bf16_products
 from metanet.models.ng_gnn import NGGNN, NGGNNConfig
 from metanet.models.ng_t import NGT, NGTConfig
 from metanet.models.probes import Probe, ProbeFeatures
@@ -26,6 +27,7 @@ from metanet.models.sets import (
 __all__ = [
     "DMC",
     "GMN",
+    "MLP",
     "MODELS",
     "NGGNN",
     "NGT",
@@ -58,6 +60,7 @@ __all__ = [
     "ModelInputs",
     "TokenConfig",
     "TokenTransformer",
+    "bf16_products",
     "build_model",
     "model_config",
 ]

@@ -25,7 +25,7 @@ def accuracy_sections(run: Run) -> list[Markup]:
     outputs = run.split_outputs("test")
     task = run.experiment.task
     found = task.predictions(outputs, run.calibration)
-    wanted = table[task.column].astype(np.float64)
+    wanted = table[task.columns[0]].astype(np.float64)
     names = table["family"] if "family" in table.columns else table["architecture"]
     groups = {
         str(name): (wanted[names == name], found[names == name, 0])

@@ -1,7 +1,7 @@
 """Tasks: head, loss and metrics of each kind of experiment."""
 
 from metanet.tasks.accuracy import AccuracyConfig, AccuracyPrediction
-from metanet.tasks.base import TASKS, Task
+from metanet.tasks.base import TASKS, Metrics, PooledHead, Targets, Task, TaskBatch
 from metanet.tasks.classification import Classification, ClassificationConfig
 
 __all__ = [
@@ -10,5 +10,9 @@ __all__ = [
     "AccuracyPrediction",
     "Classification",
     "ClassificationConfig",
+    "Metrics",
+    "PooledHead",
+    "Targets",
     "Task",
+    "TaskBatch",
 ]

@@ -20,9 +20,9 @@ from flax import nnx
 from scipy.special import expit
 from scipy.stats import kendalltau
 
-from metanet.models.layers import MLP
+from metanet.models import MLP, Features, Model
 from metanet.options import Interval, Options, PositiveInt
-from metanet.tasks.base import TASKS
+from metanet.tasks.base import TASKS, Metrics, Targets, Task, TaskBatch
 from metanet.tasks.references import references
 from metanet.zoos import ZooTable
 
@@ -36,7 +36,7 @@ class AccuracyConfig(Options):
     Attributes:
         column: The zoo column that is predicted; values in [0, 1].
         hidden: Width of the head's hidden layer.
-        coverage: Share of networks whose true value the interval is to hold.
+        coverage: Share of networks whose true value lies in the predicted interval.
     """
 
     column: str = "test_accuracy"
@@ -44,118 +44,133 @@ class AccuracyConfig(Options):
     coverage: Annotated[float, Interval(0, 1, "()")] = 0.9
 
 
-class _Head(nnx.Module):
-    """A logit, and how far below and above it the two quantiles lie.
+class QuantileHead(nnx.Module):
+    """A logit and the distances of a lower and an upper quantile from it, ``[G, 3]``.
 
-    The quantiles learn from the features and leave these as the logit wants them.
+    The quantiles are learned from the features without a gradient to them, so that the
+    logit alone shapes the features.
     """
 
     def __init__(self, features: int, hidden: int, *, rngs: nnx.Rngs):
         self.value = MLP(features, hidden, 1, rngs=rngs)
         self.quantiles = MLP(features, hidden, 2, rngs=rngs)
 
-    def __call__(self, pooled: jax.Array) -> jax.Array:
-        apart = jax.nn.softplus(self.quantiles(jax.lax.stop_gradient(pooled)))
-        return jnp.concatenate([self.value(pooled), apart], axis=-1)
+    def __call__(self, features: Features, batch: TaskBatch) -> jax.Array:
+        pooled = features.pooled
+        distances = jax.nn.softplus(self.quantiles(jax.lax.stop_gradient(pooled)))
+        return jnp.concatenate([self.value(pooled), distances], axis=-1)
 
 
 @TASKS.register("accuracy")
-class AccuracyPrediction:
+class AccuracyPrediction(Task):
     """Predicts a value in [0, 1] from pooled features, with an interval."""
 
     Config = AccuracyConfig
     select_by = "r2"
-    class_names: tuple[str, ...] = ()
 
     def __init__(self, config: AccuracyConfig, class_names: tuple[str, ...] = ()):
-        self.config, self.column = config, config.column
+        # The classes are those of the input networks; the task itself has none.
+        super().__init__(config)
+        self.columns = (config.column,)
 
-    def head(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        return _Head(features, self.config.hidden, rngs=rngs)
+    def head(self, model: Model, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the `QuantileHead`."""
+        return QuantileHead(model.dim, self.config.hidden, rngs=rngs)
 
-    def loss(
-        self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        logit = outputs[..., 0]
-        value = optax.sigmoid_binary_cross_entropy(logit, targets)
+    def loss(self, outputs: jax.Array, batch: TaskBatch) -> jax.Array:
+        """Returns binary cross-entropy plus the pinball losses of both quantiles."""
+        logit, truth = outputs[..., 0], batch.targets[self.config.column]
+        entropy = optax.sigmoid_binary_cross_entropy(logit, truth)
         fixed = jax.lax.stop_gradient(logit)
         tail = (1 - self.config.coverage) / 2
-        low, high = (
-            _pinball(jax.nn.sigmoid(fixed - outputs[..., 1]), targets, tail),
-            _pinball(jax.nn.sigmoid(fixed + outputs[..., 2]), targets, 1 - tail),
-        )
-        return jnp.sum((value + low + high) * mask)
+        low = _pinball(jax.nn.sigmoid(fixed - outputs[..., 1]), truth, tail)
+        high = _pinball(jax.nn.sigmoid(fixed + outputs[..., 2]), truth, 1 - tail)
+        return jnp.sum((entropy + low + high) * batch.mask)
 
     def calibrate(
-        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
+        self, outputs: np.ndarray, targets: Targets, groups: np.ndarray
     ) -> dict[str, Any]:
-        """How much the quantiles must be widened to hold their share of networks.
+        """Returns the margin by which quantiles are widened to reach the coverage.
 
-        May be negative: then they are narrowed.
+        Split conformal prediction on validation networks (Romano et al. 2019); a negative
+        margin narrows the interval. Checkpoints of one run are alike, so the finite-sample
+        level counts runs.
         """
+        truth = targets[self.config.column]
         _, low, high = _quantiles(outputs)
-        short = np.maximum(low - targets, targets - high)
-        # The finite-sample level of split conformal prediction; checkpoints of one run
-        # are alike, so that runs are counted.
+        shortfall = np.maximum(low - truth, truth - high)
         runs = len(np.unique(groups))
         level = min(1.0, math.ceil((runs + 1) * self.config.coverage) / runs)
-        margin = np.quantile(short, level, method="higher")
-        return {"margin": float(margin), "networks": len(short), "runs": runs}
+        margin = np.quantile(shortfall, level, method="higher")
+        return {"margin": float(margin), "networks": len(shortfall), "runs": runs}
 
     def metrics(
         self,
         outputs: np.ndarray,
-        targets: np.ndarray,
-        calibration: dict[str, Any] | None = None,
+        targets: Targets,
+        calibration: Mapping[str, Any] | None = None,
         groups: np.ndarray | None = None,
-    ) -> dict[str, Any]:
-        found = self.predictions(outputs, calibration)
-        value = found[:, 0]
+    ) -> Metrics:
+        """Returns R2, Kendall's tau, mean error and cross-entropy.
+
+        With a calibration also coverage and width of the intervals and the calibration
+        error; with groups 95 % bootstrap intervals.
+        """
+        truth = targets[self.config.column]
+        predicted = self.predictions(outputs, calibration)
+        value = predicted[:, 0]
         logit = outputs[:, 0].astype(np.float64)
-        entropy = np.logaddexp(0, logit) - logit * targets
-        out: dict[str, Any] = {
-            **_measured(value, targets),
+        entropy = np.logaddexp(0, logit) - logit * truth
+        metrics: Metrics = {
+            **_scores(value, truth),
             "loss": float(entropy.mean()),
         }
         if calibration is not None:
-            held = (found[:, 1] <= targets) & (targets <= found[:, 2])
-            out["coverage"] = float(held.mean())
-            out["interval_width"] = float((found[:, 2] - found[:, 1]).mean())
-            out["calibration_error"] = _calibration_error(value, targets)
+            covered = (predicted[:, 1] <= truth) & (truth <= predicted[:, 2])
+            metrics["coverage"] = float(covered.mean())
+            metrics["interval_width"] = float(
+                (predicted[:, 2] - predicted[:, 1]).mean()
+            )
+            metrics["calibration_error"] = _calibration_error(value, truth)
         if groups is not None:
-            out["intervals"] = _bootstrap(value, targets, groups)
-        return out
+            metrics["intervals"] = _bootstrap(value, truth, groups)
+        return metrics
 
     def references(
-        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
-    ) -> dict[str, Any]:
-        own, wanted = self.predictions(outputs)[:, 0], tables["test"][self.column]
-        out: dict[str, Any] = {}
-        for name, values in references(tables, self.column).items():
-            asked = np.isfinite(values)
-            out[name] = _measured(values[asked], wanted[asked])
-            if not asked.all():
-                out[name]["model"] = _measured(own[asked], wanted[asked])
-        return out
+        self,
+        tables: Mapping[str, ZooTable],
+        targets: Mapping[str, Targets],
+        outputs: np.ndarray,
+    ) -> dict[str, Metrics]:
+        """Returns the scores of predictors from settings and from the first epoch."""
+        column = self.config.column
+        value, truth = self.predictions(outputs)[:, 0], targets["test"][column]
+        scores: dict[str, Metrics] = {}
+        for name, predicted in references(tables, column).items():
+            defined = np.isfinite(predicted)
+            scores[name] = _scores(predicted[defined], truth[defined])
+            if not defined.all():
+                scores[name]["model"] = _scores(value[defined], truth[defined])
+        return scores
 
     def predictions(
-        self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
+        self, outputs: np.ndarray, calibration: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """Value, lower and upper end of the interval, ``[N, 3]``."""
+        """Returns value, lower and upper end of the interval, ``[N, 3]``."""
         value, low, high = _quantiles(outputs)
         margin = calibration["margin"] if calibration else 0.0
         low, high = np.clip(low - margin, 0, 1), np.clip(high + margin, 0, 1)
         return np.stack([value, np.minimum(low, value), np.maximum(high, value)], -1)
 
 
-def _measured(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    return {name: f(found, wanted) for name, f in _METRICS.items()}
+def _scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    return {name: f(predicted, truth) for name, f in _METRICS.items()}
 
 
-def _pinball(found: jax.Array, wanted: jax.Array, share: float) -> jax.Array:
+def _pinball(predicted: jax.Array, truth: jax.Array, share: float) -> jax.Array:
     """The loss whose minimum is a quantile (Koenker and Bassett 1978)."""
-    miss = wanted - found
-    return jnp.maximum(share * miss, (share - 1) * miss)
+    error = truth - predicted
+    return jnp.maximum(share * error, (share - 1) * error)
 
 
 def _quantiles(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,21 +178,21 @@ def _quantiles(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return expit(logit), expit(logit - below), expit(logit + above)
 
 
-def r_squared(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Coefficient of determination; 0 where the wanted values are all equal."""
-    spread = np.square(wanted - wanted.mean()).sum()
-    error = np.square(wanted - found).sum()
+def r_squared(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Coefficient of determination; 0 where the true values are all equal."""
+    spread = np.square(truth - truth.mean()).sum()
+    error = np.square(truth - predicted).sum()
     return float(1 - error / spread) if spread > 0 else 0.0
 
 
-def kendall(found: np.ndarray, wanted: np.ndarray) -> float:
+def kendall(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Kendall's tau-b; 0 where either side is constant."""
-    tau: Any = kendalltau(found, wanted)[0]
+    tau: Any = kendalltau(predicted, truth)[0]
     return float(tau) if np.isfinite(tau) else 0.0
 
 
-def _mae(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(found - wanted).mean())
+def _mae(predicted: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(predicted - truth).mean())
 
 
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -187,15 +202,19 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def _calibration_error(found: np.ndarray, wanted: np.ndarray, bins: int = 10) -> float:
+def _calibration_error(
+    predicted: np.ndarray, truth: np.ndarray, bins: int = 10
+) -> float:
     """Mean distance of predicted and true means over tenths of the predictions."""
-    parts = np.array_split(np.argsort(found, kind="stable"), bins)
-    gaps = [abs(found[p].mean() - wanted[p].mean()) * len(p) for p in parts if len(p)]
-    return float(sum(gaps) / len(found))
+    parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
+    gaps = [
+        abs(predicted[p].mean() - truth[p].mean()) * len(p) for p in parts if len(p)
+    ]
+    return float(sum(gaps) / len(predicted))
 
 
 def _bootstrap(
-    found: np.ndarray, wanted: np.ndarray, groups: np.ndarray
+    predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray
 ) -> dict[str, list[float]]:
     """95 % intervals of the metrics; whole groups are drawn, with replacement."""
     rng = np.random.default_rng(0)
@@ -207,7 +226,7 @@ def _bootstrap(
         drawn = rng.integers(0, len(members), len(members))
         rows = np.concatenate([members[i] for i in drawn])
         for name, f in _METRICS.items():
-            values[name].append(f(found[rows], wanted[rows]))
+            values[name].append(f(predicted[rows], truth[rows]))
     return {
         n: [float(q) for q in np.quantile(v, [0.025, 0.975])] for n, v in values.items()
     }

@@ -1,85 +1,164 @@
-"""What a task is: a head on pooled features, a loss, and metrics."""
+"""The interface of a task: what is predicted, by which head, and how it is judged.
+
+A new task is one file: a frozen dataclass of options, and a subclass of `Task` with the
+decorator ``@TASKS.register("name")``. Training, evaluation and prediction are the same for
+all tasks, and for networks of one architecture or of many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from flax import nnx
 
+from metanet.errors import MetanetError
+from metanet.graphs import GraphBatch
+from metanet.models import Features, Model
 from metanet.registry import Registry
-from metanet.zoos import ZooTable
+from metanet.zoos import Zoo, ZooTable
+
+# Metrics of a split: numbers by name, and what else a report shows of them (JSON values).
+Metrics = dict[str, Any]
+Targets = dict[str, Any]
 
 
-class Task(Protocol):
-    """Head, loss and metrics of one kind of experiment.
+@dataclass(frozen=True)
+class TaskBatch:
+    """The networks of one pass through a metanetwork; G of them, padding included.
 
     Attributes:
-        column: The zoo column with the targets.
-        select_by: The metric that chooses checkpoints, larger is better.
-        class_names: Names of the classes between which it decides; () where none.
+        graphs: Their parameter graphs, dense or packed.
+        targets: Arrays ``[G, ...]`` by name, see `Task.targets`; {} for prediction.
+        mask: ``[G]``, 1 for networks and 0 for padding.
+        weights: Flat parameters ``[G, P]`` as the graphs hold them (zeros behind the
+            parameters of smaller networks); None unless the task ``reads_weights``.
+        apply: ``apply(weights [G, P], *inputs) -> outputs [G, ...]`` runs each network on
+            the same inputs; None unless the task ``reads_weights``.
     """
 
-    column: str
+    graphs: GraphBatch
+    targets: Mapping[str, jax.Array]
+    mask: jax.Array
+    weights: jax.Array | None = None
+    apply: Callable[..., jax.Array] | None = None
+
+
+class Task(abc.ABC):
+    """Head, loss and metrics of one kind of experiment.
+
+    Args:
+        config: Options, an instance of ``Config``.
+        class_names: Class names of the zoo's labels.
+
+    Attributes:
+        Config: Dataclass of the task's options.
+        reads_weights: Whether batches carry flat parameters and the networks' functions.
+        columns: Columns of the zoo that the task reads.
+        select_by: The metric that selects checkpoints; larger is better.
+        class_names: Names of the classes that the task distinguishes; () for none.
+    """
+
+    Config: ClassVar[type]
+    reads_weights: ClassVar[bool] = False
+    columns: tuple[str, ...] = ()
     select_by: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
-    def head(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        """A module from pooled features ``[B, features]`` to outputs ``[B, k]``."""
-        ...
+    def __init__(self, config: Any, class_names: tuple[str, ...] = ()):
+        self.config, self.class_names = config, class_names
 
-    def loss(
-        self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        """Sum of the losses of the networks with ``mask`` 1; divide by their count."""
-        ...
+    def targets(self, zoo: Zoo, table: ZooTable) -> Targets:
+        """Returns the targets of the networks of a table, arrays ``[N, ...]`` by name.
 
-    def calibrate(
-        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
-    ) -> dict[str, Any]:
-        """What outputs ``[N, k]`` of validation networks teach, as JSON values.
-
-        ``groups`` are numbers ``[N]`` of independent units, as for `metrics`.
+        The default is the zoo's columns ``self.columns``.
         """
-        ...
+        return {name: table[name] for name in self.columns}
 
+    @abc.abstractmethod
+    def head(self, model: Model, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns a module ``(features: Features, batch: TaskBatch) -> outputs``.
+
+        Outputs are a pytree of arrays ``[G, ...]``.
+        """
+
+    @abc.abstractmethod
+    def loss(self, outputs: Any, batch: TaskBatch) -> jax.Array:
+        """Returns the sum of the losses of the networks whose ``mask`` is 1."""
+
+    def evaluate(self, outputs: Any, batch: TaskBatch) -> Any:
+        """Returns what evaluation stores of a pass, a pytree of arrays ``[G, ...]``.
+
+        The default is the outputs themselves.
+        """
+        return outputs
+
+    @abc.abstractmethod
     def metrics(
         self,
-        outputs: np.ndarray,
-        targets: np.ndarray,
-        calibration: dict[str, Any] | None = None,
+        outputs: Any,
+        targets: Targets,
+        calibration: Mapping[str, Any] | None = None,
         groups: np.ndarray | None = None,
-    ) -> dict[str, Any]:
-        """Metrics of outputs ``[N, k]``, as JSON values.
+    ) -> Metrics:
+        """Returns the metrics of N networks as JSON values.
 
         Args:
-            outputs: Of the networks.
-            targets: ``[N]``.
-            calibration: What `calibrate` returned; adds what needs it.
+            outputs: Results of `evaluate`, arrays ``[N, ...]``.
+            targets: Results of `targets`.
+            calibration: Result of `calibrate`; adds the metrics that need it.
             groups: ``[N]`` numbers of independent units (training runs), over which
-                intervals of the metrics are found; None leaves these out.
+                confidence intervals are computed; None computes none.
         """
-        ...
+
+    def calibrate(
+        self, outputs: Any, targets: Targets, groups: np.ndarray
+    ) -> dict[str, Any]:
+        """Returns constants estimated on the validation networks, as JSON values.
+
+        The default is none.
+        """
+        return {}
 
     def references(
-        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
-    ) -> dict[str, Any]:
-        """Test metrics of predictors that read no weights, by name; {} for none.
+        self,
+        tables: Mapping[str, ZooTable],
+        targets: Mapping[str, Targets],
+        outputs: Any,
+    ) -> dict[str, Metrics]:
+        """Returns test metrics of baselines without a metanetwork, by name.
 
         Args:
             tables: Networks by split.
-            outputs: This model's, of the test split. Where a predictor tells only a part
-                of it, ``model`` among its metrics holds this model's on the same part.
+            targets: Targets by split.
+            outputs: This run's, on the test split. Where a baseline predicts only a part
+                of it, ``model`` among its metrics holds this run's on the same part.
         """
-        ...
+        return {}
 
     def predictions(
-        self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
+        self, outputs: Any, calibration: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """What `predict` reports, ``[N, p]``: probabilities, or value and interval."""
-        ...
+        """Returns the rows ``[N, p]`` that ``metanet predict`` prints.
+
+        Raises:
+            MetanetError: for a task without such predictions.
+        """
+        raise MetanetError(f"{type(self).__name__} has no predictions to print")
 
 
-TASKS: Registry[Any] = Registry("task", requires=("Config",))
+class PooledHead(nnx.Module):
+    """Head that applies a module to the pooled features ``[G, dim]``."""
+
+    def __init__(self, module: Callable[[jax.Array], jax.Array]):
+        self.module = module
+
+    def __call__(self, features: Features, batch: TaskBatch) -> jax.Array:
+        return self.module(features.pooled)
+
+
+TASKS: Registry[type[Task]] = Registry("task", requires=("Config",))

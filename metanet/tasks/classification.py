@@ -13,10 +13,9 @@ import optax
 from flax import nnx
 from scipy.special import log_softmax, softmax
 
-from metanet.models.layers import MLP
+from metanet.models import MLP, Model
 from metanet.options import Options, PositiveInt, Rate
-from metanet.tasks.base import TASKS
-from metanet.zoos import ZooTable
+from metanet.tasks.base import TASKS, Metrics, PooledHead, Targets, Task, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -33,59 +32,51 @@ class ClassificationConfig(Options):
 
 
 @TASKS.register("classification")
-class Classification:
+class Classification(Task):
     """Predicts the class of what a network represents from its pooled features."""
 
     Config = ClassificationConfig
-    column = "label"
+    columns = ("label",)
     select_by = "accuracy"
-
-    def __init__(self, config: ClassificationConfig, class_names: tuple[str, ...]):
-        self.config, self.class_names = config, class_names
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
-    def head(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        return MLP(features, self.config.hidden, self.num_classes, rngs=rngs)
+    def head(self, model: Model, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns an MLP from pooled features to logits ``[G, classes]``."""
+        return PooledHead(
+            MLP(model.dim, self.config.hidden, self.num_classes, rngs=rngs)
+        )
 
-    def loss(
-        self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        smooth = self.config.label_smoothing
-        wanted = jax.nn.one_hot(targets, self.num_classes) * (1 - smooth)
-        wanted = wanted + smooth / self.num_classes
-        return jnp.sum(optax.softmax_cross_entropy(outputs, wanted) * mask)
-
-    def calibrate(
-        self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray
-    ) -> dict[str, Any]:
-        return {}
+    def loss(self, outputs: jax.Array, batch: TaskBatch) -> jax.Array:
+        """Returns the sum of the cross-entropies with smoothed labels."""
+        smoothing, labels = self.config.label_smoothing, batch.targets["label"]
+        wanted = jax.nn.one_hot(labels, self.num_classes) * (1 - smoothing)
+        wanted = wanted + smoothing / self.num_classes
+        return jnp.sum(optax.softmax_cross_entropy(outputs, wanted) * batch.mask)
 
     def metrics(
         self,
         outputs: np.ndarray,
-        targets: np.ndarray,
-        calibration: dict[str, Any] | None = None,
+        targets: Targets,
+        calibration: Mapping[str, Any] | None = None,
         groups: np.ndarray | None = None,
-    ) -> dict[str, Any]:
-        exact = -log_softmax(outputs.astype(np.float64), axis=-1)
+    ) -> Metrics:
+        """Returns accuracy, cross-entropy and the confusion matrix (rows are labels)."""
+        labels = targets["label"]
+        cross_entropy = -log_softmax(outputs.astype(np.float64), axis=-1)
         confusion = np.zeros((self.num_classes, self.num_classes), int)
-        np.add.at(confusion, (targets, outputs.argmax(-1)), 1)
+        np.add.at(confusion, (labels, outputs.argmax(-1)), 1)
         return {
-            "accuracy": float(np.trace(confusion) / len(targets)),
-            "loss": float(exact[np.arange(len(targets)), targets].mean()),
+            "accuracy": float(np.trace(confusion) / len(labels)),
+            "loss": float(cross_entropy[np.arange(len(labels)), labels].mean()),
             "confusion": confusion.tolist(),
         }
 
-    def references(
-        self, tables: Mapping[str, ZooTable], outputs: np.ndarray
-    ) -> dict[str, Any]:
-        return {}
-
     def predictions(
-        self, outputs: np.ndarray, calibration: dict[str, Any] | None = None
+        self, outputs: np.ndarray, calibration: Mapping[str, Any] | None = None
     ) -> np.ndarray:
+        """Returns class probabilities ``[N, classes]``."""
         return softmax(outputs.astype(np.float64), axis=-1)

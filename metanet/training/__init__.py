@@ -16,9 +16,10 @@ from metanet.training.config import (
     TrainConfig,
     ZooConfig,
 )
-from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
-from metanet.training.files import (
-    InputNetworks,
+from metanet.training.experiment import Experiment, InputArchitecture, Metanetwork
+from metanet.training.io import (
+    RunInputs,
+    RunResult,
     read_config,
     read_inputs,
     read_result,
@@ -35,8 +36,7 @@ __all__ = [
     "DataConfig",
     "Experiment",
     "ExperimentConfig",
-    "InputNetwork",
-    "InputNetworks",
+    "InputArchitecture",
     "Interrupted",
     "Metanetwork",
     "NamedConfig",
@@ -45,6 +45,8 @@ __all__ = [
     "Run",
     "SweepConfig",
     "Trial",
+    "RunInputs",
+    "RunResult",
     "TrainConfig",
     "ZooConfig",
     "experiment_config",

@@ -25,7 +25,7 @@ import metanet
 from metanet.errors import MetanetError, suggest
 from metanet.options import Options, from_mapping, to_mapping
 from metanet.training.config import ExperimentConfig
-from metanet.training.files import read_config
+from metanet.training.io import read_config
 
 Setting = bool | int | float | str
 

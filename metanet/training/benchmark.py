@@ -14,18 +14,20 @@ import optax
 from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.graphs import PackedGraphs, build_topology, edge_blocks, plan, to_graph
+from metanet.graphs import build_topology, edge_blocks, plan, to_graph
 from metanet.models import MODELS, GMNConfig, ProductGMNConfig, build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
 from metanet.training.config import ExperimentConfig, NamedConfig
-from metanet.training.experiment import Experiment, InputNetwork, Metanetwork
+from metanet.training.dense import Dataset, DenseReader, micro_batch
+from metanet.training.experiment import Experiment, InputArchitecture, Metanetwork
 from metanet.training.optimizer import build_optimizer
 from metanet.training.packed import (
+    PackedItems,
+    PackedReader,
     arrange,
     default_budget,
-    make_packed_step,
-    pack_batch,
+    pack_bins,
 )
 from metanet.training.profile import (
     matmul_peak,
@@ -35,12 +37,7 @@ from metanet.training.profile import (
     product_flops,
 )
 from metanet.training.sharding import DataParallel
-from metanet.training.step import (
-    Dataset,
-    initial_state,
-    make_train_step,
-    micro_batch,
-)
+from metanet.training.step import initial_state, make_train_step
 from metanet.zoos import FAMILIES, ImageShape
 
 _POOL = 1024
@@ -111,7 +108,7 @@ def synthetic_experiment(
     architecture: Architecture, config: ExperimentConfig
 ) -> tuple[Experiment, np.ndarray]:
     """An experiment on new random networks, and their weights ``[1024, P]``."""
-    one = InputNetwork.of(architecture, config)
+    one = InputArchitecture.of(architecture, config)
     keys = jax.random.split(jax.random.key(1), _POOL)
     draw = lambda key: one.spec.flatten(create(architecture, key).params)
     weights = jax.jit(jax.vmap(draw))(keys)
@@ -172,7 +169,8 @@ def measure_stacked(
     graphdef, state = initial_state(net, optimizer)
     parallel = DataParallel()
     state = parallel.replicate(state)
-    step = make_train_step(experiment, graphdef, optimizer, parallel)
+    reader = DenseReader(experiment, parallel)
+    step = make_train_step(reader, experiment.task, graphdef, optimizer, config)
     micro = micro_batch(
         batch,
         net.model.cost,
@@ -182,7 +180,9 @@ def measure_stacked(
         parameter_count(state.params),
     )
     labels = np.zeros(len(weights), np.int32)
-    data = parallel.replicate(Dataset(weights, labels))  # type: ignore[arg-type]
+    data = parallel.replicate(
+        Dataset(jnp.asarray(weights), {"label": jnp.asarray(labels)})
+    )
     rows = np.arange(batch, dtype=np.int32).reshape(-1, micro)
     indices = parallel.split(rows, axis=1)
     flops = product_flops(step, state, data, indices)
@@ -190,8 +190,8 @@ def measure_stacked(
     params, rest = jax.tree.map(jnp.copy, (state.params, state.rest))
 
     def forward(index: jax.Array) -> jax.Array:
-        graphs = experiment.single.graphs(data.weights[index])
-        return nnx.merge(graphdef, params, rest)(graphs)
+        batch = experiment.single.task_batch(data.weights[index])
+        return nnx.merge(graphdef, params, rest)(batch)
 
     forward_all = jax.jit(lambda i: jax.lax.map(forward, i))
     build = jax.jit(
@@ -255,6 +255,11 @@ def packed_cases(
             }
 
 
+def _pack(bins, plans, weights, labels, budget) -> PackedItems:
+    networks = pack_bins(bins, plans, weights, {"label": labels}, budget)
+    return PackedItems(networks, np.asarray(sum(map(len, bins)), np.int32))
+
+
 def _measure_packed(
     name: str, options: dict[str, Any], topologies, weights, repeats: int
 ) -> dict[str, Any]:
@@ -269,17 +274,17 @@ def _measure_packed(
     order = itertools.cycle(range(len(plans)))
     batches = arrange(order, plans, budget, chunks)
     labels = np.zeros(len(plans), np.int32)
-    first = pack_batch(next(batches), plans, weights, labels, budget)
-    sample = PackedGraphs(*(x[0] for x in first.graphs))
+    first = _pack(next(batches), plans, weights, labels, budget)
+    sample = jax.tree.map(lambda x: x[0], first.bins.graphs)
     model.set_statistics(sample)
-    net = Metanetwork(model, task.head(model.dim, rngs=rngs))
+    net = Metanetwork(model, task.head(model, rngs=rngs))
     config = ExperimentConfig()
     optimizer = build_optimizer(config.optimizer, 1000)
     graphdef, state = initial_state(net, optimizer)
-    step = make_packed_step(graphdef, task, optimizer, config)
-    flops = product_flops(step, state, first)
+    step = make_train_step(PackedReader(), task, graphdef, optimizer, config)
+    flops = product_flops(step, state, (), first)
     parameters = parameter_count(state.params)
-    compiled = step.lower(state, first).compile()
+    compiled = step.lower(state, (), first).compile()
     held = [state]
     seen, used, packing = [], [], []
 
@@ -287,14 +292,14 @@ def _measure_packed(
         bins = next(batches)
         used.append(sum(plans[i].edges for b in bins for i in b))
         seen.append(sum(map(len, bins)))
-        return pack_batch(bins, plans, weights, labels, budget)
+        return _pack(bins, plans, weights, labels, budget)
 
     ready = [pack_next() for _ in range(repeats + 2)]
     packing.append(median_seconds(pack_next, repeats))
     turn = itertools.cycle(ready)
 
     def run() -> jax.Array:
-        held[0], metrics = step(held[0], next(turn))
+        held[0], metrics = step(held[0], (), next(turn))
         return metrics["loss"]
 
     seconds = median_seconds(run, repeats)

@@ -1,4 +1,4 @@
-"""Everything an experiment is made of, built once from its config."""
+"""Builds task, input networks and metanetwork from an `ExperimentConfig`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from metanet.augment import build_augmentation
 from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
 from metanet.graphs import (
-    GraphBatch,
     ParameterGraph,
     Topology,
     build_topology,
@@ -27,41 +26,48 @@ from metanet.graphs import (
 from metanet.graphs.scales import remaining_symmetry
 from metanet.models import MODELS, Model, Probe, build_model
 from metanet.networks import Architecture, Network, Params, ParamSpec, abstract_network
+from metanet.options import within
 from metanet.progress import track
-from metanet.tasks import TASKS, Task
+from metanet.tasks import TASKS, Task, TaskBatch
 from metanet.training.config import ExperimentConfig
-from metanet.training.files import InputNetworks
+from metanet.training.io import RunInputs
 
-# Networks that are prepared in one call on the host.
-_PREPARED = 64
+# Networks per call of the preprocessing on the host.
+_PREPROCESS_BATCH = 64
 
 
 class Metanetwork(nnx.Module):
-    """A model and a task's head: parameter graphs in, outputs out."""
+    """A model and a task's head: a batch of networks in, the task's outputs out."""
 
     def __init__(self, model: Model, head: nnx.Module):
         self.model, self.head = model, head
 
     def __call__(
         self,
-        graphs: GraphBatch,
+        batch: TaskBatch,
         *,
         key: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> jax.Array:
-        """Outputs ``[B, k]`` of a batch of graphs."""
-        features = self.model(graphs, key=key, deterministic=deterministic)
-        return self.head(features.pooled)  # type: ignore[operator]
+    ) -> Any:
+        """Returns the head's outputs, a pytree of arrays ``[G, ...]``.
+
+        Args:
+            batch: The networks.
+            key: Key of dropout; needed where ``deterministic`` is False.
+            deterministic: Switches dropout off.
+        """
+        features = self.model(batch.graphs, key=key, deterministic=deterministic)
+        return self.head(features, batch)  # type: ignore[operator]
 
 
 def build_task(config: ExperimentConfig, class_names: tuple[str, ...] = ()) -> Task:
-    """The task of a config."""
+    """Builds the task of a config."""
     options = config.task.configure(TASKS, "config.task")
     return TASKS[config.task.name](options, class_names)
 
 
 @lru_cache(maxsize=256)  # runs of a sweep share their zoo
-def _discovered(
+def _discover(
     architecture: Architecture, side: int | None
 ) -> tuple[Network, sym.Symmetry]:
     # The tests check the symmetries of every architecture that has a name.
@@ -70,15 +76,16 @@ def _discovered(
 
 
 @dataclass(frozen=True, eq=False)
-class InputNetwork:
-    """One architecture of input networks.
+class InputArchitecture:
+    """One architecture of input networks, and how they are preprocessed.
 
     Attributes:
         network: The architecture as a function; of a named one without values.
         spec: Layout of its parameters as a vector.
-        symmetry, topology: What discovery found, and the parameter graph.
-        canonical: The part of the symmetry that is canonicalised; None: nothing is.
-        factors: What the parameters are multiplied by after that; None: 1.
+        symmetry: Its discovered symmetry.
+        topology: Its parameter graph.
+        canonical: The part of the symmetry that preprocessing canonicalizes, or None.
+        fan_in_scale: Factors sqrt(fan-in) per parameter, or None.
     """
 
     network: Network
@@ -86,7 +93,7 @@ class InputNetwork:
     symmetry: sym.Symmetry
     topology: Topology
     canonical: sym.Symmetry | None
-    factors: Params | None
+    fan_in_scale: Params | None
 
     @classmethod
     def of(
@@ -94,18 +101,20 @@ class InputNetwork:
         architecture: Architecture,
         config: ExperimentConfig,
         image_side: int | None = None,
-    ) -> InputNetwork:
+    ) -> InputArchitecture:
         """Discovers the structure of an architecture, once per process.
 
         Args:
-            architecture: Of the networks.
-            config: How they are read.
+            architecture: Architecture of the networks.
+            config: The experiment, which decides the preprocessing.
             image_side: Height and width of the images that they read, where known.
         """
-        return cls._of(*_discovered(architecture, image_side), config)
+        return cls._of(*_discover(architecture, image_side), config)
 
     @classmethod
-    def of_network(cls, network: Network, config: ExperimentConfig) -> InputNetwork:
+    def of_network(
+        cls, network: Network, config: ExperimentConfig
+    ) -> InputArchitecture:
         """Discovers the structure of any network."""
         symmetry = sym.discover(*network[:2], *network.inputs)
         return cls._of(network, symmetry, config)
@@ -113,68 +122,109 @@ class InputNetwork:
     @classmethod
     def _of(
         cls, network: Network, symmetry: sym.Symmetry, config: ExperimentConfig
-    ) -> InputNetwork:
+    ) -> InputArchitecture:
         topology = build_topology(symmetry, config.graph.fuse).without(
             activations=not config.graph.activations, depths=not config.graph.depths
         )
         canonical = None
         if config.canonicalize:
-            # What the model handles itself is left to it.
-            carries = getattr(MODELS[config.model.name], "carries_factors", False)
-            canonical = remaining_symmetry(symmetry, topology) if carries else symmetry
+            # Scale-equivariant models need only the remaining symmetries canonicalized.
+            equivariant = getattr(MODELS[config.model.name], "carries_factors", False)
+            canonical = (
+                remaining_symmetry(symmetry, topology) if equivariant else symmetry
+            )
         spec = ParamSpec.of(network.params)
-        factors = None
+        scale = None
         if config.graph.fan_in:
-            factors = spec.unflatten(np.sqrt(fan_in(topology)))
-        return cls(network, spec, symmetry, topology, canonical, factors)
+            scale = spec.unflatten(np.sqrt(fan_in(topology)))
+        return cls(network, spec, symmetry, topology, canonical, scale)
 
     @cached_property
-    def windows(self) -> sym.Windows:
-        """How the program slides windows, which the graph does not show."""
+    def sliding_windows(self) -> sym.Windows:
+        """Windows that the program slides; the graph does not show them."""
         return sym.windows_of(*self.network[:2], *self.network.inputs)
 
-    def prepare(self, weights: jax.Array) -> Params:
-        """Flat weights ``[B, P]`` to parameters as the config wants them."""
-        params, left = self.spec.unflatten(weights), self.canonical
-        if left is not None:
-            params = jax.vmap(lambda p: sym.canonicalize(left, p))(params)
-        if self.factors is not None:
-            params = jax.tree.map(lambda p, by: p * by[None], params, self.factors)
+    def preprocess(self, weights: jax.Array) -> Params:
+        """Returns the preprocessed parameters of flat weights ``[B, P]``."""
+        params, symmetry = self.spec.unflatten(weights), self.canonical
+        if symmetry is not None:
+            params = jax.vmap(lambda p: sym.canonicalize(symmetry, p))(params)
+        if self.fan_in_scale is not None:
+            params = jax.tree.map(lambda p, s: p * s[None], params, self.fan_in_scale)
         return params
 
     @cached_property
-    def _prepare_flat(self) -> Callable[[np.ndarray], jax.Array]:
+    def _preprocess_flat(self) -> Callable[[np.ndarray], jax.Array]:
         return jax.jit(
-            lambda weights: self.spec.flatten(self.prepare(weights)),
+            lambda weights: self.spec.flatten(self.preprocess(weights)),
             compiler_options=fast_compile_options(),
         )
 
-    def prepared(self, weights: np.ndarray) -> np.ndarray:
-        """What `prepare` makes of weights ``[N, P]`` on the host, flat again.
+    def preprocess_all(self, weights: np.ndarray) -> np.ndarray:
+        """Returns preprocessed flat weights ``[N, P]``, computed on the host.
 
         Compiled once, whatever N is.
         """
-        if self.canonical is None and self.factors is None:
+        if self.canonical is None and self.fan_in_scale is None:
             return weights
         out = np.empty_like(weights)
-        for start in range(0, len(weights), _PREPARED):
-            part = weights[start : start + _PREPARED]
-            index = np.arange(_PREPARED) % len(part)  # repeats some of a short part
-            found = self._prepare_flat(part[index])
-            out[start : start + len(part)] = np.asarray(found)[: len(part)]
+        for start in range(0, len(weights), _PREPROCESS_BATCH):
+            part = weights[start : start + _PREPROCESS_BATCH]
+            # A short last part repeats some of its networks.
+            index = np.arange(_PREPROCESS_BATCH) % len(part)
+            flat = self._preprocess_flat(part[index])
+            out[start : start + len(part)] = np.asarray(flat)[: len(part)]
         return out
 
     def graphs(self, weights: jax.Array) -> ParameterGraph:
-        """Flat weights ``[B, P]`` to the parameter graphs that models read."""
-        return to_graph(self.topology, self.prepare(weights))
+        """Returns the parameter graphs of flat weights ``[B, P]``."""
+        return to_graph(self.topology, self.preprocess(weights))
+
+    def restore(self, weights: jax.Array) -> jax.Array:
+        """Returns flat weights ``[B, P]`` without the fan-in scale of `preprocess`.
+
+        Canonicalization is not undone: it leaves the networks' functions as they are.
+        """
+        if self.fan_in_scale is None:
+            return weights
+        params = self.spec.unflatten(weights)
+        return self.spec.flatten(
+            jax.tree.map(lambda p, s: p / s[None], params, self.fan_in_scale)
+        )
+
+    def apply(self, weights: jax.Array, *inputs: Any) -> jax.Array:
+        """Runs networks given by preprocessed flat weights ``[B, P]``; ``[B, ...]``."""
+        params = self.spec.unflatten(self.restore(weights))
+        return jax.vmap(lambda p: self.network.apply_fn(p, *inputs))(params)
+
+    def task_batch(
+        self,
+        weights: jax.Array,
+        targets: dict[str, jax.Array] | None = None,
+        *,
+        reads_weights: bool = False,
+    ) -> TaskBatch:
+        """Returns the batch that a `Metanetwork` reads, from flat weights ``[B, P]``.
+
+        Args:
+            weights: Weights as they are stored.
+            targets: Arrays ``[B, ...]`` by name.
+            reads_weights: Add what `Task.reads_weights` asks for.
+        """
+        params = self.preprocess(weights)
+        graphs, mask = to_graph(self.topology, params), jnp.ones(weights.shape[0])
+        if not reads_weights:
+            return TaskBatch(graphs, targets or {}, mask)
+        flat = self.spec.flatten(params)
+        return TaskBatch(graphs, targets or {}, mask, flat, self.apply)
 
     def probe(self) -> Probe:
-        """How models run the network."""
+        """Returns the access to activations that probing models need."""
         apply_fn, example = self.network.apply_fn, self.network.inputs[0]
 
         def activations(params: Any, inputs: jax.Array) -> tuple[Any, ...]:
-            if self.factors is not None:
-                params = jax.tree.map(jnp.divide, params, self.factors)
+            if self.fan_in_scale is not None:
+                params = jax.tree.map(jnp.divide, params, self.fan_in_scale)
             return sym.compute_activations(apply_fn, self.symmetry, params, inputs)
 
         return Probe(activations, self.spec, example.shape[1:])
@@ -186,38 +236,43 @@ class Experiment:
 
     Attributes:
         config: Its config.
-        inputs: Its input networks by the id of their architecture.
+        inputs: Its input architectures by id.
         task: Head, loss and metrics.
     """
 
     config: ExperimentConfig
-    inputs: dict[str, InputNetwork]
+    inputs: dict[str, InputArchitecture]
     task: Task
 
     @classmethod
     def of(
-        cls, config: ExperimentConfig, inputs: InputNetworks, *, progress: bool = False
+        cls, config: ExperimentConfig, inputs: RunInputs, *, progress: bool = False
     ) -> Experiment:
         """Discovers the structure of a config's input networks.
 
         Args:
             config: The config.
             inputs: Architectures and class names.
-            progress: Show progress where there are many.
+            progress: Show progress where there are many architectures.
 
         Raises:
-            MetanetError: for anything in the config that cannot be had.
+            MetanetError: for a config that cannot be built.
         """
-        held, found = inputs.architectures, {}
-        show = progress and len(held) > 8
-        with track(len(held), "symmetries", unit="architectures", show=show) as bar:
-            for key, architecture in held.items():
-                found[key] = InputNetwork.of(architecture, config, inputs.image_side)
+        architectures = inputs.architectures
+        structures: dict[str, InputArchitecture] = {}
+        show = progress and len(architectures) > 8
+        with track(
+            len(architectures), "symmetries", unit="architectures", show=show
+        ) as bar:
+            for key, architecture in architectures.items():
+                structures[key] = InputArchitecture.of(
+                    architecture, config, inputs.image_side
+                )
                 bar.advance(1)
-        return cls(config, found, build_task(config, inputs.class_names))
+        return cls(config, structures, build_task(config, inputs.class_names))
 
     @property
-    def single(self) -> InputNetwork:
+    def single(self) -> InputArchitecture:
         """The only architecture.
 
         Raises:
@@ -231,11 +286,11 @@ class Experiment:
 
     @property
     def mixed(self) -> bool:
-        """Whether the networks are of several architectures."""
+        """True for networks of several architectures."""
         return len(self.inputs) > 1
 
-    def augmented(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-        """``(keys [B], weights [B, P]) -> weights``, or None without augmentation.
+    def augmentation(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """Returns ``(keys [B], weights [B, P]) -> weights``, or None for none.
 
         Raises:
             MetanetError: for networks of several architectures.
@@ -247,26 +302,38 @@ class Experiment:
                     "config.augment: takes networks of one architecture; switch it off"
                 )
             return None
-        one = self.single
-        augment = build_augmentation(self.config.augment, one.symmetry)
+        architecture = self.single
+        augment = build_augmentation(self.config.augment, architecture.symmetry)
         if augment is None:
             return None
 
         def apply(key: jax.Array, vector: jax.Array) -> jax.Array:
-            return one.spec.flatten(augment(key, one.spec.unflatten(vector)))
+            spec = architecture.spec
+            return spec.flatten(augment(key, spec.unflatten(vector)))
 
         return jax.vmap(apply)
 
     def build(self) -> Metanetwork:
-        """The untrained metanetwork, its statistics not yet measured."""
+        """Builds the untrained metanetwork; its statistics are not yet measured.
+
+        Raises:
+            MetanetError: for a model that cannot read the networks, naming the field.
+        """
         rngs = nnx.Rngs(self.config.seed)
-        one = None if self.mixed else self.single
-        model = build_model(
-            self.config.model.name,
-            dict(self.config.model.options),
-            topology=[held.topology for held in self.inputs.values()],
-            symmetry=one and one.symmetry,
-            probe=one and one.probe(),
-            rngs=rngs,
-        )
-        return Metanetwork(model, self.task.head(model.dim, rngs=rngs))
+        symmetry = probe = None
+        if not self.mixed:
+            symmetry, probe = self.single.symmetry, self.single.probe()
+        try:
+            model = build_model(
+                self.config.model.name,
+                dict(self.config.model.options),
+                topology=[a.topology for a in self.inputs.values()],
+                symmetry=symmetry,
+                probe=probe,
+                rngs=rngs,
+            )
+            return Metanetwork(model, self.task.head(model, rngs=rngs))
+        except MetanetError as error:
+            if str(error).startswith("config."):
+                raise
+            raise within("config.model", error) from error

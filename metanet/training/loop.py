@@ -9,34 +9,41 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from jax.experimental import multihost_utils
 
 from metanet.errors import MetanetError
 from metanet.files import lock
 from metanet.progress import track
+from metanet.training.batches import evaluate_split
 from metanet.training.checkpoint import Checkpoints
 from metanet.training.config import ExperimentConfig
 from metanet.training.experiment import Experiment, build_task
-from metanet.training.files import (
-    InputNetworks,
+from metanet.training.io import (
+    RunInputs,
+    RunResult,
     read_result,
     write_config,
     write_inputs,
     write_result,
 )
 from metanet.training.optimizer import build_optimizer
-from metanet.training.packed_feed import make_feed
 from metanet.training.profile import parameter_count
-from metanet.training.ranges import ranges_of, windows_in
 from metanet.training.selection import groups_of, select
-from metanet.training.step import TrainState, initial_state
+from metanet.training.sources import make_source
+from metanet.training.step import (
+    TrainState,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
+from metanet.training.support import sliding_window_ops, training_support
 from metanet.training.window import StepWindow
 from metanet.training.writers import MetricWriter
 from metanet.zoos import Zoo, ZooTable, open_or_make
@@ -51,7 +58,26 @@ class Interrupted(MetanetError):
 
 
 class Busy(MetanetError):
-    """Another process is at the run."""
+    """Another process trains the run."""
+
+
+@dataclass
+class RunRecord:
+    """Progress of a run, stored with every checkpoint.
+
+    Attributes:
+        best: Best validation score so far; None before the first evaluation.
+        best_step: Its step.
+        seconds: Duration of training, over all resumed parts.
+        rates: Networks per second of each log line.
+        position: Position of the next batch; see `BatchSource.batches`.
+    """
+
+    best: float | None = None
+    best_step: int = 0
+    seconds: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    position: list[int] = field(default_factory=lambda: [0, 0])
 
 
 def train(
@@ -60,16 +86,15 @@ def train(
     *,
     overrides: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
-    """Runs an experiment, or goes on with an interrupted one.
+) -> RunResult:
+    """Runs an experiment; resumes from the newest valid checkpoint where there is one.
 
-    Order: the newest whole checkpoint in the directory, else from scratch. A finished
-    run is not run again.
+    A finished run is not run again.
 
     Args:
         config: The experiment.
         workdir: Its directory.
-        overrides: What the command line changed, for the record.
+        overrides: Fields that the command line changed, for the record.
         progress: Show progress.
 
     Returns:
@@ -81,19 +106,19 @@ def train(
     """
     workdir = Path(workdir)
     optimizer = build_optimizer(config.optimizer, config.train.steps)
-    more = (overrides or {}, progress)
+    arguments = (config, optimizer, workdir, overrides or {}, progress)
     if jax.process_index() > 0:
-        return _train(config, optimizer, workdir, *more)
-    made = not workdir.exists()
+        return _train(*arguments)
+    is_new = not workdir.exists()
     try:
-        with lock(workdir / ".lock", wait=False) as own:
-            if not own:
+        with lock(workdir / ".lock", wait=False) as acquired:
+            if not acquired:
                 raise Busy(f"{workdir}: another process is training here; wait for it")
-            return _train(config, optimizer, workdir, *more)
+            return _train(*arguments)
     finally:
-        if made:
+        if is_new:
             with suppress(OSError):
-                workdir.rmdir()  # what could not start leaves nothing
+                workdir.rmdir()  # a run that could not start leaves no directory
 
 
 def _train(
@@ -102,7 +127,7 @@ def _train(
     workdir: Path,
     overrides: Mapping[str, Any],
     progress: bool,
-) -> dict[str, Any]:
+) -> RunResult:
     first = jax.process_index() == 0
     fresh = first and not (workdir / "config.json").exists()
     if first:
@@ -112,14 +137,15 @@ def _train(
         return finished
     try:
         recipe = config.zoo.recipe
-        zoo = _in_turn(lambda: open_or_make(config.zoo.path, recipe, progress=progress))
-        tables = select(zoo, config.data, build_task(config).column)
-        inputs = input_networks(zoo, tables)
+        zoo = _on_first_process(
+            lambda: open_or_make(config.zoo.path, recipe, progress=progress)
+        )
+        tables = select(zoo, config.data, build_task(config).columns)
+        inputs = run_inputs(zoo, tables)
         experiment = Experiment.of(config, inputs, progress=progress and first)
-        # Where it is not known, examples may be of another size.
-        sized = inputs.image_side is not None
-        windows = windows_in(tables["train"], experiment.inputs) if sized else {}
-        run = _Run(experiment, tables, windows, optimizer, workdir, progress and first)
+        run = _Run(
+            experiment, zoo, tables, inputs, optimizer, workdir, progress and first
+        )
     except Exception:
         # A config that cannot run must not claim the directory.
         if fresh:
@@ -130,65 +156,67 @@ def _train(
     return run.run()
 
 
-def _in_turn(fit: Callable[[], Zoo]) -> Zoo:
-    """Opens or fits a zoo on the first process, then opens it on the others."""
+def _on_first_process(make: Callable[[], Zoo]) -> Zoo:
+    """Opens or makes a zoo on the first process, then opens it on the others."""
     if jax.process_count() == 1:
-        return fit()
-    zoo = fit() if jax.process_index() == 0 else None
+        return make()
+    zoo = make() if jax.process_index() == 0 else None
     multihost_utils.sync_global_devices("zoo")
-    return zoo or fit()
+    return zoo or make()
 
 
-def input_networks(zoo: Zoo, tables: Mapping[str, ZooTable]) -> InputNetworks:
-    """The architectures of the networks that were selected."""
-    kinds = [np.unique(t["architecture"]) for t in tables.values()]
+def run_inputs(zoo: Zoo, tables: Mapping[str, ZooTable]) -> RunInputs:
+    """Returns the architectures of the networks that were selected from a zoo."""
+    keys = np.unique(
+        np.concatenate([np.unique(t["architecture"]) for t in tables.values()])
+    )
     known = zoo.architectures
-    used = np.unique(np.concatenate(kinds)).tolist()
-    return InputNetworks({k: known[k] for k in used}, zoo.class_names, zoo.image_side)
+    architectures = {k: known[k] for k in keys.tolist()}
+    return RunInputs(architectures, zoo.class_names, zoo.image_side)
 
 
 class _Run:
-    """One run of the loop; holds what does not change during it."""
+    """One run of the loop; its attributes other than state and record are constant."""
 
     def __init__(
         self,
         experiment: Experiment,
+        zoo: Zoo,
         tables: dict[str, ZooTable],
-        windows: dict[str, list[str]],
+        inputs: RunInputs,
         optimizer: optax.GradientTransformation,
         workdir: Path,
         progress: bool,
     ):
         self.experiment, self.workdir, self.progress = experiment, workdir, progress
         self.config, self.task = experiment.config, experiment.task
-        column = self.task.column
-        self.targets = {split: t[column] for split, t in tables.items()}
         self.tables = tables
-        self.ranges = ranges_of(tables["train"], experiment.inputs)
-        self.windows = windows
+        self.targets = {s: self.task.targets(zoo, t) for s, t in tables.items()}
         self.groups = {split: groups_of(t) for split, t in tables.items()}
-        self.feed = make_feed(experiment, tables, optimizer, mixed=experiment.mixed)
+        self.support = training_support(tables["train"], experiment.inputs)
+        # Where the images' size is not known, example inputs may be of another size.
+        self.windows: dict[str, list[str]] = {}
+        if inputs.image_side is not None:
+            self.windows = sliding_window_ops(tables["train"], experiment.inputs)
         net = experiment.build()
-        self.feed.measure(net)
-        self.graphdef, state = initial_state(net, optimizer)
-        self.state: TrainState = self.feed.place(state)
-        self.feed.compile(self.graphdef, self.state.params)
-        train = self.config.train
-        self.latest = Checkpoints(workdir / "checkpoints" / "latest", train.keep)
+        self.source = make_source(experiment, tables, self.targets, net)
+        net.model.set_statistics(self.source.sample())
+        graphdef, state = initial_state(net, optimizer)
+        self.state: TrainState = self.source.replicate(state)
+        reader = self.source.reader
+        self.step = make_train_step(reader, self.task, graphdef, optimizer, self.config)
+        self.eval_step = make_eval_step(reader, self.task, graphdef)
+        self.latest = Checkpoints(
+            workdir / "checkpoints" / "latest", self.config.train.keep
+        )
         self.best = Checkpoints(workdir / "checkpoints" / "best", 1)
-        self.record: dict[str, Any] = {
-            "best": None,
-            "best_step": 0,
-            "seconds": 0.0,
-            "rates": [],
-            "position": [0, 0],
-        }
+        self.record = RunRecord()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunResult:
         start = 0
-        held = self.latest.restore(self.state)
-        if held is not None:
-            self.state, self.record = held
+        checkpoint = self.latest.restore(self.state)
+        if checkpoint is not None:
+            self.state, self.record = checkpoint[0], RunRecord(**checkpoint[1])
             start = int(self.state.step)
             self.latest.discard_after(start)
         writer = MetricWriter(self.workdir, start, active=jax.process_index() == 0)
@@ -203,20 +231,20 @@ class _Run:
 
     def _train(self, step: int, writer: MetricWriter, stopping: _Stop) -> None:
         train = self.config.train
-        begun, before = time.monotonic(), self.record["seconds"]
+        begun, before = time.monotonic(), self.record.seconds
         window = StepWindow()
         recent: deque[np.ndarray] = deque(maxlen=train.log_every)
-        batches = self.feed.batches(self.record["position"])
+        batches = self.source.batches(self.record.position)
         with (
             closing(batches),
             track(train.steps, "training", done=step, show=self.progress) as bar,
         ):
             while step < train.steps:
                 batch = next(batches)
-                self.state, metrics = self.feed.step(self.state, *batch.inputs)
+                self.state, metrics = self.step(self.state, batch.data, batch.items)
                 window.add(metrics, len(batch.ids))
                 recent.append(batch.ids)
-                self.record["position"] = batch.position
+                self.record.position = batch.position
                 step += 1
                 done, stop = step == train.steps, self._must_stop(stopping, step)
                 log = step % train.log_every == 0 or done or stop
@@ -227,16 +255,16 @@ class _Run:
                 if log:
                     count, values = len(window), window.close()
                     if "networks_per_second" in values:
-                        self.record["rates"].append(values["networks_per_second"])
+                        self.record.rates.append(values["networks_per_second"])
                     writer.write(step, **values)
                     bar.advance(count, loss=values["loss"])
                 if select or save:
                     with window.pause():
                         if select:
                             self._select(step, writer)
-                        self.record["seconds"] = before + time.monotonic() - begun
+                        self.record.seconds = before + time.monotonic() - begun
                         if save:
-                            self.latest.save(step, self.state, self.record)
+                            self.latest.save(step, self.state, asdict(self.record))
                 if stop and not done:
                     number = stopping.number or signal.SIGTERM
                     raise Interrupted(
@@ -247,15 +275,18 @@ class _Run:
                     )
 
     def _must_stop(self, stopping: _Stop, step: int) -> bool:
-        """Whether any process was told to stop; asked of the others at log steps."""
+        """Returns True if any process received a stop signal.
+
+        Several processes synchronise at log steps.
+        """
         if jax.process_count() == 1:
             return stopping.number is not None
         if step % self.config.train.log_every:
             return False
-        told = multihost_utils.process_allgather(
+        received = multihost_utils.process_allgather(
             np.asarray(stopping.number is not None)
         )
-        return bool(np.any(told))
+        return bool(np.any(received))
 
     def _require_finite(
         self, window: StepWindow, step: int, recent: deque[np.ndarray]
@@ -270,78 +301,62 @@ class _Run:
             "config.optimizer.learning_rate or look at these networks"
         )
 
+    def _outputs(self, params: Any, rest: Any, split: str) -> Any:
+        return evaluate_split(self.source, self.eval_step, params, rest, split)
+
     def _select(self, step: int, writer: MetricWriter) -> None:
-        """Evaluates on validation; keeps the checkpoint if it is the best so far."""
-        outputs = self.feed.outputs(self.state.ema, self.state.rest, "validation")
+        """Evaluates on validation; stores the checkpoint if it is the best so far."""
+        outputs = self._outputs(self.state.ema, self.state.rest, "validation")
         metrics = self.task.metrics(outputs, self.targets["validation"])
         score = metrics[self.task.select_by]
         numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
         writer.write(step, **{f"validation_{k}": v for k, v in numbers.items()})
-        if self.record["best"] is None or score > self.record["best"]:
-            self.record.update(best=score, best_step=step)
-            chosen = {"params": self.state.ema, "rest": self.state.rest}
-            self.best.save(step, chosen, {"validation": metrics})
+        if self.record.best is None or score > self.record.best:
+            self.record.best, self.record.best_step = score, step
+            best = {"params": self.state.ema, "rest": self.state.rest}
+            self.best.save(step, best, {"validation": metrics})
 
-    def _finish(self) -> dict[str, Any]:
-        held = self.best.restore({"params": self.state.ema, "rest": self.state.rest})
-        if held is None:
+    def _finish(self) -> RunResult:
+        checkpoint = self.best.restore(
+            {"params": self.state.ema, "rest": self.state.rest}
+        )
+        if checkpoint is None:
             raise MetanetError(
                 f"{self.best.directory}: the best checkpoint is gone; delete the run's "
                 "directory to start again"
             )
-        chosen = held[0]
-        rates = self.record["rates"]
+        best, rates, targets = checkpoint[0], self.record.rates, self.targets
         outputs = {
-            split: self.feed.outputs(chosen["params"], chosen["rest"], split)
+            split: self._outputs(best["params"], best["rest"], split)
             for split in ("validation", "test")
         }
-        targets = self.targets
-        learned = self.task.calibrate(
+        calibration = self.task.calibrate(
             outputs["validation"], targets["validation"], self.groups["validation"]
         )
-        measured = {
-            s: self.task.metrics(outputs[s], targets[s], learned, self.groups[s])
+        metrics = {
+            s: self.task.metrics(outputs[s], targets[s], calibration, self.groups[s])
             for s in ("test", "validation")
         }
-        result = {
-            **measured,
-            "best_step": self.record["best_step"],
-            "steps": int(self.state.step),
-            "parameters": parameter_count(self.state.params),
-            "networks_per_second": statistics.median(rates) if rates else None,
-            "wall_seconds": self.record["seconds"],
-            "seed": self.config.seed,
-            "calibration": learned,
-            "ranges": self.ranges,
-            "windows": self.windows,
-            "references": self.task.references(self.tables, outputs["test"]),
-        }
+        result = RunResult(
+            **metrics,
+            best_step=self.record.best_step,
+            steps=int(self.state.step),
+            parameters=parameter_count(self.state.params),
+            networks_per_second=statistics.median(rates) if rates else None,
+            wall_seconds=self.record.seconds,
+            seed=self.config.seed,
+            calibration=calibration,
+            training_support=self.support,
+            sliding_windows=self.windows,
+            references=self.task.references(self.tables, targets, outputs["test"]),
+        )
         if jax.process_index() == 0:
             write_result(self.workdir, result)
         return result
 
 
-def load_best(
-    experiment: Experiment, workdir: Path
-) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """The best checkpoint of a run: definition, and ``{"params", "rest"}``.
-
-    Raises:
-        MetanetError: when the run has none yet.
-    """
-    # Shapes alone: also its statistics are part of the checkpoint.
-    net = nnx.eval_shape(experiment.build)
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    checkpoints = Checkpoints(workdir / "checkpoints" / "best", 1, writing=False)
-    held = checkpoints.restore({"params": params, "rest": rest})
-    checkpoints.close()
-    if held is None:
-        raise MetanetError(f"{workdir}: no checkpoint yet; train the run first")
-    return graphdef, held[0]
-
-
 class _Stop:
-    """Which signal asked to stop, if any."""
+    """The stop signal that was received, if any."""
 
     number: int | None = None
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 
 def product_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -70,5 +69,5 @@ def peak_memory(compiled: Any) -> int:
 
 
 def parameter_count(params: Any) -> int:
-    """Number of trainable values."""
-    return sum(int(jnp.size(x)) for x in jax.tree.leaves(params))
+    """Returns the number of values in a pytree of arrays, or of their shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from metanet.training.config import DataConfig
 from metanet.zoos import SPLITS, Zoo, ZooTable
 
 
-def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
+def select(zoo: Zoo, data: DataConfig, columns: Sequence[str]) -> dict[str, ZooTable]:
     """The networks of each split.
 
     Args:
         zoo: The zoo.
         data: Conditions.
-        column: With the targets.
+        columns: Columns that the task reads.
 
     Returns:
         Tables by split, with all columns of the zoo. Runs that diverged are left out.
@@ -25,11 +26,12 @@ def select(zoo: Zoo, data: DataConfig, column: str) -> dict[str, ZooTable]:
     Raises:
         MetanetError: for a column or value that does not exist, and an empty split.
     """
-    if column not in zoo.column_names:
-        raise MetanetError(
-            f"{zoo.path}: config.task: the zoo has no column {column!r}."
-            f"{suggest(column, zoo.column_names)}"
-        )
+    for column in columns:
+        if column not in zoo.column_names:
+            raise MetanetError(
+                f"{zoo.path}: config.task: the zoo has no column {column!r}."
+                f"{suggest(column, zoo.column_names)}"
+            )
     marked = "diverged" in zoo.column_names
     table = zoo.read(skip_broken=marked, memory=data.memory)
     keep = np.ones(len(table), bool)

@@ -1,9 +1,8 @@
 """The compiled training and evaluation steps.
 
-A step scans ``value_and_grad`` over micro-batches, so that on CPU the arrays of one
-pass stay in cache; weights are gathered from a matrix on the device and become graphs
-inside the program, so nothing is converted or copied by the host. Beside the model's
-arrays a step holds the graphs of one batch.
+A step scans ``value_and_grad`` over passes, so that on CPU the arrays of one pass stay in
+cache. Networks become graphs inside the program; nothing is converted or copied by the
+host. Beside the model's arrays a step holds the graphs of one batch.
 """
 
 from __future__ import annotations
@@ -17,22 +16,20 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from metanet.models.layers import bf16_products
-from metanet.training.experiment import Experiment, Metanetwork
-from metanet.training.sharding import DataParallel
-
-# Bytes of one edge array that keep a pass in cache on CPU. The arrays that the backward
-# pass needs are some ten times as many: measured best between 0.1 and 0.3 MB.
-_CACHE_BYTES = 250_000
+from metanet.models import bf16_products
+from metanet.tasks import Task, TaskBatch
+from metanet.training.batches import BatchReader
+from metanet.training.config import ExperimentConfig
+from metanet.training.experiment import Metanetwork
 
 
 class TrainState(NamedTuple):
-    """What training changes, and what a checkpoint holds.
+    """What training changes, and what a checkpoint stores.
 
     Attributes:
         step: Number of optimiser steps done.
         params: Trainable parameters.
-        ema: Averaged parameters; the same arrays' structure, evaluated when in use.
+        ema: Averaged parameters of the same structure; those that are evaluated.
         opt_state: State of the optimiser.
         rest: Non-trainable state (standardisation).
     """
@@ -44,50 +41,9 @@ class TrainState(NamedTuple):
     rest: Any
 
 
-class Dataset(NamedTuple):
-    """A split on the device: flat weights ``[N, P]`` and targets ``[N]``."""
-
-    weights: jax.Array
-    targets: jax.Array
-
-
-def micro_batch(
-    batch: int,
-    cost: int,
-    devices: int,
-    backend: str,
-    wanted: int = 0,
-    parameters: int = 0,
-) -> int:
-    """Networks per pass: a divisor of the batch that fits the cache on CPU.
-
-    Args:
-        batch: Networks per step.
-        cost: Floats per network in the widest array.
-        devices: Number of devices that share a pass; the result is a multiple of it
-            where the batch allows.
-        backend: Only "cpu" is split.
-        wanted: A given size, returned as it is; 0 to choose.
-        parameters: Of the model: adding up its gradient once per pass must not cost
-            more than the pass.
-    """
-    if wanted:
-        return wanted
-    if backend != "cpu":
-        return batch
-    cached, paying = (
-        _CACHE_BYTES // (4 * max(cost, 1)),
-        parameters // (8 * max(cost, 1)),
-    )
-    fitting = max(1, cached, paying) * devices
-    divisors = [d for d in range(1, batch + 1) if batch % d == 0]
-    shared = [d for d in divisors if d % devices == 0] or divisors
-    return max([d for d in shared if d <= fitting] or shared[:1])
-
-
 def initial_state(
     net: Metanetwork, optimizer: optax.GradientTransformation
-) -> tuple[nnx.GraphDef, TrainState]:
+) -> tuple[nnx.GraphDef[Metanetwork], TrainState]:
     """Splits a metanetwork once into its definition and a training state."""
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     copy = jax.tree.map(jnp.copy, params)
@@ -104,7 +60,14 @@ def advance(
     gradient: Any,
     decay: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after one step, and its metrics, from the mean loss and gradient."""
+    """Returns the state after one step and its metrics.
+
+    Args:
+        state: The state before.
+        optimizer: The optimiser.
+        loss, gradient: Means over the batch.
+        decay: Decay of the averaged parameters; 0 for none.
+    """
     update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, update)
     ema = params
@@ -117,54 +80,46 @@ def advance(
 
 
 def make_train_step(
-    experiment: Experiment,
-    graphdef: nnx.GraphDef,
+    reader: BatchReader,
+    task: Task,
+    graphdef: nnx.GraphDef[Metanetwork],
     optimizer: optax.GradientTransformation,
-    parallel: DataParallel | None = None,
+    config: ExperimentConfig,
 ) -> jax.stages.Wrapped:
-    """Compiles ``step(state, data, indices [C, M]) -> state, metrics``.
+    """Compiles ``step(state, data, items) -> state, metrics``; the state is donated.
 
-    The state is donated. Metrics (loss, gradient norm) stay on the device. Each device
-    of ``parallel`` takes its part of the M networks of every pass.
+    Args:
+        reader: Turns ``data`` and ``items`` of a `Batch` into passes.
+        task: Loss of a pass.
+        graphdef: Definition of the metanetwork.
+        optimizer: The optimiser.
+        config: Seed, precision of products and decay of the averaged parameters.
     """
-    config, task, one = experiment.config, experiment.task, experiment.single
-    augmented = experiment.augmented()
     root = jax.random.key(config.seed)
+    parallel = reader.parallel
 
-    def read(data: Dataset, indices: jax.Array, keys: jax.Array):
-        """Parameter graphs ``[M, ...]`` of one micro-batch."""
-        weights = data.weights[indices]
-        return one.graphs(augmented(keys, weights) if augmented else weights)
-
-    def loss(params, rest, graphs, targets, key):
+    def loss(params: Any, rest: Any, batch: TaskBatch, key: jax.Array) -> jax.Array:
         net = nnx.merge(graphdef, params, rest)
         with bf16_products(config.train.bf16):
-            outputs = net(graphs, key=key, deterministic=False)
-        return task.loss(outputs, targets, jnp.ones(targets.shape[0]))
+            outputs = net(batch, key=key, deterministic=False)
+        return task.loss(outputs, batch)
 
-    def gradients(params, rest, data: Dataset, indices: jax.Array, keys: jax.Array):
-        """Sums over a device's networks, then over the devices."""
-        # All at once and before the loop: inside it, XLA would compute the weights,
-        # random noise included, again in every fusion that reads them.
-        graphs = jax.vmap(read, (None, 0, 0))(data, indices, keys)
+    def gradients(
+        params: Any, rest: Any, data: Any, items: Any, keys: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """Returns loss and gradient, summed over networks and devices."""
 
-        def chunk(total, item):
-            chunk_graphs, index, chunk_keys = item
-            found = jax.value_and_grad(loss)(
-                params,
-                rest,
-                chunk_graphs,
-                data.targets[index],
-                jax.random.fold_in(chunk_keys[0], 1),
-            )
-            return jax.tree.map(jnp.add, total, found), None
+        def add_pass(total: Any, item: Any) -> tuple[Any, None]:
+            batch, key = reader.training_batch(data, item[0]), item[1]
+            value = jax.value_and_grad(loss)(params, rest, batch, key)
+            return jax.tree.map(jnp.add, total, value), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(chunk, zero, (graphs, indices, keys))
+        total, _ = jax.lax.scan(add_pass, zero, reader.prepare(data, items, keys))
         return total if parallel is None else jax.lax.psum(total, "data")
 
     if parallel is not None:
-        # One sum over the devices per step, not one per micro-batch.
+        # One sum over the devices per step, not one per pass.
         rows, whole = PartitionSpec(None, "data"), PartitionSpec()
         gradients = jax.shard_map(
             gradients,
@@ -174,39 +129,33 @@ def make_train_step(
             check_vma=False,
         )
 
-    def train_step(state: TrainState, data: Dataset, indices: jax.Array):
-        key = jax.random.fold_in(root, state.step)
-        slots = jnp.arange(indices.size).reshape(indices.shape)
-        keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(slots)
-        found = gradients(state.params, state.rest, data, indices, keys)
-        value, gradient = jax.tree.map(lambda g: g / indices.size, found)
+    def train_step(
+        state: TrainState, data: Any, items: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        keys = reader.keys(jax.random.fold_in(root, state.step), items)
+        total = gradients(state.params, state.rest, data, items, keys)
+        count = reader.count(items)
+        value, gradient = jax.tree.map(lambda g: g / count, total)
         return advance(state, optimizer, value, gradient, config.optimizer.ema_decay)
 
     placement = None if parallel is None else parallel.replicated
     return jax.jit(train_step, donate_argnums=0, out_shardings=placement)
 
 
-def make_outputs(
-    experiment: Experiment, graphdef: nnx.GraphDef
-) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    """``outputs(params, rest, weights [B, P]) -> [B, k]``, deterministic."""
-    one = experiment.single
-
-    def outputs(params: Any, rest: Any, weights: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, params, rest)(one.graphs(weights))
-
-    return outputs
-
-
 def make_eval_step(
-    experiment: Experiment,
-    graphdef: nnx.GraphDef,
-    placement: jax.sharding.Sharding | None = None,
-) -> Callable[..., jax.Array]:
-    """Compiles ``(params, rest, data, indices [C, M]) -> outputs [C, M, k]``."""
-    outputs = make_outputs(experiment, graphdef)
+    reader: BatchReader, task: Task, graphdef: nnx.GraphDef[Metanetwork]
+) -> Callable[[Any, Any, Any, Any], Any]:
+    """Compiles ``(params, rest, data, items [C, ...]) -> outputs [C, G, ...]``.
 
-    def evaluate(params, rest, data: Dataset, indices: jax.Array):
-        return jax.lax.map(lambda i: outputs(params, rest, data.weights[i]), indices)
+    Outputs are those of `Task.evaluate`, without dropout or augmentation.
+    """
 
+    def evaluate(params: Any, rest: Any, data: Any, items: Any) -> Any:
+        def run_pass(item: Any) -> Any:
+            batch = reader.evaluation_batch(data, item)
+            return task.evaluate(nnx.merge(graphdef, params, rest)(batch), batch)
+
+        return jax.lax.map(run_pass, items)
+
+    placement = None if reader.parallel is None else reader.parallel.replicated
     return jax.jit(evaluate, out_shardings=placement)

@@ -14,7 +14,7 @@ from metanet.files import write_file
 from metanet.options import NonEmpty, Options
 from metanet.training.arguments import override, read_config_file
 from metanet.training.config import ExperimentConfig
-from metanet.training.files import read_result
+from metanet.training.io import read_result
 from metanet.training.loop import Busy, Interrupted, train
 
 

@@ -18,11 +18,12 @@ import numpy as np
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.options import from_mapping
 from metanet.training import Experiment, ExperimentConfig
+from metanet.training.dense import Dataset, DenseReader
 from metanet.training.experiment import Metanetwork, build_task
-from metanet.training.files import InputNetworks
+from metanet.training.io import RunInputs
 from metanet.training.optimizer import build_optimizer
 from metanet.training.sharding import DataParallel
-from metanet.training.step import Dataset, initial_state, make_train_step
+from metanet.training.step import initial_state, make_train_step
 from metanet.zoos import INR_COLUMNS, FitConfig, Zoo, ZooWriter
 
 ARCHITECTURE = Architecture.of("siren", hidden=(4,), w0=5.0)
@@ -122,7 +123,7 @@ _HELD: list[tempfile.TemporaryDirectory[str]] = []
 @functools.cache
 def _discovered() -> Experiment:
     zoo = Zoo.open(shared_zoo())
-    inputs = InputNetworks(zoo.architectures, zoo.class_names)
+    inputs = RunInputs(zoo.architectures, zoo.class_names)
     return Experiment.of(config(), inputs)
 
 
@@ -156,11 +157,14 @@ def run_steps(
     """Trains on index arrays ``rows [steps, C, M]``; the final state, the metrics."""
     parallel = DataParallel(devices)
     table = Zoo.open(shared_zoo()).read("train", ("label",))
-    data = parallel.replicate(Dataset(jnp.asarray(table.weights), table["label"]))
+    data = parallel.replicate(
+        Dataset(jnp.asarray(table.weights), {"label": table["label"]})
+    )
     optimizer = build_optimizer(built.config.optimizer, built.config.train.steps)
     graphdef, state = initial_state(measured(built, table.weights), optimizer)
     state = parallel.replicate(state)
-    step = make_train_step(built, graphdef, optimizer, parallel)
+    reader = DenseReader(built, parallel)
+    step = make_train_step(reader, built.task, graphdef, optimizer, built.config)
     metrics = []
     for indices in rows:
         state, values = step(state, data, parallel.split(indices, axis=1))
