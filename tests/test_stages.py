@@ -24,7 +24,7 @@ STAGES = (
     "report",
     "cli",
 )
-LEFTMOST = ("compiler", "errors", "files", "registry", "options", "progress")
+LEFTMOST = ("compiler", "errors", "files", "registry", "options", "progress", "tuning")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

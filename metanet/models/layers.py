@@ -20,20 +20,17 @@ from flax import nnx
 
 from metanet.compiler import on_cpu
 from metanet.graphs.reductions import total
-
-# Rows per partial product of a weight gradient on CPU: short enough that both operands
-# stay in the first cache levels, long enough to use the vector units.
-_ROWS = 320
+from metanet.tuning import GRADIENT_ROWS
 
 
 def _row_split(rows: int) -> int:
-    """The number of equal parts of about `_ROWS` rows each; 1 where none fits."""
-    if rows < 2 * _ROWS:
+    """The number of equal parts of about `GRADIENT_ROWS` rows each; 1 where none fits."""
+    if rows < 2 * GRADIENT_ROWS:
         return 1
-    for size in range(_ROWS, 2 * _ROWS):
+    for size in range(GRADIENT_ROWS, 2 * GRADIENT_ROWS):
         if rows % size == 0:
             return rows // size
-    for size in range(_ROWS - 1, 63, -1):
+    for size in range(GRADIENT_ROWS - 1, 63, -1):
         if rows % size == 0:
             return rows // size
     return 1

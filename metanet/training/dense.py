@@ -19,14 +19,10 @@ from metanet.training.experiment import Experiment, Metanetwork
 from metanet.training.prefetch import prefetch
 from metanet.training.profile import parameter_count
 from metanet.training.sharding import DataParallel
+from metanet.tuning import DEVICE_TABLE_BYTES, EDGE_ARRAY_BYTES
 from metanet.zoos import ZooTable
 
 T = TypeVar("T")
-# Weights of a split up to this size are copied to every device.
-_DEVICE_BYTES = 2 << 30
-# Bytes of one edge array that keep a pass in cache on CPU. The arrays that the backward
-# pass needs are some ten times as many: measured best between 0.1 and 0.3 MB.
-_CACHE_BYTES = 250_000
 
 
 class Dataset(NamedTuple):
@@ -241,7 +237,7 @@ class DeviceTable:
         table: ZooTable,
         targets: Targets,
         parallel: DataParallel,
-        limit: int = _DEVICE_BYTES,
+        limit: int = DEVICE_TABLE_BYTES,
     ):
         self._table, self._targets, self._parallel = table, targets, parallel
         self._dataset: Dataset | None = None
@@ -294,7 +290,7 @@ def micro_batch(
         return requested
     if backend != "cpu":
         return batch
-    cached = _CACHE_BYTES // (4 * max(cost, 1))
+    cached = EDGE_ARRAY_BYTES // (4 * max(cost, 1))
     worthwhile = parameters // (8 * max(cost, 1))
     fitting = max(1, cached, worthwhile) * devices
     divisors = [d for d in range(1, batch + 1) if batch % d == 0]

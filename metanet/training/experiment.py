@@ -31,9 +31,7 @@ from metanet.progress import track
 from metanet.tasks import TASKS, Task, TaskBatch
 from metanet.training.config import ExperimentConfig
 from metanet.training.io import RunInputs
-
-# Networks per call of the preprocessing on the host.
-_PREPROCESS_BATCH = 64
+from metanet.tuning import PREPROCESSING_BATCH
 
 
 class Metanetwork(nnx.Module):
@@ -168,10 +166,10 @@ class InputArchitecture:
         if self.canonical is None and self.fan_in_scale is None:
             return weights
         out = np.empty_like(weights)
-        for start in range(0, len(weights), _PREPROCESS_BATCH):
-            part = weights[start : start + _PREPROCESS_BATCH]
+        for start in range(0, len(weights), PREPROCESSING_BATCH):
+            part = weights[start : start + PREPROCESSING_BATCH]
             # A short last part repeats some of its networks.
-            index = np.arange(_PREPROCESS_BATCH) % len(part)
+            index = np.arange(PREPROCESSING_BATCH) % len(part)
             flat = self._preprocess_flat(part[index])
             out[start : start + len(part)] = np.asarray(flat)[: len(part)]
         return out

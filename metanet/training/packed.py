@@ -30,13 +30,10 @@ from metanet.training.batches import STATISTICS_SAMPLE, Batch, EvaluationCall
 from metanet.training.experiment import Experiment, InputArchitecture, Metanetwork
 from metanet.training.prefetch import prefetch
 from metanet.training.sharding import DataParallel
+from metanet.tuning import CHUNK_EDGES, TABLE_ROWS
 from metanet.zoos import FloatBuffer, ZooTable
 
 T = TypeVar("T")
-# Edges per bin: long enough for products, short enough for the cache on CPU.
-_BIN_EDGES = 8192
-# Networks whose preprocessed weights are appended to the buffer at once.
-_BUFFER_BATCH = 4096
 
 
 class PackedNetworks(NamedTuple):
@@ -144,9 +141,7 @@ class _Split:
             starts = np.empty(len(table), np.int64)
             for key, architecture in experiment.inputs.items():
                 rows = np.flatnonzero(keys == key)
-                for part in np.split(
-                    rows, range(_BUFFER_BATCH, len(rows), _BUFFER_BATCH)
-                ):
+                for part in np.split(rows, range(TABLE_ROWS, len(rows), TABLE_ROWS)):
                     flat = architecture.preprocess_all(table.take(part).weights)
                     first = buffer.append(flat.ravel())
                     starts[part] = first + np.arange(len(part)) * architecture.spec.size
@@ -263,7 +258,7 @@ class PackedSource:
         return prefetch(calls())
 
 
-def default_budget(plans: Sequence[Plan], edges: int = _BIN_EDGES) -> Budget:
+def default_budget(plans: Sequence[Plan], edges: int = CHUNK_EDGES) -> Budget:
     """Returns a budget that fits every network, with few empty nodes beside its edges."""
     edges = max(edges, max(p.edges for p in plans))
     ratio = sum(p.nodes for p in plans) / sum(p.edges for p in plans)

@@ -12,12 +12,11 @@ import numpy as np
 
 from metanet.networks import ParamSpec
 from metanet.training.experiment import InputArchitecture
+from metanet.tuning import TABLE_ROWS
 from metanet.zoos import ZooTable
 
 # Share of a range by which a network may lie outside of it.
 _TOLERANCE = 0.1
-# Networks that are summarised together; a zoo may be larger than memory.
-_BATCH = 4096
 _NAMES = {
     "parameters": "the number of its parameters",
     "matrix_size_low": "the root mean square of its smallest matrix",
@@ -65,8 +64,8 @@ def training_support(
     support: dict[str, list[float]] = {}
     for key in np.unique(table["architecture"]):
         rows, spec = table.take(table["architecture"] == key), inputs[str(key)].spec
-        for start in range(0, len(rows), _BATCH):
-            part = rows.take(slice(start, start + _BATCH))
+        for start in range(0, len(rows), TABLE_ROWS):
+            part = rows.take(slice(start, start + TABLE_ROWS))
             for name, values in summarize(part.weights, spec).items():
                 low, high = support.get(name, [np.inf, -np.inf])
                 support[name] = [min(low, values.min()), max(high, values.max())]

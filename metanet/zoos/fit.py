@@ -33,6 +33,7 @@ from metanet.networks import (
 from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt
 from metanet.progress import track
 from metanet.registry import ModuleName
+from metanet.tuning import INR_BATCH_ACCELERATOR, INR_BATCH_CPU
 from metanet.zoos.cores import map_on_cores
 from metanet.zoos.gradients import ApplyFn, error_gradient, inr_apply
 from metanet.zoos.images import ImageSet, load_images
@@ -48,8 +49,6 @@ INR_COLUMNS = {
     "psnr": "float32",
     "seed": "int64",
 }
-# Networks per call: on CPU the arrays of a chunk should stay in a core's cache.
-_CPU_BATCH, _ACCELERATOR_BATCH = 8, 1024
 # Smallest mean squared error, which bounds the PSNR.
 _MIN_MSE = 1e-12
 
@@ -198,7 +197,7 @@ def fit_networks(
     """
     convention = convention_of(config.architecture)
     shape, count = images.shape[1:], len(images)
-    batch = config.batch or (_CPU_BATCH if on_cpu() else _ACCELERATOR_BATCH)
+    batch = config.batch or (INR_BATCH_CPU if on_cpu() else INR_BATCH_ACCELERATOR)
     fit = _compiled_fit(config.architecture, config.steps, config.learning_rate, shape)
     keys = _keys(config.seed, ids, views)
 

@@ -19,6 +19,7 @@ from metanet.networks import Architecture, ParamSpec, abstract_network
 from metanet.options import AtLeast, NonEmpty, NonNegativeInt, Options, PositiveInt
 from metanet.progress import Tracker, track
 from metanet.registry import ModuleName
+from metanet.tuning import CLASSIFIER_BATCH_ACCELERATOR
 from metanet.zoos.cores import map_on_cores
 from metanet.zoos.families import (
     FAMILIES,
@@ -39,8 +40,6 @@ from metanet.zoos.program import (
 from metanet.zoos.splits import choose_images
 from metanet.zoos.store import Zoo, ZooWriter
 
-# Runs that an accelerator trains at once; a CPU trains one per core.
-_ACCELERATOR_RUNS = 64
 # Weights from which a network counts as diverged; useful ones are far smaller.
 _DIVERGED = 1e6
 _SPLIT_SHARES = {"train": 0.6, "validation": 0.1, "test": 0.3}
@@ -264,7 +263,7 @@ def train_shard(
 ) -> list[RunOutputs]:
     """Trains the runs of a shard, on CPU one per core at a time."""
     root = jax.random.key(config.seed)
-    size = 1 if on_cpu() else _ACCELERATOR_RUNS
+    size = 1 if on_cpu() else CLASSIFIER_BATCH_ACCELERATOR
     groups = [list(g) for _, g in itertools.groupby(plans, key=lambda plan: plan.base)]
     batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
 
