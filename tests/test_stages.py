@@ -55,8 +55,7 @@ def test_a_stage_imports_only_from_its_left():
     for path in FILES:
         own = ".".join(("metanet", *path.relative_to(ROOT).with_suffix("").parts))
         if own == "metanet.__init__":
-            assert not list(imports(path))
-            continue
+            continue  # imports nothing when it runs: tests/test_front_door.py
         for imported in imports(path):
             message = f"{own} imports {imported}"
             if rank(own) == -1:

@@ -20,7 +20,13 @@ from metanet.graphs.packing import (
 from metanet.graphs.schema import GraphSchema, KernelGrid
 from metanet.graphs.stacked import DenseLayout
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
-from metanet.graphs.view import ParameterGraph, stack, to_graph, to_params
+from metanet.graphs.view import (
+    ParameterGraph,
+    parameter_graph,
+    stack,
+    to_graph,
+    to_params,
+)
 
 __all__ = [
     "Budget",
@@ -53,6 +59,7 @@ __all__ = [
     "node_parameters",
     "make_layout",
     "pack",
+    "parameter_graph",
     "plan",
     "apply_form",
     "stack",

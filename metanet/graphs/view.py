@@ -6,7 +6,7 @@ nothing and move every bit unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
+from metanet.graphs.build import Fuse, build_topology
 from metanet.graphs.topology import EdgeSet, Topology
+from metanet.symmetry import discover
 from metanet.symmetry.blocks import join_blocks
 
 
@@ -72,6 +74,24 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
         for e in topology.edges
     )
     return ParameterGraph(edges, (None,) * len(topology.nodes), topology)
+
+
+def parameter_graph(
+    apply_fn: Callable[..., Any], params: Any, *inputs: Any, fuse: Fuse = "reader"
+) -> ParameterGraph:
+    """Returns the parameter graph of a network.
+
+    Discovers the symmetries of the network, builds the topology of its graph and views
+    the parameters in it.
+
+    Args:
+        apply_fn: ``apply_fn(params, *inputs)``, any JAX function.
+        params: Pytree of arrays.
+        *inputs: Example inputs.
+        fuse: Identity edges whose ends become one node set, see `build_topology`.
+    """
+    symmetry = discover(apply_fn, params, *inputs)
+    return to_graph(build_topology(symmetry, fuse), params)
 
 
 def to_params(graph: ParameterGraph, example: Any, feature: int = 0) -> Any:
