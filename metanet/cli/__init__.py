@@ -15,6 +15,7 @@ from metanet import __version__
 from metanet.cli import inspect, runs, sweep, train, zoo
 from metanet.cli.console import quiet_libraries
 from metanet.errors import MetanetError
+from metanet.registry import import_modules
 
 __all__ = ["main"]
 
@@ -42,6 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"metanet {__version__}")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module that registers models, rules, operators, ... (repeatable)",
+    )
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
@@ -69,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if configured:
             args.overrides = extra
+        import_modules(args.imports)
         status = args.run(args)
         sys.stdout.flush()
         return status
