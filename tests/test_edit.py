@@ -15,15 +15,7 @@ from metanet.networks import Architecture, ParamSpec, create
 
 
 def head_for(net, homogeneous=False):
-    edges = net.config.heads if hasattr(net.config, "heads") else net.config.dim
-    edges = getattr(net.config, "edge_dim", edges)
-    return EditHead(
-        net.schema,
-        net.config.dim,
-        edges,
-        homogeneous=homogeneous,
-        rngs=nnx.Rngs(1),
-    )
+    return EditHead(net, homogeneous=homogeneous, rngs=nnx.Rngs(1))
 
 
 @pytest.mark.parametrize(
@@ -96,11 +88,8 @@ def test_packed_edits_equal_stacked_ones():
 
 
 def test_models_without_features_cannot_edit():
-    case = subject("mlp")
-    net, stat = build("gmn", [case]), build("statnn", [case])
-    graphs = to_graph(case.topology, case.params)
-    with pytest.raises(MetanetError, match="take a graph metanetwork"):
-        head_for(net)(graphs, stat(graphs))
+    with pytest.raises(MetanetError, match="StatNN.*take a graph metanetwork"):
+        head_for(build("statnn", [subject("mlp")]))
 
 
 def test_two_layers_can_be_set_to_compute_the_forward_pass_of_an_mlp():

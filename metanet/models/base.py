@@ -153,7 +153,7 @@ class GraphModel(nnx.Module):
             graphs=config.dim if has_globals else 0,
             rngs=rngs,
         )
-        self.dim = self.readout.dim
+        self.dim, self.node_dim, self.edge_dim = self.readout.dim, config.dim, edge_dim
         largest = [apply_form(t, schema.form) for t in model_inputs.topologies]
         width = edge_floats or edge_dim
         self._cost = max(_floats(t, config.dim, width, schema) for t in largest)

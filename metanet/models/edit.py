@@ -8,15 +8,13 @@ homogeneous head on features of ScaleGMN also under scales and signs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import GraphBatch, GraphSchema, make_layout, map_edges
-from metanet.models.base import Features
+from metanet.graphs import GraphBatch, make_layout, map_edges
+from metanet.models.base import Features, GraphModel, Model
 from metanet.models.layers import Linear
 
 _START = 0.01
@@ -26,43 +24,39 @@ class EditHead(nnx.Module):
     """Values per parameter from the features of a graph metanetwork.
 
     Args:
-        schema: The model's.
-        nodes, edges: Widths of the features.
-        homogeneous: A linear map without offsets of each edge's (node's) own features,
-            which keeps their factors; otherwise an MLP that also reads the edge's ends.
+        model: A graph metanetwork with node and edge features.
+        homogeneous: Takes linear maps without offsets of each edge's (node's) own features,
+            which are equivariant to scales as well; otherwise an MLP reads the edge's ends
+            too.
+
+    Raises:
+        MetanetError: for a model without node and edge features.
     """
 
-    def __init__(
-        self,
-        schema: GraphSchema,
-        nodes: int,
-        edges: int,
-        *,
-        homogeneous: bool = False,
-        rngs: nnx.Rngs,
-    ):
-        self.schema, self.homogeneous = schema, homogeneous
+    def __init__(self, model: Model, *, homogeneous: bool = False, rngs: nnx.Rngs):
+        if not isinstance(model, GraphModel):
+            raise MetanetError(
+                f"edit head: {type(model).__name__} has no features of nodes and edges; "
+                "take a graph metanetwork"
+            )
+        self.schema, self.homogeneous = model.schema, homogeneous
+        schema, nodes, edges = model.schema, model.node_dim, model.edge_dim
         columns = 1 if schema.form.parallel else schema.edge_columns
-        make = lambda a, b: Linear(a, b, bias=not homogeneous, rngs=rngs)
-        self.own = make(edges, nodes)
-        self.ends = None if homogeneous else make(nodes, 2 * nodes)
-        self.on_edges = make(nodes, columns)
-        self.on_nodes = make(nodes, max(schema.node_columns, 1))
-        count = lambda keys: max(len(keys), 1)
-        self.edge_scale = nnx.Param(jnp.full((count(schema.edge_types),), _START))
+
+        def linear(width: int, out: int) -> Linear:
+            return Linear(width, out, bias=not homogeneous, rngs=rngs)
+
+        self.own = linear(edges, nodes)
+        self.ends = None if homogeneous else linear(nodes, 2 * nodes)
+        self.on_edges = linear(nodes, columns)
+        self.on_nodes = linear(nodes, max(schema.node_columns, 1))
+        types = max(len(schema.edge_types), 1)
+        self.edge_scale = nnx.Param(jnp.full((types,), _START))
         self.node_scale = nnx.Param(jnp.full((), _START))
 
-    def __call__(self, graphs: GraphBatch, features: Features) -> Any:
-        """Values in the form of the batch; see `Layout.decode`.
-
-        Raises:
-            MetanetError: for a model without node and edge features.
-        """
-        if features.nodes is None or features.edges is None:
-            raise MetanetError(
-                "edit head: this model has no features of nodes and edges; take a "
-                "graph metanetwork"
-            )
+    def __call__(self, graphs: GraphBatch, features: Features) -> jax.Array:
+        """Returns one value per parameter, ``[G, P]``; see `Layout.decode`."""
+        assert features.nodes is not None and features.edges is not None
         layout = make_layout(graphs, self.schema)
         hidden = map_edges(self.own, features.edges)
         if self.ends is not None:

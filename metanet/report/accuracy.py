@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from metanet.report import figures, page
 from metanet.report.files import number
 from metanet.report.page import Markup
+from metanet.report.sections import SECTIONS, ReportInputs
 from metanet.tasks.accuracy import kendall, r_squared
-from metanet.training import Run
+from metanet.training import Run, RunResult
 from metanet.zoos import SETTING_COLUMNS, ZooTable
 
 # Test networks among which parameters are exchanged, and times that this is done.
@@ -19,8 +20,12 @@ _EXCHANGED, _REPEATS = 256, 3
 _PARTS = 4  # of a setting that is a number
 
 
-def accuracy_sections(run: Run) -> list[Markup]:
-    """Predicted against true accuracy, errors by group, and what matters."""
+@SECTIONS.register("accuracy", position=30)
+def accuracy_sections(report: ReportInputs) -> list[Markup]:
+    """Returns predicted against true accuracy, errors by group, and importance."""
+    run = report.run
+    if run.config.task.name != "accuracy":
+        return []
     table = run.tables["test"]
     outputs = run.split_outputs("test")
     task = run.experiment.task
@@ -53,7 +58,22 @@ def accuracy_sections(run: Run) -> list[Markup]:
                 "values of a parameter among them.",
             )
         )  # fmt: skip
-    return parts
+    return [*parts, _reference_section(report.result)]
+
+
+def _reference_section(result: RunResult) -> Markup:
+    scores: list[tuple[str, Mapping[str, Any]]] = [("this model", result.test)]
+    for name, values in result.references.items():
+        scores.append((name, values))
+        if "model" in values:
+            scores.append(
+                ("this model, on the networks of the row above", values["model"])
+            )
+    names = ("r2", "kendall_tau", "mae")
+    rows = [(n, *(number(values[m]) for m in names)) for n, values in scores]
+    table = page.table(("", "R2", "Kendall tau", "mean error"), rows)
+    note = "Test split. Settings: all that a run was trained with, and for how long."
+    return page.section("What the weights add", table, note=note)
 
 
 def _error_rows(

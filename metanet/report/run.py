@@ -6,9 +6,10 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,6 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.graphs import draw, to_graph
 from metanet.report import describe, figures, page
-from metanet.report.accuracy import accuracy_sections
 from metanet.report.files import (
     flatten,
     metric_series,
@@ -25,7 +25,8 @@ from metanet.report.files import (
     summary_rows,
 )
 from metanet.report.page import Markup
-from metanet.training import Run, load_run, read_transfers
+from metanet.report.sections import SECTIONS, ReportInputs, all_sections
+from metanet.training import Run, load_run, read_result, read_transfers
 from metanet.zoos import load_images, reconstruct
 
 # Networks shown, and test networks among which misread ones are looked for.
@@ -52,11 +53,12 @@ class Sample(NamedTuple):
     name: str
 
 
-def curves_section(workdir: Path) -> list[Markup]:
-    """Learning curves from metrics.jsonl."""
+@SECTIONS.register("curves", position=10)
+def curves_section(report: ReportInputs) -> list[Markup]:
+    """Returns the learning curves from metrics.jsonl."""
     panels: dict[str, Mapping[str, figures.Curve]] = {}
-    series = metric_series(workdir)
-    for metric in ("loss", "accuracy", "r2", "kendall_tau"):
+    series = metric_series(report.workdir)
+    for metric in ("loss", "accuracy", "r2", "kendall_tau", "psnr"):
         lines = {"training": metric, "validation": f"validation_{metric}"}
         held: dict[str, figures.Curve] = {
             split: series[name] for split, name in lines.items() if name in series
@@ -68,37 +70,27 @@ def curves_section(workdir: Path) -> list[Markup]:
     return [page.section("Learning curves", figures.curves(panels))]
 
 
-def confusion_section(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
-    """The confusion matrix of the test split."""
-    return page.section(
-        "Confusion matrix",
-        page.heat(matrix, names),
-        note="Test split; rows are true classes, columns predicted ones.",
-    )
+@SECTIONS.register("confusion", position=20)
+def confusion_section(report: ReportInputs) -> list[Markup]:
+    """Returns the confusion matrix of a classification."""
+    matrix = report.result.test.get("confusion")
+    if not matrix:
+        return []
+    return [
+        page.section(
+            "Confusion matrix",
+            page.heat(matrix, report.run.zoo.class_names),
+            note="Test split; rows are true classes, columns predicted ones.",
+        )
+    ]
 
 
-def reference_section(result: Mapping[str, Any]) -> list[Markup]:
-    """Predictions from what is known of a run without its weights."""
-    held = [("this model", result["test"])]
-    for name, values in result.get("references", {}).items():
-        held.append((name, values))
-        if "model" in values:
-            held.append(
-                ("this model, on the networks of the row above", values["model"])
-            )
-    names = ("r2", "kendall_tau", "mae")
-    rows = [(n, *(number(values[m]) for m in names)) for n, values in held]
-    table = page.table(("", "R2", "Kendall tau", "mean error"), rows)
-    note = "Test split. Settings: all that a run was trained with, and for how long."
-    return [page.section("What the weights add", table, note=note)]
-
-
-def transfer_section(workdir: Path) -> list[Markup]:
-    """Metrics on other zoos, where there are any."""
-    held = read_transfers(workdir)
+@SECTIONS.register("transfers", position=40)
+def transfer_section(report: ReportInputs) -> list[Markup]:
+    """Returns the metrics on other zoos, where there are any."""
     numbers = {
         zoo: {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        for zoo, metrics in held.items()
+        for zoo, metrics in read_transfers(report.workdir).items()
     }
     names = sorted({name for metrics in numbers.values() for name in metrics})
     rows = [
@@ -111,10 +103,11 @@ def transfer_section(workdir: Path) -> list[Markup]:
     return [page.section("Other zoos", page.table(("", *names), rows), note=note)]
 
 
-def samples_section(samples: Sequence[Sample]) -> Markup:
-    """Source images beside what the networks compute, with the predicted class."""
+@SECTIONS.register("samples", position=50)
+def samples_section(report: ReportInputs) -> list[Markup]:
+    """Returns source images beside renderings of classified INRs, with the classes."""
     items = []
-    for sample in samples:
+    for sample in _samples(report.run):
         right = sample.label == sample.predicted
         pictures = []
         if sample.image is not None:
@@ -134,17 +127,24 @@ def samples_section(samples: Sequence[Sample]) -> Markup:
                 f"{page.text(sample.name)}</figcaption></figure>"
             )
         )
+    if not items:
+        return []
     grid = Markup(f'<div class="samples">{page.join(items)}</div>')
-    return page.section(
-        "Networks of the test split",
-        grid,
-        note="Left: the image that was fitted. Right: the function that the weights "
-        "compute. Below: predicted class and its probability; misread ones are framed.",
-    )
+    return [
+        page.section(
+            "Networks of the test split",
+            grid,
+            note="Left: the image that was fitted. Right: the function that the weights "
+            "compute. Below: predicted class and its probability; misclassified networks "
+            "are framed.",
+        )
+    ]
 
 
-def graph_sections(run: Run) -> list[Markup]:
-    """Drawing and tables of the input networks' parameter graph and symmetry."""
+@SECTIONS.register("graph", position=60)
+def graph_sections(report: ReportInputs) -> list[Markup]:
+    """Returns drawing and tables of the input networks' parameter graph and symmetry."""
+    run = report.run
     weights, columns = run.zoo.row(0)
     one = run.experiment.inputs.get(columns["architecture"])
     if one is None:
@@ -182,9 +182,9 @@ def graph_sections(run: Run) -> list[Markup]:
 
 
 def _samples(run: Run) -> list[Sample]:
-    """Some test networks, misread ones first; none where they draw no images."""
+    """Returns some classified INRs of the test split, misclassified ones first."""
     zoo = run.zoo
-    if zoo.info["kind"] != "inr":
+    if zoo.info["kind"] != "inr" or run.config.task.name != "classification":
         return []
     table = zoo.read("test", ["id", "label", "image"])
     kept = slice(0, _SEARCHED)
@@ -213,8 +213,10 @@ def _samples(run: Run) -> list[Sample]:
     ]
 
 
-def _settings_section(workdir: Path, config: Mapping[str, Any]) -> Markup:
-    """Config, overrides, versions, and the command that repeats the run."""
+@SECTIONS.register("settings", position=70)
+def settings_section(report: ReportInputs) -> list[Markup]:
+    """Returns config, overrides, versions, and the command that repeats the run."""
+    workdir, config = report.workdir, report.config
     rest = {k: v for k, v in config.items() if k not in ("config", "overrides")}
     rows = [
         (k.removeprefix("versions."), v)
@@ -224,12 +226,13 @@ def _settings_section(workdir: Path, config: Mapping[str, Any]) -> Markup:
     settings = json.dumps(config["config"], indent=2)
     changed = config.get("overrides") or {}
     values = " ".join(f"{k}={v}" for k, v in changed.items()) or "none"
-    return page.section(
+    section = page.section(
         "How to repeat it",
         page.code(command(workdir)),
         page.table(("", ""), [*rows, ("overrides", values)]),
         page.folded("Config", settings),
     )
+    return [section]
 
 
 def command(workdir: Path) -> str:
@@ -249,22 +252,13 @@ def write_report(workdir: str | Path) -> Path:
         MetanetError: the directory holds no finished run, or cannot be written.
     """
     workdir = Path(workdir)
-    result = read_json(workdir, "result.json")
+    result = read_result(workdir)
+    if result is None:
+        raise MetanetError(f"{workdir}: the run is not finished (no result.json in it)")
     config = read_json(workdir, "config.json")
     run = load_run(workdir)
-    parts = [page.tiles(summary_rows(result)), *curves_section(workdir)]
-    confusion = result["test"].get("confusion")
-    if confusion:
-        parts.append(confusion_section(confusion, run.zoo.class_names))
-    if run.config.task.name == "accuracy":
-        parts += accuracy_sections(run)
-        parts += reference_section(result)
-    parts += transfer_section(workdir)
-    samples = _samples(run)
-    if samples:
-        parts.append(samples_section(samples))
-    parts += graph_sections(run)
-    parts.append(_settings_section(workdir, config))
+    report = ReportInputs(workdir, run, result, config)
+    parts = [page.tiles(summary_rows(asdict(result))), *all_sections(report)]
     title = workdir.resolve().name
     subtitle = f"{run.config.model.name} on {run.config.zoo.path}"
     return page.write_page(workdir / "report.html", title, subtitle, parts)
