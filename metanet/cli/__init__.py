@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from metanet import __version__
-from metanet.cli import inspect, runs, sweep, train, zoo
+from metanet.cli import edit, inspect, runs, sweep, train, zoo
 from metanet.cli.console import quiet_libraries
 from metanet.errors import MetanetError
 from metanet.registry import import_modules
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for module in (train, sweep, runs, inspect, zoo):
+    for module in (train, sweep, runs, edit, inspect, zoo):
         module.add_commands(commands)
     return parser
 
