@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -183,6 +184,20 @@ def test_the_newest_are_kept_and_each_bit_is_checked(tmp_path, capsys):
         assert checkpoints.steps() == [2] and left.exists() == (not writing)
         assert (checkpoints.restore(state(0.0)) or ({}, {}))[1] == {"at": 2}
         checkpoints.close()
+
+
+def test_the_logger_of_another_library_keeps_its_level(tmp_path):
+    logger = logging.getLogger("absl")
+    before = logger.level
+    try:
+        logger.setLevel(logging.DEBUG)
+        checkpoints = Checkpoints(tmp_path, 1)
+        checkpoints.save(1, state(1.0), {})
+        assert checkpoints.restore(state(0.0)) is not None
+        checkpoints.close()
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(before)
 
 
 def test_places_that_cannot_be_written(tmp_path):

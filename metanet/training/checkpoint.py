@@ -7,11 +7,13 @@ beside each finds damage that a reader would not notice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,19 +25,32 @@ from metanet.files import write_file
 
 S = TypeVar("S")
 
-# Orbax reports every directory it touches, and logs the errors that it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Silences Orbax, which logs each directory it touches and each error it raises.
+
+    The level of absl's logger, which belongs to the whole process, is restored.
+    """
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Checkpoints:
     """The checkpoints of one kind ("latest" or "best") of a run.
 
     Args:
-        directory: Where they lie.
-        keep: How many of the newest are kept.
-        writing: False to read only: leaves what another process is writing alone.
+        directory: The directory of the checkpoints.
+        keep: Number of checkpoints that are kept, the newest.
+        writing: False opens them to be read only, beside a process that writes them.
     """
 
+    @_quiet_orbax()
     def __init__(self, directory: Path, keep: int, *, writing: bool = True):
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
@@ -45,7 +60,7 @@ class Checkpoints:
             read_only=not writing,
         )
         if writing and jax.process_index() == 0:
-            # Of a process that was killed. Orbax's own clean-up runs beside the program.
+            # Remains of a process that was killed. Orbax's own clean-up runs beside the program.
             for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
@@ -55,10 +70,12 @@ class Checkpoints:
                 f"{directory}: cannot be written: {error.strerror or error}"
             ) from error
 
+    @_quiet_orbax()
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, oldest first."""
+        """Returns the steps of the checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
+    @_quiet_orbax()
     def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
         """Stores state and record; replaces a checkpoint of the same step.
 
@@ -87,30 +104,31 @@ class Checkpoints:
                 if not (self.directory / old.name.split(".")[0]).is_dir():
                     old.unlink()
 
+    @_quiet_orbax()
     def restore(self, example: S) -> tuple[S, dict[str, Any]] | None:
-        """The newest checkpoint that is whole; None where there are none.
+        """Returns the newest intact checkpoint; None if there are no checkpoints.
 
-        Damaged ones are reported on standard error and passed over.
+        Damaged checkpoints are reported on standard error and skipped.
 
         Args:
             example: A state of the same structure, shapes and shardings; shapes alone
                 are restored to the first device.
 
         Raises:
-            MetanetError: when all are damaged.
+            MetanetError: if all are damaged.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 self._verify(step)
-                held = self._manager.restore(
+                items = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(_abstract(example)),
                         record=ocp.args.JsonRestore(),
                     ),
                 )
-                return held["state"], held["record"]
+                return items["state"], items["record"]
             except Exception as error:  # damage surfaces as nearly any error
                 why = str(error).splitlines()[0] if str(error) else type(error).__name__
                 print(
@@ -125,13 +143,15 @@ class Checkpoints:
             )
         return None
 
+    @_quiet_orbax()
     def discard_after(self, step: int) -> None:
-        """Deletes checkpoints newer than a step (found damaged, to be made again)."""
+        """Deletes the (damaged) checkpoints after a step, which will be written again."""
         for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
 
+    @_quiet_orbax()
     def close(self) -> None:
-        """Releases what Orbax holds."""
+        """Releases the resources of Orbax."""
         self._manager.close()
 
     def _manifest(self, step: int) -> Path:
@@ -139,17 +159,17 @@ class Checkpoints:
 
     def _verify(self, step: int) -> None:
         manifest = self._manifest(step)
-        # A process killed between the two writes leaves a whole checkpoint without one.
+        # A process killed between the two writes leaves a complete checkpoint without one.
         if not manifest.is_file():
             return
-        found = _checksums(self.directory / str(step))
+        checksums = _checksums(self.directory / str(step))
         for name, expected in json.loads(manifest.read_text()).items():
-            if found.get(name) != expected:
+            if checksums.get(name) != expected:
                 raise ValueError(f"{name}: missing or altered")
 
 
 def _abstract(state: Any) -> Any:
-    # Of shapes alone no device is known; those that saved may not be there.
+    # Bare shapes have no device, and the devices that saved may not exist here.
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(x: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
