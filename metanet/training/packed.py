@@ -108,10 +108,12 @@ class PackedReader:
         def apply(weights: jax.Array, *inputs: Any) -> jax.Array:
             outputs: jax.Array | None = None
             for number, part in enumerate(self._architectures):
-                result = part.apply(weights[:, : part.spec.size], *inputs)
                 chosen = architecture == number
+                # Zeros in place of the weights of other architectures, which may overflow
+                # here: their gradient, 0 times infinity, would be NaN.
+                masked = jnp.where(chosen[:, None], weights[:, : part.spec.size], 0.0)
+                result = part.apply(masked, *inputs)
                 chosen = chosen.reshape(-1, *[1] * (result.ndim - 1))
-                # Zeros instead of other architectures' weights keep gradients finite.
                 outputs = jnp.where(chosen, result, 0.0 if outputs is None else outputs)
             assert outputs is not None
             return outputs
