@@ -137,6 +137,8 @@ class ProductGMN(GraphModel):
             has_globals=True,
             rngs=rngs,
         )
+        # Blocks keep the heads; the moments are read once, before the first block.
+        self.edge_dim = config.heads
         self.moments = (
             Linear(4 * config.moments, config.dim, bias=False, rngs=rngs)
             if config.moments
