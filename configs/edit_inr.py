@@ -48,7 +48,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "ema_decay": 0.0 if smoke else 0.998,
         },
         train={
-            "steps": 20 if smoke else 4_000,
+            "steps": 20 if smoke else 3_000,
             "batch_size": 8 if smoke else 32,
             "log_every": 5 if smoke else 50,
             "eval_every": 10 if smoke else 500,

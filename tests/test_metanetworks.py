@@ -37,7 +37,6 @@ MODELS_TESTED: dict[str, dict[str, Any]] = {
     "gmn loops": {"bias": "loop", "aggregate": "attention", "readout": "nodes_edges"},
     "gmn pna": {"bias": "feature", "aggregate": "pna", "directions": "forward"},
     "gmn sum": {"aggregate": "sum", "readout": "attention"},
-    "unf low rank": {"rank": 4},
 }
 # Models that read topologies of all kinds at once.
 GRAPH_MODELS = [
