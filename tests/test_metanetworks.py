@@ -121,8 +121,8 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
     )
 
 
-def carries_factors(model: str) -> bool:
-    return getattr(MODELS[model.split()[0]], "carries_factors", False)
+def scale_equivariant(model: str) -> bool:
+    return getattr(MODELS[model.split()[0]], "scale_equivariant", False)
 
 
 def graphs_of(subject: ModelInputs, factors: bool):
@@ -201,7 +201,7 @@ def test_invariant_to_the_discovered_group(model, name):
         size = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
         return pooled, size
 
-    pooled, size = run(net, moved_and_broken(name, carries_factors(model)))
+    pooled, size = run(net, moved_and_broken(name, scale_equivariant(model)))
     before, after, broken = np.split(np.asarray(pooled), 3)
     scale = np.abs(before).max()
     assert before.shape == (3, net.dim)

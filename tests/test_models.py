@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_metanetworks import ModelInputs, build, carries_factors, graphs_of, subject
+from test_metanetworks import ModelInputs, build, graphs_of, scale_equivariant, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
@@ -19,7 +19,7 @@ from metanet.models.layers import NormLinear, bf16_products, product
 def read(model: str, case: ModelInputs, *params):
     """What a model makes of each batch of parameter sets, by one program."""
     net = build(model, [case])
-    graphs = graphs_of(case, carries_factors(model))
+    graphs = graphs_of(case, scale_equivariant(model))
     net.set_statistics(jax.jit(graphs)(case.params))
     run = jax.jit(lambda p: net(graphs(p)))
     return [run(p) for p in params]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,11 @@ def test_exported_names_exist(stage):
     assert exported, f"metanet.{stage} exports nothing"
     assert set(exported) <= bound
     assert len(set(exported)) == len(exported)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_module_is_shadowed_by_a_function_of_its_name(stage):
+    package = importlib.import_module(f"metanet.{stage}")
+    modules = {path.stem for path in (ROOT / stage).glob("*.py")} - {"__init__"}
+    shadowed = [n for n in modules if n in getattr(package, "__all__", ())]
+    assert not shadowed

@@ -395,3 +395,18 @@ def test_activations_are_those_of_the_network(siren):
     assert all(
         math.isfinite(float(jnp.abs(g).sum())) for g in jax.tree.leaves(gradient)
     )
+
+
+def test_a_type_error_in_the_proof_is_not_hidden(siren, monkeypatch):
+    """Only a program that cannot run in float64 is checked in float32."""
+    apply_fn, p, _, symmetry = siren
+    calls = []
+
+    def broken(*args):
+        calls.append(args)
+        raise TypeError("defect of act")
+
+    monkeypatch.setattr("metanet.symmetry.verification.act", broken)
+    with pytest.raises(TypeError, match="defect of act"):
+        sym.check(symmetry, apply_fn, p, array(5, 7, 3))
+    assert len(calls) == 1

@@ -2,7 +2,6 @@
 
 from metanet.graphs.batch import EdgeBlock, edge_blocks, node_parameters
 from metanet.graphs.build import build_topology
-from metanet.graphs.draw import draw
 from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
 from metanet.graphs.fan import fan_in
 from metanet.graphs.form import GraphForm, apply_form
@@ -17,6 +16,7 @@ from metanet.graphs.packing import (
     pack,
     plan,
 )
+from metanet.graphs.plot import draw
 from metanet.graphs.schema import GraphSchema, KernelGrid
 from metanet.graphs.stacked import DenseLayout
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology

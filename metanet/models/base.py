@@ -14,6 +14,7 @@ from metanet.graphs import (
     GraphBatch,
     GraphSchema,
     Layout,
+    ParameterGraph,
     Topology,
     apply_form,
     edge_blocks,
@@ -64,10 +65,24 @@ class ModelInputs(NamedTuple):
         """
         if len(self.topologies) != 1:
             raise MetanetError(
-                f"config.model.name: {model} reads networks of one architecture, these "
+                f"name: {model} reads networks of one architecture, these "
                 f"are of {len(self.topologies)}; take a graph metanetwork"
             )
         return self.topologies[0]
+
+
+def require_dense(graphs: GraphBatch) -> ParameterGraph:
+    """Returns the graphs of one topology.
+
+    Raises:
+        MetanetError: for packed graphs.
+    """
+    if not isinstance(graphs, ParameterGraph):
+        raise MetanetError(
+            "name: this model reads networks of one architecture; take a graph "
+            "metanetwork or deep_sets for packed batches"
+        )
+    return graphs
 
 
 class Model(Protocol):

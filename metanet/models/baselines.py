@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, Topology
-from metanet.models.base import MODELS, Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs, require_dense
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 from metanet.options import Options, PositiveInt, Rate
@@ -77,25 +76,11 @@ class _Baseline(nnx.Module):
         deterministic: bool = True,
     ) -> Features:
         """Pooled features ``[B, dim]``; no node or edge features."""
-        x = self.vector(stacked_only(graphs))
+        x = self.vector(require_dense(graphs))
         for layer in self.layers:
             x = jax.nn.silu(layer(x))
         x = dropout(x, self.config.dropout, key, deterministic)
         return Features(None, None, x)
-
-
-def stacked_only(graphs: GraphBatch) -> ParameterGraph:
-    """Graphs of one topology.
-
-    Raises:
-        MetanetError: for packed graphs.
-    """
-    if not isinstance(graphs, ParameterGraph):
-        raise MetanetError(
-            "config.model.name: this model reads networks of one architecture; take a "
-            "graph metanetwork or deep_sets for packed batches"
-        )
-    return graphs
 
 
 def primary(topology: Topology) -> tuple[int, ...]:
@@ -148,7 +133,7 @@ class FlatMLP(_Baseline):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures the standardisation on a sample of graphs with leading axis [B]."""
-        self.flat.measure(stacked_only(graphs))
+        self.flat.measure(require_dense(graphs))
 
     def vector(self, graphs: ParameterGraph) -> jax.Array:
         return self.flat(graphs)
@@ -181,7 +166,7 @@ class StatNN(_Baseline):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures mean and deviation of each statistic on a sample of graphs."""
-        raw = self._statistics(stacked_only(graphs))
+        raw = self._statistics(require_dense(graphs))
         self.mean[...], deviation = raw.mean(0), raw.std(0)
         # What varies by less than 1e-3 of itself has four digits left in float32, which
         # the order of summation changes: rounding must not become a feature.

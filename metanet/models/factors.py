@@ -105,7 +105,7 @@ class FactorModel(GraphModel):
     Subclasses define `update`; its arguments are those of `GraphModel`.
     """
 
-    carries_factors = True
+    scale_equivariant = True
 
     def __init__(
         self,

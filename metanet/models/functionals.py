@@ -43,7 +43,7 @@ from flax import nnx
 from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, to_params
 from metanet.graphs.reductions import broadcast, total
-from metanet.models.base import MODELS, Features, ModelInputs
+from metanet.models.base import MODELS, Features, ModelInputs, require_dense
 from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (
     ArraySpec,
@@ -277,7 +277,7 @@ class Functional(nnx.Module):
         model_inputs.single("a weight-space functional")
         if model_inputs.symmetry is None:
             raise MetanetError(
-                "config.model.name: weight-space functionals are built from a discovered "
+                "symmetry: weight-space functionals are built from a discovered "
                 "Symmetry; pass it as symmetry"
             )
         self.config = config
@@ -315,7 +315,7 @@ class Functional(nnx.Module):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures mean and deviation of each array on a sample of graphs."""
-        arrays = self._arrays(_stacked(graphs))
+        arrays = self._arrays(require_dense(graphs))
         self.mean[...] = jnp.stack([x.mean() for x in arrays])
         deviation = jnp.stack([x.std() for x in arrays])
         self.deviation[...] = jnp.where(deviation > 1e-8, deviation, 1.0)
@@ -365,7 +365,7 @@ class Functional(nnx.Module):
     def arrays(self, graphs: GraphBatch) -> list[jax.Array]:
         """Features ``[B, *axes, dense * d]`` of every array, after all blocks."""
         arrays = []
-        for i, x in enumerate(self._arrays(_stacked(graphs))):
+        for i, x in enumerate(self._arrays(require_dense(graphs))):
             spec = self.specs[i]
             x = (x - self.mean[...][i]) / self.deviation[...][i]
             extra = [
@@ -379,12 +379,3 @@ class Functional(nnx.Module):
         for block in self.blocks:
             arrays = block(arrays)
         return arrays
-
-
-def _stacked(graphs: GraphBatch) -> ParameterGraph:
-    if not isinstance(graphs, ParameterGraph):
-        raise MetanetError(
-            "functionals read networks of one architecture; take a graph metanetwork "
-            "for packed batches"
-        )
-    return graphs

@@ -58,8 +58,7 @@ class ProbeFeatures(nnx.Module):
     ):
         if probe is None:
             raise MetanetError(
-                "config.model.probes: this model has no access to the input network; "
-                "set probes to 0"
+                "probes: this model has no access to the input network; set probes to 0"
             )
         self.activations, self.spec, self.dim = probe.activations, probe.spec, dim
         shape = (count, *probe.input_shape)
@@ -83,7 +82,7 @@ class ProbeFeatures(nnx.Module):
         """Node values ``[B, N, dim]``, 0 where there are none."""
         if not isinstance(layout, DenseLayout):
             raise MetanetError(
-                "config.model.probes: networks of several architectures cannot be "
+                "probes: networks of several architectures cannot be "
                 "probed in one batch; set probes to 0"
             )
         params = to_params(layout.graphs, self.spec.treedef)

@@ -23,8 +23,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import GraphBatch, GraphSchema, to_params
-from metanet.models.base import MODELS, Features, ModelInputs
-from metanet.models.baselines import stacked_only
+from metanet.models.base import MODELS, Features, ModelInputs, require_dense
 from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 from metanet.options import Options, PositiveInt, Rate
@@ -66,8 +65,7 @@ class ProbeGen(nnx.Module):
         topology = model_inputs.single("probegen")
         if model_inputs.probe is None:
             raise MetanetError(
-                "config.model.name: probegen has no access to the input network; pass "
-                "it as probe"
+                "probe: probegen has no access to the input network; pass it as probe"
             )
         activations = [
             n.activation
@@ -117,7 +115,7 @@ class ProbeGen(nnx.Module):
 
     def _all(self, graphs: GraphBatch) -> jax.Array:
         inputs = self._inputs()
-        params = to_params(stacked_only(graphs), self.probe.spec.treedef)
+        params = to_params(require_dense(graphs), self.probe.spec.treedef)
         return jax.vmap(lambda p: self._answers(p, inputs))(params)
 
     def set_statistics(self, graphs: GraphBatch) -> None:

@@ -37,8 +37,14 @@ from metanet.graphs import (
     map_edges,
 )
 from metanet.graphs.reductions import broadcast
-from metanet.models.base import MODELS, Features, GraphModel, ModelInputs
-from metanet.models.baselines import FlatWeights, stacked_only
+from metanet.models.base import (
+    MODELS,
+    Features,
+    GraphModel,
+    ModelInputs,
+    require_dense,
+)
+from metanet.models.baselines import FlatWeights
 from metanet.models.layers import MLP, Linear, NormLinear, dropout, rms_norm
 from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
@@ -281,7 +287,7 @@ class TokenTransformer(nnx.Module):
 
     def set_statistics(self, graphs: GraphBatch) -> None:
         """Measures the standardisation on a sample of graphs."""
-        self.flat.measure(stacked_only(graphs))
+        self.flat.measure(require_dense(graphs))
 
     def __call__(
         self,
@@ -291,7 +297,7 @@ class TokenTransformer(nnx.Module):
         deterministic: bool = True,
     ) -> Features:
         """Pooled features ``[B, dim]``: the mean of all tokens after the last layer."""
-        flat = self.flat(stacked_only(graphs))
+        flat = self.flat(require_dense(graphs))
         held = jnp.concatenate([flat, jnp.zeros((len(flat), 1))], axis=-1)
         x = self.read(held[:, np.asarray(self.index)]) + self.position[...][None]
         heads = self.config.heads

@@ -2,7 +2,7 @@
 
 from metanet.report.accuracy import accuracy_sections
 from metanet.report.card import write_card
-from metanet.report.compare import Comparison, compare
+from metanet.report.comparison import Comparison, compare
 from metanet.report.describe import (
     coverage_rows,
     edge_rows,

@@ -2,8 +2,7 @@
 
 from metanet.symmetry.activations import compute_activations
 from metanet.symmetry.canonical import canonicalize
-from metanet.symmetry.check import SymmetryError, check
-from metanet.symmetry.discover import discover
+from metanet.symmetry.discovery import discover
 from metanet.symmetry.elements import (
     Element,
     act,
@@ -15,6 +14,7 @@ from metanet.symmetry.elements import (
 from metanet.symmetry.interpreter import register_rule
 from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.symmetry import Coverage, Symmetry
+from metanet.symmetry.verification import SymmetryError, check
 from metanet.symmetry.windows import Windows, windows_of
 
 __all__ = [

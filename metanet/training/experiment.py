@@ -127,7 +127,7 @@ class InputArchitecture:
         canonical = None
         if config.canonicalize:
             # Scale-equivariant models need only the remaining symmetries canonicalized.
-            equivariant = getattr(MODELS[config.model.name], "carries_factors", False)
+            equivariant = getattr(MODELS[config.model.name], "scale_equivariant", False)
             canonical = (
                 remaining_symmetry(symmetry, topology) if equivariant else symmetry
             )
@@ -330,8 +330,7 @@ class Experiment:
                 probe=probe,
                 rngs=rngs,
             )
-            return Metanetwork(model, self.task.head(model, rngs=rngs))
+            head = self.task.head(model, rngs=rngs)
         except MetanetError as error:
-            if str(error).startswith("config."):
-                raise
             raise within("config.model", error) from error
+        return Metanetwork(model, head)

@@ -92,7 +92,7 @@ def discover(
         closed, leaves, jax.tree.leaves(inputs), state_outputs
     ).symmetry()
     if check:
-        from metanet.symmetry.check import check as prove
+        from metanet.symmetry.verification import check as prove
 
         prove(symmetry, apply_fn, params, *inputs)
     return symmetry
