@@ -1,17 +1,20 @@
-r"""What mixing architectures costs, and what weights in a file cost: speed of training.
+r"""Training speed on mixed architectures and on weights in a file, relative to one architecture.
 
     python experiments/bench_feeds.py
     python experiments/bench_feeds.py --images mnist --data-root DIR --zoos DIR \
         --models product_gmn,deep_sets
 
-Trains on the zoos of configs/predict_accuracy.py (made in ``--zoos`` when they are
-missing; ``--runs diverse=1500`` for one of another size) in turn: ``uniform`` on networks
-of one architecture, ``packed`` on the same in packed batches, ``varying`` and ``diverse``
-on those of these zoos, ``file`` as uniform with the weights in a mapped file instead of
-memory. One JSON line per model: medians of
-parameters and edges of input networks read per second, ``times`` per parameter and per
-edge relative to uniform, how often the step was traced, and seconds before the first
-step.
+Trains alternately on the zoos of configs/predict_accuracy.py, which are made in ``--zoos``
+if they do not exist (``--runs diverse=1500`` for one of another size):
+
+    uniform            networks of one architecture
+    packed             the same networks in packed batches
+    varying, diverse   packed batches of these zoos
+    file               as uniform, with the weights in a mapped file instead of memory
+
+One JSON line per model: medians of parameters and edges of input networks per second, time
+per parameter and per edge relative to uniform, number of traces of the step, and seconds
+before the first step.
 """
 
 from __future__ import annotations
@@ -44,15 +47,15 @@ ZOOS = ("small_cnn", "varying", "diverse")
 
 
 class Training:
-    """A run without its loop.
+    """State of a run that takes single training steps.
 
     Args:
         config: The experiment.
-        mixed: Whether its batches are packed.
+        mixed: Selects packed batches.
     """
 
     def __init__(self, config: ExperimentConfig, mixed: bool):
-        begun = time.perf_counter()
+        begin = time.perf_counter()
         zoo = open_or_make(config.zoo.path, config.zoo.recipe)
         tables = select(zoo, config.data, ("test_accuracy",))
         experiment = Experiment.of(config, run_inputs(zoo, tables), progress=True)
@@ -65,26 +68,27 @@ class Training:
         self.state = source.replicate(state)
         self.step = make_train_step(source.reader, task, graphdef, optimizer, config)
         train = tables["train"]
-        edges = {k: _edges(one.topology) for k, one in experiment.inputs.items()}
-        each = zip(train.sizes, (edges[k] for k in train["architecture"]), strict=True)
-        self.sizes = dict(
-            zip(train["id"].tolist(), np.asarray(list(each)), strict=True)
-        )
+        edges = {
+            key: _edges(network.topology) for key, network in experiment.inputs.items()
+        }
+        num_edges = [edges[key] for key in train["architecture"]]
+        sizes = np.stack([train.sizes, num_edges], axis=1)  # parameters, edges
+        self.sizes = dict(zip(train["id"].tolist(), sizes, strict=True))
         self.batches: Any = source.batches([0, 0])
         self._step()
-        self.start = time.perf_counter() - begun
+        self.start = time.perf_counter() - begin
 
     def speed(self, seconds: float) -> np.ndarray:
-        """Parameters and edges of input networks per second ``[2]``."""
+        """Returns parameters and edges of input networks per second ``[2]``."""
         self._step()
-        begun, count = time.perf_counter(), np.zeros(2)
-        while time.perf_counter() - begun < seconds:
+        begin, count = time.perf_counter(), np.zeros(2)
+        while time.perf_counter() - begin < seconds:
             for _ in range(5):
                 batch = next(self.batches)
                 self.state, _ = self.step(self.state, batch.data, batch.items)
                 count += sum(self.sizes[int(i)] for i in batch.ids)
             jax.block_until_ready(self.state.step)
-        return count / (time.perf_counter() - begun)
+        return count / (time.perf_counter() - begin)
 
     def _step(self) -> None:
         batch = next(self.batches)
@@ -97,7 +101,7 @@ def _edges(topology: Topology) -> int:
 
 
 def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """The record of a model."""
+    """Returns the record of a model."""
     cases: dict[str, tuple[str, tuple[str, ...], bool]] = {
         "uniform": ("small_cnn", (), False),
         "packed": ("small_cnn", (), True),
@@ -108,31 +112,33 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
     runs: dict[str, Training] = {}
     for name, (zoo, changes, mixed) in cases.items():
         where = ",where=activation=relu" if zoo == "small_cnn" else ""
-        given = f"images={args.images},data_root={args.data_root},model={model}{where}"
-        given += f",runs={dict(args.runs).get(zoo, 0)}"
+        settings = (
+            f"images={args.images},data_root={args.data_root},model={model}{where}"
+        )
+        settings += f",runs={dict(args.runs).get(zoo, 0)}"
         path = f"--config.zoo.path={args.zoos}/{args.images}-{zoo}"
-        config, _ = load_config(f"{CONFIG}:{zoo},{given}", [path, *changes])
+        config, _ = load_config(f"{CONFIG}:{zoo},{settings}", [path, *changes])
         runs[name] = Training(ExperimentConfig.from_mapping(config.to_dict()), mixed)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in cases}
+    measured: dict[str, list[np.ndarray]] = {name: [] for name in cases}
     for _ in range(args.repeats):
         for name, run in runs.items():
-            found[name].append(run.speed(args.seconds))
+            measured[name].append(run.speed(args.seconds))
     for run in runs.values():
         with closing(run.batches):
             pass
-    speeds = {name: np.median(values, axis=0) for name, values in found.items()}
+    speeds = {name: np.median(values, axis=0) for name, values in measured.items()}
     steps: dict[str, Any] = {name: run.step for name, run in runs.items()}
     return {
         "model": model,
         **{
-            f"{what}_per_second": {name: round(v[i]) for name, v in speeds.items()}
-            for i, what in enumerate(("parameters", "edges"))
+            f"{unit}_per_second": {name: round(v[i]) for name, v in speeds.items()}
+            for i, unit in enumerate(("parameters", "edges"))
         },
         **{
-            f"times_per_{what}": {
+            f"times_per_{unit}": {
                 n: speeds["uniform"][i] / v[i] for n, v in speeds.items()
             }
-            for i, what in enumerate(("parameter", "edge"))
+            for i, unit in enumerate(("parameter", "edge"))
         },
         "traces": {name: step._cache_size() for name, step in steps.items()},
         "start": {name: round(run.start, 1) for name, run in runs.items()},
@@ -140,7 +146,7 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
 
 
 def _runs(text: str) -> tuple[str, int]:
-    """``ZOO=N``."""
+    """Parses ``ZOO=N``."""
     zoo, _, runs = text.partition("=")
     if zoo not in ZOOS:
         raise argparse.ArgumentTypeError(f"{zoo!r} is none of {', '.join(ZOOS)}")
@@ -154,7 +160,7 @@ def main() -> int:
     parser.add_argument(
         "--images", default="digits", help="image set (default: digits)"
     )
-    parser.add_argument("--data-root", default="", help="folder of its files")
+    parser.add_argument("--data-root", default="", help="folder of the image files")
     parser.add_argument("--zoos", default="zoos", help="folder of the zoos")
     parser.add_argument(
         "--runs",
@@ -162,13 +168,13 @@ def main() -> int:
         action="append",
         default=[],
         metavar="ZOO=N",
-        help="training runs of a zoo, may be repeated (default: as its config says)",
+        help="training runs of a zoo; may be repeated (default: those of its config)",
     )
     parser.add_argument(
         "--models", default="product_gmn,gmn,ng_gnn,deep_sets", help="comma-separated"
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each timing")
-    parser.add_argument("--repeats", type=int, default=5, help="timings of each")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per timing")
+    parser.add_argument("--repeats", type=int, default=5, help="timings per case")
     args = parser.parse_args()
     try:
         for model in args.models.split(","):

@@ -1,4 +1,4 @@
-"""The error that a user of metanet is meant to read, and name suggestions for it."""
+"""The error class for bad input, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class MetanetError(Exception):
-    """Bad input, said in one line: what is wrong, where, and what to do.
+    """Bad input; the message states in one line what is wrong and what to do.
 
-    The command line prints the message alone (no traceback).
+    The command line prints the message without a traceback.
 
     Attributes:
         status: Exit status of the command line.
@@ -19,36 +19,18 @@ class MetanetError(Exception):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Returns ``' Did you mean "x"?'`` for the known name nearest to ``name``.
+    """Returns the end of a message about an unknown name.
 
-    Where nothing is near, the known names are listed instead.
+    Args:
+        name: The unknown name.
+        known: Known names.
+
+    Returns:
+        ``' Did you mean "x"?'`` with the nearest known name, or ``" Known: a, b."``
+        when no name is near.
     """
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f' Did you mean "{near[0]}"?'
     return f" Known: {', '.join(options)}." if options else ""
-
-
-def require_at_least(options: object, **least: int) -> None:
-    """Checks numbers of a config's section.
-
-    Raises:
-        MetanetError: when ``options`` has a number below the least allowed.
-    """
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value < bound:
-            raise MetanetError(f"{name}: must be at least {bound}, got {value}")
-
-
-def require_one_of(options: object, **choices: Iterable[str]) -> None:
-    """Checks named choices of a config's section.
-
-    Raises:
-        MetanetError: when a choice is not one of those known (with the nearest one).
-    """
-    for name, known in choices.items():
-        value = getattr(options, name)
-        if value not in known:
-            raise MetanetError(f"{name}: no {value!r}.{suggest(str(value), known)}")

@@ -1,4 +1,8 @@
-"""Typed experiment configs: mappings in, frozen dataclasses out, every error named."""
+"""Config of an experiment: frozen dataclasses that check themselves.
+
+The dataclasses are the only place of the defaults. Config files, command line flags and
+config.json are mappings that `ExperimentConfig.from_mapping` reads.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,12 @@ from metanet.zoos import FitConfig, PopulationConfig, Recipe
 
 @dataclass(frozen=True)
 class ZooConfig(Options):
-    """Where the zoo lies, and how it is made when it is missing.
+    """Directory of a zoo, and the recipe of a zoo that does not exist yet.
 
     Attributes:
-        path: Its directory.
-        fit: A zoo of INRs, or
-        population: a zoo of classifiers; one of both.
+        path: Directory.
+        fit: Recipe of a zoo of INRs; exactly one of both recipes is given.
+        population: Recipe of a zoo of classifiers.
     """
 
     path: str = "zoos/digits"
@@ -47,25 +51,25 @@ class ZooConfig(Options):
 
     @property
     def recipe(self) -> Recipe:
-        """What makes the zoo."""
+        """The recipe that is given."""
         recipe = self.fit or self.population
-        assert recipe is not None
+        assert recipe is not None  # by __post_init__
         return recipe
 
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """Which networks of the zoo an experiment takes.
+    """Selection of networks from a zoo.
 
     Attributes:
-        where: Conditions "column=value" that all of them meet.
-        fraction: Share of the training runs that is used.
-        wider: Column by whose median the zoo is cut for a test out of distribution:
-            training and validation take what lies at or below, test what lies above;
-            "" for no cut.
-        memory: GiB of weights up to which they are held in memory; more are read from
-            an unnamed file beside the zoo, in the same order; 0: a quarter of the
-            machine's memory.
+        where: Conditions "column=value" that every network satisfies.
+        fraction: Share of the training runs that is used, in (0, 1].
+        wider: Column whose median splits the zoo for a test out of distribution: training
+            and validation networks have values up to the median, test networks larger
+            ones; "" for no such split.
+        memory: Weights in GiB up to which they are kept in memory; larger sets are read
+            from an unnamed file beside the zoo, in the same order. 0 stands for a quarter
+            of the machine's memory.
     """
 
     where: tuple[str, ...] = ()
@@ -84,15 +88,15 @@ class DataConfig(Options):
 
 @dataclass(frozen=True)
 class GraphConfig(Options):
-    """What the parameter graphs of the input networks tell.
+    """Node features and preprocessing of the parameter graphs.
 
     Attributes:
-        fuse: "reader": a node set per layer; "quotient": one per permutation group, so
+        fuse: "reader": one node set per layer; "quotient": one per permutation group, so
             that layers that residual connections tie together share their nodes.
-        activations: Nodes know the nonlinearity through which they are read.
-        depths: Nodes know their depth.
-        fan_in: Weights are multiplied by the root of their fan-in, so that they look
-            alike in networks of every width.
+        activations: The nonlinearity applied to a node is one of its features.
+        depths: The depth of a node is one of its features.
+        fan_in: Weights are multiplied by the square root of their fan-in, which gives
+            them one scale in networks of every width.
     """
 
     fuse: Literal["reader", "quotient"] = "reader"
@@ -103,20 +107,31 @@ class GraphConfig(Options):
 
 @dataclass(frozen=True)
 class NamedConfig:
-    """Something chosen by name, with its options: ``{name: ..., option: ...}``."""
+    """A registered name with options: ``{"name": ..., option: ...}``.
+
+    Attributes:
+        name: Name in a registry, or ``package.module:attribute``.
+        options: Pairs of option and value, sorted.
+    """
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(cls, name: str, **options: Any) -> NamedConfig:
-        """Builds one with sorted options; lists become tuples."""
-        freeze = lambda v: tuple(v) if isinstance(v, list) else v
-        return cls(name, tuple((k, freeze(v)) for k, v in sorted(options.items())))
+        """Returns a name with options, whose lists become tuples."""
+        pairs = []
+        for option, value in sorted(options.items()):
+            pairs.append((option, tuple(value) if isinstance(value, list) else value))
+        return cls(name, tuple(pairs))
 
     @classmethod
     def from_json(cls, mapping: Mapping[str, Any]) -> NamedConfig:
-        """Reads ``{"name": ..., option: ...}``."""
+        """Reads ``{"name": ..., option: ...}``.
+
+        Raises:
+            MetanetError: for a mapping without a name.
+        """
         options = dict(mapping)
         name = options.pop("name", None)
         if not isinstance(name, str):
@@ -149,18 +164,21 @@ class NamedConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """Length and rhythm of training.
+    """Length of training, batches, evaluations and checkpoints.
 
     Attributes:
         steps: Optimiser steps.
         batch_size: Networks per step.
-        micro_batch: Networks per pass of the scan inside a step; 0 chooses for the
-            cache on CPU, and the whole batch elsewhere.
-        log_every, eval_every, checkpoint_every: Steps between these.
-        keep: Number of latest checkpoints kept, beside the best.
-        eval_batch: Networks per pass of an evaluation.
-        bf16: Products of the training step round their factors to bfloat16, with
-            float32 sums; evaluation does not.
+        micro_batch: Networks per iteration of the scan inside a step; divides
+            ``batch_size``. 0 chooses a size that fits the cache on CPU, and the whole batch
+            elsewhere.
+        log_every: Steps between log lines.
+        eval_every: Steps between evaluations on the validation networks.
+        checkpoint_every: Steps between checkpoints.
+        keep: Number of latest checkpoints that are kept besides the best one.
+        eval_batch: Networks per iteration of an evaluation.
+        bf16: Matrix products of the training step round their factors to bfloat16 and
+            sum in float32, for accelerators with units for them; evaluation keeps float32.
     """
 
     steps: PositiveInt = 1000
@@ -189,15 +207,24 @@ def _no_augmentation() -> AugmentConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig(Options):
-    """All that decides a run.
+    """Everything that determines the result of a run.
+
+    Options of the model and of the task are completed with their defaults.
 
     Attributes:
         imports: Modules outside the package that register models, tasks or zoo families;
             they are imported before the other fields are read.
         seed: Seed of initialisation, data order and augmentation.
-        canonicalize: Bring every input network to the canonical representative of its
-            scale, sign and phase orbit before anything else reads it.
-        zoo, data, graph, model, task, augment, optimizer, train: The parts.
+        canonicalize: Every input network is replaced by the canonical representative of
+            its orbit under scales, signs and phases.
+        zoo: Directory and recipe of the input networks.
+        data: Selection of input networks.
+        graph: Parameter graphs.
+        model: Metanetwork and its options.
+        task: Task and its options.
+        augment: Augmentations of the input networks.
+        optimizer: Optimiser, schedule and averaging.
+        train: Length of training, batches, evaluations and checkpoints.
     """
 
     imports: tuple[ModuleName, ...] = ()
@@ -221,19 +248,14 @@ class ExperimentConfig(Options):
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> ExperimentConfig:
-        """Reads nested mappings (a config file's content, or config.json).
+        """Reads the nested mapping of a config file or of config.json.
 
         Raises:
-            MetanetError: for unknown keys (with the nearest known one), wrong types
-                and impossible values, naming the dotted field.
+            MetanetError: for unknown keys (with the nearest one), wrong types and
+                impossible values, with the dotted name of the field.
         """
         return from_mapping(cls, mapping, "config")
 
     def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_mapping`."""
-        return to_json(self)
-
-
-def to_json(options: Any) -> dict[str, Any]:
-    """Returns the mapping of a dataclass as JSON holds it, with lists for tuples."""
-    return json.loads(json.dumps(to_mapping(options)))
+        """Returns the mapping that `from_mapping` reads, with lists for tuples."""
+        return json.loads(json.dumps(to_mapping(self)))
