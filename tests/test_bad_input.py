@@ -254,7 +254,7 @@ def test_predict_skips_unreadable_files(trained, tmp_path, capsys):
     assert "outside what the run was trained on" in warning and str(good) in warning
     assert len(lines) == len(bad)
     expected = (
-        "seq.0.bias: shape (64,), this architecture takes (8,)",
+        "seq.0.weight: shape (64, 2), this architecture takes (8, 2)",
         "seq.2.bias: holds NaN",
         "not a readable PyTorch file",
         "id 999",

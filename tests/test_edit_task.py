@@ -38,16 +38,21 @@ def run(tmp_path_factory) -> Run:
         return load_run(workdir)
 
 
+def arrays_of(run: Run, vector: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters of a flat vector by path."""
+    arrays, start, spec = {}, 0, run.experiment.single.spec
+    for path, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
+        arrays[path] = np.array(vector[start : start + size].reshape(shape))
+        start += size
+    return arrays
+
+
 def render(run: Run, vector: np.ndarray) -> np.ndarray:
     """A SIREN by its definition: sine layers of frequency w0, then a linear layer.
 
     Outputs lie around 0, images around 0.5 (the convention of DWSNets).
     """
-    leaves, start, w0 = {}, 0, 5.0
-    spec = run.experiment.single.spec
-    for path, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
-        leaves[path] = vector[start : start + size].reshape(shape).astype(np.float64)
-        start += size
+    leaves, w0 = arrays_of(run, vector.astype(np.float64)), 5.0
     line = np.linspace(-1, 1, 8)
     x = np.stack([np.tile(line, 8), np.repeat(line, 8)], -1)
     layers = sorted({path.rpartition("/")[0] for path in leaves})
@@ -127,10 +132,7 @@ def test_packed_edits_equal_dense_ones(run):
 def test_edited_files_keep_their_format(run, tmp_path, capsys):
     zoo = shared_zoo()
     spec, vector = run.experiment.single.spec, run.tables["test"].weights[0]
-    arrays, start = {}, 0
-    for path, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
-        arrays[path] = np.array(vector[start : start + size].reshape(shape))
-        start += size
+    arrays = arrays_of(run, vector)
     np.savez(tmp_path / "a.npz", **arrays)
     save_file(arrays, tmp_path / "b.safetensors")
     files = [str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors"), f"{zoo}:1"]

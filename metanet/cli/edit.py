@@ -102,11 +102,7 @@ def _edit(file: str, path: Path, run: Run) -> float:
     if Path(file).is_file():
         save_network(path, network, like=file)
     else:
-        arrays, start = {}, 0
-        for name, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
-            arrays[name] = edited[start : start + size].reshape(shape)
-            start += size
         stream = io.BytesIO()
-        np.savez(stream, **arrays)
+        np.savez(stream, **spec.arrays(edited))  # type: ignore[arg-type]
         write_file(path, stream.getvalue())
     return float(np.linalg.norm(edited - weights) / np.linalg.norm(weights))

@@ -193,12 +193,13 @@ def bind(arrays: Mapping[str, np.ndarray], spec: ParamSpec, name: str) -> Bound:
     sources = _sources(arrays, spec, name)
     used = {source.key for source in sources.values()}
     ignored = tuple(key for key in arrays if key not in used)
-    leaves = []
-    for path, shape in zip(spec.paths, spec.shapes, strict=True):
-        key, order = sources[path]
-        values = _to_parameter(arrays[key], shape, order, f"{name}: {key}")
-        leaves.append(values.reshape(-1))
-    return Bound(np.concatenate(leaves), ignored)
+    shapes = dict(zip(spec.paths, spec.shapes, strict=True))
+    leaves = {}
+    # In the order of the file, so that an error names the first array that is wrong.
+    for path, (key, order) in sources.items():
+        values = _to_parameter(arrays[key], shapes[path], order, f"{name}: {key}")
+        leaves[path] = values.reshape(-1)
+    return Bound(np.concatenate([leaves[path] for path in spec.paths]), ignored)
 
 
 def unbind(
@@ -221,10 +222,8 @@ def unbind(
         MetanetError: as `bind`.
     """
     sources = _sources(arrays, spec, name)
-    result, start = {}, 0
-    for path, shape, size in zip(spec.paths, spec.shapes, spec.sizes, strict=True):
-        values = vector[start : start + size].reshape(shape)
-        start += size
+    result = {}
+    for path, values in spec.arrays(vector).items():
         key, order = sources[path]
         if order is not None:
             values = values.transpose(np.argsort(order))

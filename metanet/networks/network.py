@@ -104,6 +104,11 @@ class ParamSpec:
         ]
         return jnp.concatenate(flat, axis=-1)
 
+    def arrays(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Splits a vector ``[size]`` into the leaves by path (views)."""
+        leaves = jax.tree_util.tree_leaves(self.unflatten(vector))
+        return dict(zip(self.paths, leaves, strict=True))
+
     def unflatten(self, vector: jax.Array | np.ndarray) -> Params:
         """Splits a vector ``[..., size]`` into leaves ``[..., *shape]`` (views)."""
         leaves, start = [], 0

@@ -22,7 +22,7 @@ from metanet.training import Run, RunResult
 
 
 class ReportInputs(NamedTuple):
-    """What a section reads.
+    """Arguments of a section.
 
     Attributes:
         workdir: The run's directory.

@@ -53,7 +53,7 @@ class PackedNetworks(NamedTuple):
 
 
 class PackedItems(NamedTuple):
-    """What a training step reads: bins, and the number of networks in them."""
+    """Items of a training step: bins, and the number of networks in them."""
 
     bins: PackedNetworks
     networks: np.ndarray

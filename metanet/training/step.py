@@ -24,7 +24,7 @@ from metanet.training.experiment import Metanetwork
 
 
 class TrainState(NamedTuple):
-    """What training changes, and what a checkpoint stores.
+    """State of training, stored with every checkpoint.
 
     Attributes:
         step: Number of optimiser steps done.
