@@ -22,9 +22,9 @@ from metanet.graphs import (
     first_fit_decreasing,
     pack,
     plan,
+    remaining_symmetry,
     to_graph,
 )
-from metanet.graphs.scales import remaining_symmetry
 from metanet.models import MODELS, Probe, build_model
 from metanet.networks import Architecture, ParamSpec, create
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from metanet.graphs import broadcast, extreme, total
 from metanet.graphs.edge_products import carried, matched
-from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.models.baselines import _quantiles
 from metanet.models.layers import NormLinears, affine, norm_products, rms_norm
 

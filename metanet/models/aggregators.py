@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
-from metanet.graphs.batch import End
+from metanet.graphs import Edges, End, GraphSchema, Layout, attention, map_edges
 from metanet.models.layers import Linear
 
 AggregatorName = Literal["mean", "sum", "attention", "pna"]

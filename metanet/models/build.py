@@ -7,8 +7,8 @@ from typing import Any
 
 from flax import nnx
 
-from metanet.graphs import GraphForm, GraphSchema, Topology
-from metanet.models.base import MODELS, Model, ModelInputs
+from metanet.graphs import Topology
+from metanet.models.base import MODELS, Model, new_model
 from metanet.models.probes import Probe
 from metanet.symmetry import Symmetry
 
@@ -35,17 +35,24 @@ def build_model(
     """Builds a model for graphs of one topology, or of several.
 
     Args:
-        name: A name in `MODELS`.
+        name: A name in `MODELS`, or ``package.module:attribute``.
         options: Fields of the model's config class.
         topology: Topology or topologies of the graphs.
-        symmetry: What was discovered, for weight-space functionals.
-        probe: How to run the input network, for models with probe features.
+        symmetry: Discovered symmetry, for weight-space functionals.
+        probe: Access to activations, for models with probes.
         features: Values per parameter.
-        rngs: Initialisation.
+        rngs: Keys of the initialisation.
+
+    Raises:
+        MetanetError: for an unknown model or option, an impossible value, and networks
+            that the model cannot read.
     """
-    config = model_config(name, options)
-    topologies = (topology,) if isinstance(topology, Topology) else tuple(topology)
-    form = getattr(config, "form", GraphForm())
-    schema = GraphSchema.of(topologies, form, features)
-    model_inputs = ModelInputs(topologies, symmetry, probe)
-    return MODELS[name](config, schema, model_inputs, rngs=rngs)
+    return new_model(
+        MODELS[name],
+        model_config(name, options),
+        topology,
+        symmetry=symmetry,
+        probe=probe,
+        features=features,
+        rngs=rngs,
+    )

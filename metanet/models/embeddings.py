@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metanet.graphs import GraphSchema, KernelGrid, Layout
-from metanet.graphs.schema import MAX_DEPTH
+from metanet.graphs import MAX_DEPTH, GraphSchema, KernelGrid, Layout
 from metanet.models.layers import Linear, affine
 from metanet.networks import sine
 
@@ -208,12 +207,12 @@ class NodeEmbedding(nnx.Module):
         depths = 1 + max(min(d, MAX_DEPTH) for _, d, _, _ in types)
         draw = lambda n, s: nnx.Param(s * jax.random.normal(rngs.params(), (n, dim)))
         self.kind, self.depth = draw(len(kinds), 0.5), draw(depths, 0.5)
-        self.nonlinearity = draw(len(chains), 0.5)
+        self.activation = draw(len(chains), 0.5)
         self.identity = draw(max(schema.num_identities, 1), 1.0)
 
     def __call__(self, layout: Layout) -> jax.Array:
         """Node values ``[..., dim]``; they broadcast over a stacked batch."""
-        tables = (self.kind, self.depth, self.nonlinearity)
+        tables = (self.kind, self.depth, self.activation)
         rows = sum(
             table[...][np.asarray(column)]
             for table, column in zip(tables, self.columns, strict=True)

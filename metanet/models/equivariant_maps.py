@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
-from metanet.graphs.reductions import broadcast, extreme, total
+from metanet.graphs import broadcast, extreme, total
 from metanet.symmetry import Symmetry
 
 # More partitions than this of one array's axes come from arrays of a rank for which

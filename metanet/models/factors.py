@@ -1,4 +1,4 @@
-"""What the models that are equivariant to scales and signs share.
+"""Base class and layers of the models that are equivariant to scales and signs.
 
 Source: canonical forms and equivariant layers of ScaleGMN (Kalogeropoulos et al., NeurIPS
 2024, equations 4 to 8); scale_gmn.py and scale_product_gmn.py are the models.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.graphs import GraphSchema, Layout
-from metanet.models.base import GraphModel, ModelInputs
+from metanet.models.base import GraphModel, GraphModelConfig, ModelInputs, State
 from metanet.models.layers import MLP, Linear
 from metanet.models.readout import NodeReadoutName
 from metanet.options import Options, PositiveInt, Rate
@@ -25,6 +25,9 @@ TINY = 1e-30
 @dataclass(frozen=True)
 class FactorConfig(Options):
     """Options that these models share.
+
+    Encodings are linear, for waves of a weight do not scale with it; and there are no
+    probes, for activations at fixed inputs scale by a factor that no weight shows.
 
     Attributes:
         dim: Width of node features.
@@ -38,30 +41,36 @@ class FactorConfig(Options):
     readout: NodeReadoutName = "roles"
     dropout: Rate = 0.0
 
-    # Encodings are linear: waves of a weight do not carry its factor; neither do
-    # activations at given inputs, for which a unit's factor is its own.
-    frequencies = 0
-    max_frequency = 1.0
-    probes = 0
 
+class ScaleMask:
+    """Masks of the nodes of a batch that scaling groups act on.
 
-class Carried:
-    """Which nodes of a batch carry factors, and their features without these."""
+    Attributes:
+        positive: ``[..., 1]``, True for nodes whose features carry a positive factor.
+        sign: The same for signs.
+        any: True for nodes with either.
+    """
 
     def __init__(self, layout: Layout, schema: GraphSchema):
-        held = [carries for *_, carries in schema.node_types]
-        mask = lambda kind: jnp.asarray([kind in c for c in held])[layout.node_type]
-        self.positive, self.sign = mask("positive")[..., None], mask("sign")[..., None]
+        self.positive = self._mask("positive", layout, schema)
+        self.sign = self._mask("sign", layout, schema)
         self.any = self.positive | self.sign
 
+    @staticmethod
+    def _mask(kind: str, layout: Layout, schema: GraphSchema) -> jax.Array:
+        types = [kind in kinds for *_, kinds in schema.node_types]
+        return jnp.asarray(types)[layout.node_type][..., None]
+
     def invariant(self, x: jax.Array) -> jax.Array:
-        """inv(x): features that no factor of their node changes."""
+        """Returns inv(x), features that no factor of their node changes."""
         x = jnp.where(self.positive, x / self.norm(x), x)
         return jnp.where(self.sign, jnp.abs(x), x)
 
     def norm(self, x: jax.Array) -> jax.Array:
-        """``|x|`` over the last axis, without the mean of squares under- or
-        overflowing; 1 where x is 0."""
+        """Returns ``|x|`` over the last axis, or 1 where x is 0.
+
+        The mean of squares neither underflows nor overflows.
+        """
         top = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
         top = jnp.where(top > TINY, top, 1.0)
         scaled = x / top
@@ -69,14 +78,18 @@ class Carried:
         return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
 
     def divisor(self, top: jax.Array, x: jax.Array) -> jax.Array:
-        """What takes a node's factor off, by ``top``, which carries it.
+        """Returns a divisor that removes a node's factor; at least ``0.1 |x|``.
 
-        At least a tenth of ``|x|``. Other nodes need no division, but feed back what they
-        receive: theirs is 1 unless they hold or receive more than 10.
+        Nodes without a factor need no division, but their features grow by what they
+        receive: their divisor is 1 unless ``top`` or ``|x|`` is more than 10.
+
+        Args:
+            top: ``[..., 1]``, values that carry the node's factor.
+            x: Node features ``[..., d]``.
         """
-        size = 0.1 * self.norm(x)
-        factor = jnp.maximum(top, size)
-        others = jnp.maximum(jnp.maximum(0.1 * top, size), 1.0)
+        least = 0.1 * self.norm(x)
+        factor = jnp.maximum(top, least)
+        others = jnp.maximum(jnp.maximum(0.1 * top, least), 1.0)
         return jnp.where(self.positive & (factor > TINY), factor, others)
 
 
@@ -85,24 +98,24 @@ class EquivariantUpdate(nnx.Module):
 
     def __init__(self, parts: int, dim: int, *, rngs: nnx.Rngs):
         self.linear = Linear(parts * dim, dim, bias=False, scale=0.5, rngs=rngs)
-        # Mixed before a sign is dropped: how signs of features agree is kept.
+        # Mixed before signs are dropped, so that relative signs of features survive.
         self.mixed = Linear(parts * dim, dim, bias=False, rngs=rngs)
         self.factor = MLP(dim, dim, dim, rngs=rngs)
         self.plain = MLP(parts * dim, dim, dim, rngs=rngs)
 
-    def __call__(self, carried: Carried, parts: list[jax.Array]) -> jax.Array:
+    def __call__(self, mask: ScaleMask, parts: list[jax.Array]) -> jax.Array:
         # All parts carry the same factor: they are made invariant together.
         joined = jnp.concatenate(parts, axis=-1)
-        factor = self.factor(carried.invariant(self.mixed(joined)))
+        factor = self.factor(mask.invariant(self.mixed(joined)))
         return jnp.where(
-            carried.any, self.linear(joined) * factor, 0.5 * self.plain(joined)
+            mask.any, self.linear(joined) * factor, 0.5 * self.plain(joined)
         )
 
 
 class FactorModel(GraphModel):
     """A graph metanetwork whose features carry the factors of their nodes.
 
-    Subclasses define `update`; its arguments are those of `GraphModel`.
+    Its arguments are those of `GraphModel`.
     """
 
     scale_equivariant = True
@@ -117,8 +130,15 @@ class FactorModel(GraphModel):
         edge_floats: int = 0,
         rngs: nnx.Rngs,
     ):
+        encoding = GraphModelConfig(
+            dim=config.dim,
+            depth=config.depth,
+            frequencies=0,
+            readout=config.readout,
+            dropout=config.dropout,
+        )
         super().__init__(
-            config,
+            encoding,
             schema,
             model_inputs,
             edge_dim=edge_dim,
@@ -129,6 +149,8 @@ class FactorModel(GraphModel):
         )
         self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
 
-    def pool(self, layout: Layout, nodes, edges, globals_) -> jax.Array:
-        features = self.last(Carried(layout, self.schema).invariant(nodes))
+    def pool(self, layout: Layout, state: State) -> jax.Array:
+        """Returns ``[G, dim]``, pooled after the factors are removed."""
+        mask = ScaleMask(layout, self.schema)
+        features = self.last(mask.invariant(state.nodes))
         return self.readout(layout, features, None, None)

@@ -41,8 +41,14 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import GraphBatch, GraphSchema, ParameterGraph, to_params
-from metanet.graphs.reductions import broadcast, total
+from metanet.graphs import (
+    GraphBatch,
+    GraphSchema,
+    ParameterGraph,
+    broadcast,
+    to_params,
+    total,
+)
 from metanet.models.base import MODELS, Features, ModelInputs, require_dense
 from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (

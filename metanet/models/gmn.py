@@ -18,7 +18,7 @@ where in_v aggregates h over the edges that arrive and out_v over those that lea
 Deviations, and why: messages are the hidden values of the edge network, not its outputs
 (their linear map stands behind the mean instead of before it, one pass over the edges
 less); the first layer of the edge network is split into one product per
-edge and two per node (the same function of a concatenation); a node also hears the edges
+edge and two per node (the same function of a concatenation); a node also reads the edges
 that leave it (``directions="both"``; the published code adds reversed edges without a
 mark for that), where "forward" is the paper's form; RMS norms without means, as their
 gains fold into weights; every edge set's kind is embedded, heads and gates included.
@@ -33,45 +33,39 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, GraphForm, GraphSchema, Layout, map_edges
+from metanet.graphs import End, GraphForm, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator, AggregatorName
-from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
+from metanet.models.base import (
+    MODELS,
+    GraphModel,
+    GraphModelConfig,
+    ModelInputs,
+    State,
+    per_graph,
+)
 from metanet.models.layers import Linear, NormLinear
 from metanet.models.readout import ReadoutName
-from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class GMNConfig(Options):
-    """Options of the graph metanetwork.
+class GMNConfig(GraphModelConfig):
+    """Options of the graph metanetwork beyond those of `GraphModelConfig`.
 
     Attributes:
-        dim: Width of node, edge and global features.
-        depth: Number of blocks.
         bias: Biases as edges from a bias "node" (the paper's choice), as a "feature" of
             their node, or as a self-"loop".
         kernel: "vector": an edge holds a whole kernel; "parallel": an edge per kernel
             position (the paper's multigraph).
         aggregate: "mean", "sum", "attention" or "pna".
         directions: "both", or "forward" only.
-        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
-        max_frequency: Highest frequency, in radians per standard deviation.
-        probes: Number of learned inputs whose activations become node features.
         readout: See `Readout`; "edges" and "nodes_edges" are the paper's.
-        dropout: Rate on the pooled features.
     """
 
-    dim: PositiveInt = 64
-    depth: PositiveInt = 4
     bias: Literal["node", "feature", "loop"] = "node"
     kernel: Literal["vector", "parallel"] = "vector"
     aggregate: AggregatorName = "mean"
     directions: Literal["both", "forward"] = "both"
-    frequencies: NonNegativeInt = 16
-    max_frequency: PositiveFloat = 8.0
-    probes: NonNegativeInt = 0
     readout: ReadoutName = "edges"
-    dropout: Rate = 0.0
 
     @property
     def form(self) -> GraphForm:
@@ -91,7 +85,7 @@ class GMNBlock(nnx.Module):
         self.aggregators = nnx.List(
             [Aggregator(config.aggregate, dim, schema, rngs=rngs) for _ in range(ends)]
         )
-        self.heard = nnx.List(
+        self.message_maps = nnx.List(
             [Linear(a.width, dim, bias=False, rngs=rngs) for a in self.aggregators]
         )
         self.node_out = Linear(dim, dim, scale=0.5, rngs=rngs)
@@ -100,10 +94,17 @@ class GMNBlock(nnx.Module):
         self.global_out = Linear(dim, dim, scale=0.5, rngs=rngs)
 
     def __call__(
-        self, layout: Layout, x: jax.Array, e: Edges, g: jax.Array
-    ) -> tuple[jax.Array, Edges, jax.Array]:
-        g_edge, g_node, g_own = jnp.split(self.global_in(g), 3, axis=-1)
-        source, target, own = jnp.split(self.node_in(x), 3, axis=-1)
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        x, e, g = state
+        assert g is not None, "blocks of GMN update a feature per graph"
+        g_edge, g_node, g_update = jnp.split(self.global_in(g), 3, axis=-1)
+        source, target, update = jnp.split(self.node_in(x), 3, axis=-1)
         source = source + layout.to_nodes(g_edge)
         hidden = map_edges(
             lambda a, s, t: jax.nn.silu(self.edge_in(a) + s + t),
@@ -113,15 +114,16 @@ class GMNBlock(nnx.Module):
         )
         change = layout.mean_over_shared(map_edges(self.edge_out, hidden))
         e = map_edges(jnp.add, e, change)
-        update = own + layout.to_nodes(g_node)
-        for end, aggregate, heard in zip(
-            ("target", "source"), self.aggregators, self.heard, strict=False
+        update = update + layout.to_nodes(g_node)
+        ends: tuple[End, ...] = ("target", "source")
+        for end, aggregate, message_map in zip(
+            ends, self.aggregators, self.message_maps, strict=False
         ):
-            update = update + heard(aggregate(layout, hidden, end))  # type: ignore[arg-type]
+            update = update + message_map(aggregate(layout, hidden, end))
         x = x + self.node_out(jax.nn.silu(update))
         mean = layout.pool_nodes(x)
-        g = g + self.global_out(jax.nn.silu(g_own + self.global_nodes(mean)))
-        return x, e, g
+        g = g + self.global_out(jax.nn.silu(g_update + self.global_nodes(mean)))
+        return State(x, e, g)
 
 
 @MODELS.register("gmn")
@@ -151,11 +153,7 @@ class GMN(GraphModel):
             [GMNBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
 
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, e = self.nodes(layout), self.encoder.edges(layout)
-        g = per_graph(layout, self.start[...])
-        for block in self.blocks:
-            x, e, g = block(layout, x, e, g)
-        return x, e, g
+    def initial_state(self, layout: Layout) -> State:
+        """Returns encoded nodes and edges, and the learned start of the global feature."""
+        start = per_graph(layout, self.start[...])
+        return super().initial_state(layout)._replace(globals_=start)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.compiler import on_cpu
-from metanet.graphs.reductions import total
+from metanet.graphs import total
 from metanet.tuning import GRADIENT_ROWS
 
 

@@ -14,7 +14,7 @@ One block computes, with scale and shift linear in the edge,
     x_v  += silu(norm(x_v) W_3 + PNA_in(m) W_4 + PNA_out(m) W_5) W_6
     e_st += silu(norm(e_st) W_7 + norm(x_s) W_8 + norm(x_t) W_9) W_10
 
-Deviations, and why: reversed edges are not copies with further features; a node hears
+Deviations, and why: reversed edges are not copies with further features; a node reads
 the edges that leave it through weights of their own, at half the edges; norms before the
 updates instead of after them; frequencies of the input features are those of all models
 here; the readout "outputs" reads output nodes one by one (the paper's for INRs), for
@@ -29,35 +29,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, GraphSchema, Layout, map_edges
+from metanet.graphs import GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator
-from metanet.models.base import MODELS, GraphModel, ModelInputs
+from metanet.models.base import (
+    MODELS,
+    GraphModel,
+    GraphModelConfig,
+    ModelInputs,
+    State,
+)
 from metanet.models.layers import Linear, NormLinear, NormLinears, dropout
-from metanet.models.readout import ReadoutName
-from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
 
 
 @dataclass(frozen=True)
-class NGGNNConfig(Options):
+class NGGNNConfig(GraphModelConfig):
     """Options of NG-GNN.
 
     Attributes:
-        dim: Width of node and edge features.
-        depth: Number of blocks.
-        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
-        max_frequency: Highest frequency, in radians per standard deviation.
-        probes: Number of learned inputs whose activations become node features.
-        readout: See `Readout`.
         dropout: Rate on node updates and on the pooled features.
     """
-
-    dim: PositiveInt = 64
-    depth: PositiveInt = 4
-    frequencies: NonNegativeInt = 16
-    max_frequency: PositiveFloat = 8.0
-    probes: NonNegativeInt = 0
-    readout: ReadoutName = "outputs"
-    dropout: Rate = 0.0
 
 
 class NGBlock(nnx.Module):
@@ -79,27 +69,31 @@ class NGBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        x: jax.Array,
-        e: Edges,
+        state: State,
+        *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> tuple[jax.Array, Edges]:
-        *ends, own = jnp.split(self.node_in(x), 5, axis=-1)
-        # What the edge reads at its ends: for the message, and for its own update.
-        said, told = (layout.gather(v, "source") for v in ends[:2])
-        heard, taken = (layout.gather(v, "target") for v in ends[2:])
+    ) -> State:
+        x, e, _ = state
+        *ends, update = jnp.split(self.node_in(x), 5, axis=-1)
+        # Projections of an edge's ends: for the message, and for the edge's own update.
+        src_msg, src_edge = (layout.gather(v, "source") for v in ends[:2])
+        dst_msg, dst_edge = (layout.gather(v, "target") for v in ends[2:])
         scale, shift, change = zip(*map(self.edge_in, e), strict=True)
         messages = map_edges(
-            lambda a, b, s, t: a * (s + t) + b, scale, shift, said, heard
+            lambda a, b, s, t: a * (s + t) + b, scale, shift, src_msg, dst_msg
         )
-        update = own + self.arriving(self.aggregate(layout, messages, "target"))
+        update = update + self.arriving(self.aggregate(layout, messages, "target"))
         update = update + self.leaving(self.aggregate(layout, messages, "source"))
         update = self.node_out(jax.nn.silu(update))
         x = x + dropout(update, self.dropout, key, deterministic)
         changes = map_edges(
-            lambda r, s, t: self.edge_out(jax.nn.silu(r + s + t)), change, told, taken
+            lambda r, s, t: self.edge_out(jax.nn.silu(r + s + t)),
+            change,
+            src_edge,
+            dst_edge,
         )
-        return x, map_edges(jnp.add, e, layout.mean_over_shared(changes))
+        return State(x, map_edges(jnp.add, e, layout.mean_over_shared(changes)))
 
 
 @MODELS.register("ng_gnn")
@@ -120,12 +114,3 @@ class NGGNN(GraphModel):
         self.blocks = nnx.List(
             [NGBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
-
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, e = self.nodes(layout), self.encoder.edges(layout)
-        for i, block in enumerate(self.blocks):
-            own = None if key is None else jax.random.fold_in(key, i)
-            x, e = block(layout, x, e, own, deterministic)
-        return x, e, None

@@ -31,44 +31,41 @@ import numpy as np
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Edges, GraphSchema, Layout, attention, map_edges
-from metanet.graphs.batch import End
-from metanet.graphs.layout import head_matrix
-from metanet.models.base import MODELS, GraphModel, ModelInputs
+from metanet.graphs import (
+    End,
+    GraphSchema,
+    Layout,
+    attention,
+    head_matrix,
+    map_edges,
+)
+from metanet.models.base import (
+    MODELS,
+    GraphModel,
+    GraphModelConfig,
+    ModelInputs,
+    State,
+)
 from metanet.models.layers import Linear, NormLinear, NormLinears, affine, dropout
-from metanet.models.readout import ReadoutName
-from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
+from metanet.options import PositiveInt
 
 _OTHER: dict[End, End] = {"target": "source", "source": "target"}
 
 
 @dataclass(frozen=True)
-class NGTConfig(Options):
+class NGTConfig(GraphModelConfig):
     """Options of NG-T.
 
     Attributes:
-        dim: Width of node features.
         edge_dim: Width of edge features.
         heads: Attention heads; they share ``attention_dim``.
         attention_dim: Width of queries, keys and values over all heads.
-        depth: Number of blocks.
-        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
-        max_frequency: Highest frequency, in radians per standard deviation.
-        probes: Number of learned inputs whose activations become node features.
-        readout: See `Readout`.
         dropout: Rate on node updates and on the pooled features.
     """
 
-    dim: PositiveInt = 64
     edge_dim: PositiveInt = 32
     heads: PositiveInt = 8
     attention_dim: PositiveInt = 64
-    depth: PositiveInt = 4
-    frequencies: NonNegativeInt = 16
-    max_frequency: PositiveFloat = 8.0
-    probes: NonNegativeInt = 0
-    readout: ReadoutName = "outputs"
-    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,11 +96,12 @@ class RelationalBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        x: jax.Array,
-        e: Edges,
+        state: State,
+        *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> tuple[jax.Array, Edges]:
+    ) -> State:
+        x, e, _ = state
         query, neighbour, value = jnp.split(self.node_in(x), 3, axis=-1)
         parts = []
         for end, other in _OTHER.items():
@@ -119,18 +117,18 @@ class RelationalBlock(nnx.Module):
                 lambda a, b, v: a * v + b, scale, shift, layout.gather(value, other)
             )
             parts.append((scores, values, end))
-        heard = self.node_out(attention(layout, parts, self.heads))
-        x = x + dropout(heard, self.dropout, key, deterministic)
+        update = self.node_out(attention(layout, parts, self.heads))
+        x = x + dropout(update, self.dropout, key, deterministic)
         x = x + self.second(jax.nn.silu(self.first(x)))
 
         at_source, at_target = jnp.split(self.edge_ends(x), 2, axis=-1)
         changes = map_edges(
-            lambda own, s, t: self.edge_out(jax.nn.silu(self.edge_own(own) + s + t)),
+            lambda a, s, t: self.edge_out(jax.nn.silu(self.edge_own(a) + s + t)),
             e,
             layout.gather(at_source, "source"),
             layout.gather(at_target, "target"),
         )
-        return x, map_edges(jnp.add, e, layout.mean_over_shared(changes))
+        return State(x, map_edges(jnp.add, e, layout.mean_over_shared(changes)))
 
     def _scores(
         self, q: jax.Array, k: jax.Array, query: jax.Array, neighbour: jax.Array
@@ -166,12 +164,3 @@ class NGT(GraphModel):
         self.blocks = nnx.List(
             [RelationalBlock(config, rngs=rngs) for _ in range(config.depth)]
         )
-
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, e = self.nodes(layout), self.encoder.edges(layout)
-        for i, block in enumerate(self.blocks):
-            own = None if key is None else jax.random.fold_in(key, i)
-            x, e = block(layout, x, e, own, deterministic)
-        return x, e, None

@@ -37,39 +37,33 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import Edges, GraphSchema, Layout, map_edges
-from metanet.models.base import MODELS, GraphModel, ModelInputs, per_graph
+from metanet.models.base import (
+    MODELS,
+    GraphModel,
+    GraphModelConfig,
+    ModelInputs,
+    State,
+    per_graph,
+)
 from metanet.models.layers import Linear, NormLinear, log_variance
 from metanet.models.readout import NodeReadoutName
-from metanet.options import NonNegativeInt, Options, PositiveFloat, PositiveInt, Rate
+from metanet.options import NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
-class ProductGMNConfig(Options):
+class ProductGMNConfig(GraphModelConfig):
     """Options of the graph metanetwork with products as messages.
 
     Attributes:
-        dim: Width of node and global features.
         heads: Features per edge; each acts on ``dim / heads`` features of a node.
         moments: Number of further edge features of which every node starts with the mean
             and the log variance over its incoming and its outgoing edges; 0: none.
-        depth: Number of blocks.
-        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
-        max_frequency: Highest frequency, in radians per standard deviation.
-        probes: Number of learned inputs whose activations become node features; 0: the
-            model sees weights only.
         readout: "roles", "moments", "attention", "outputs" or "mean"; see `Readout`.
-        dropout: Rate on the pooled features.
     """
 
-    dim: PositiveInt = 64
     heads: PositiveInt = 8
     moments: NonNegativeInt = 0
-    depth: PositiveInt = 4
-    frequencies: NonNegativeInt = 16
-    max_frequency: PositiveFloat = 8.0
-    probes: NonNegativeInt = 0
     readout: NodeReadoutName = "roles"
-    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,13 +76,11 @@ class ProductBlock(nnx.Module):
 
     def __init__(self, dim: int, heads: int, *, last: bool, rngs: nnx.Rngs):
         self.num_heads = heads
-        # One product per node gives all that is read from it: what it sends along its
-        # edges either way, how its edges' ends are matched, its own update and gate.
+        # One product per node gives all that is read from it: messages along its edges
+        # in both directions, query and key of the edge scores, its own update and gate.
         self.node_in = NormLinear(dim, 6 * dim, rngs=rngs)
-        project_heads = (
-            jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
-        )
-        self.edge_out = None if last else nnx.Param(project_heads)
+        mixing = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
+        self.edge_out = None if last else nnx.Param(mixing)
         self.incoming = Linear(dim, dim, bias=False, rngs=rngs)
         self.outgoing = Linear(dim, dim, bias=False, rngs=rngs)
         self.node_out = Linear(dim, dim, scale=0.5, rngs=rngs)
@@ -97,21 +89,32 @@ class ProductBlock(nnx.Module):
         self.global_out = Linear(dim, dim, scale=0.5, rngs=rngs)
 
     def __call__(
-        self, layout: Layout, x: jax.Array, e: Edges, g: jax.Array
-    ) -> tuple[jax.Array, Edges, jax.Array]:
-        g_node, g_own = jnp.split(self.global_in(g), 2, axis=-1)
-        forth, back, query, key, own, gate = jnp.split(self.node_in(x), 6, axis=-1)
-        update = own + layout.to_nodes(g_node)
-        update = update + self.incoming(layout.aggregate_messages(e, forth, "target"))
-        update = update + self.outgoing(layout.aggregate_messages(e, back, "source"))
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        x, e, g = state
+        assert g is not None, "blocks of ProductGMN update a feature per graph"
+        g_node, g_update = jnp.split(self.global_in(g), 2, axis=-1)
+        to_target, to_source, queries, keys, update, gate = jnp.split(
+            self.node_in(x), 6, axis=-1
+        )
+        update = update + layout.to_nodes(g_node)
+        arriving = layout.aggregate_messages(e, to_target, "target")
+        leaving = layout.aggregate_messages(e, to_source, "source")
+        update = update + self.incoming(arriving)
+        update = update + self.outgoing(leaving)
         if self.edge_out is not None:
-            matched = layout.edge_scores(query, key, self.num_heads)
-            seen = map_edges(lambda a, b: jnp.tanh(a + b), e, matched)
-            e = map_edges(jnp.add, e, layout.project_heads(seen, self.edge_out[...]))
+            scores = layout.edge_scores(queries, keys, self.num_heads)
+            hidden = map_edges(lambda a, b: jnp.tanh(a + b), e, scores)
+            e = map_edges(jnp.add, e, layout.project_heads(hidden, self.edge_out[...]))
         x = x + self.node_out(jax.nn.silu(update) * (1.0 + gate))
         mean = layout.pool_nodes(x)
-        g = g + self.global_out(jax.nn.silu(g_own + self.global_nodes(mean)))
-        return x, e, g
+        g = g + self.global_out(jax.nn.silu(g_update + self.global_nodes(mean)))
+        return State(x, e, g)
 
 
 @MODELS.register("product_gmn")
@@ -154,22 +157,22 @@ class ProductGMN(GraphModel):
             ]
         )
 
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, edges = self.nodes(layout), self.encoder.edges(layout)
-        heads = self.config.heads
+    def initial_state(self, layout: Layout) -> State:
+        """Returns encoded nodes with their moments, edges head-major, and the globals."""
+        x, edges, _ = super().initial_state(layout)
+        heads = self.blocks[0].num_heads
         if self.moments is not None:
             x = x + self.moments(_moments(layout, edges, heads))
         e = layout.to_head_major(map_edges(lambda e: e[..., :heads], edges))
-        g = per_graph(layout, self.start[...])
-        for block in self.blocks:
-            x, e, g = block(layout, x, e, g)
-        return x, layout.to_feature_major(e), g
+        return State(x, e, per_graph(layout, self.start[...]))
+
+    def final_state(self, layout: Layout, state: State) -> State:
+        """Returns the state with edges feature-major."""
+        return state._replace(edges=layout.to_feature_major(state.edges))
 
 
 def _moments(layout: Layout, edges: Edges, start: int) -> jax.Array:
-    """Means and log variances of the features from ``start`` on, over either end."""
+    """Returns means and log variances of the features from ``start`` on, over both ends."""
     edges = map_edges(lambda e: e[..., start:], edges)
     parts = []
     for end in ("target", "source"):

@@ -43,13 +43,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import Edges, GraphSchema, Layout, map_edges
-from metanet.models.base import MODELS, ModelInputs
+from metanet.graphs import Edges, End, GraphSchema, Layout, map_edges
+from metanet.models.base import MODELS, ModelInputs, State
 from metanet.models.factors import (
-    Carried,
     EquivariantUpdate,
     FactorConfig,
     FactorModel,
+    ScaleMask,
 )
 from metanet.models.layers import Linear, affine
 
@@ -68,8 +68,9 @@ class ScaleGMNConfig(FactorConfig):
 class ScaleBlock(nnx.Module):
     """One block; see the module docstring for the equations."""
 
-    def __init__(self, config: ScaleGMNConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ScaleGMNConfig, schema: GraphSchema, *, rngs: nnx.Rngs):
         dim = config.dim
+        self.schema = schema
         self.mixed = Linear(dim, dim, bias=False, rngs=rngs)
         self.ends = Linear(dim, 2 * dim, rngs=rngs)
         self.edge_linear = Linear(dim, dim, bias=False, rngs=rngs)
@@ -77,10 +78,8 @@ class ScaleBlock(nnx.Module):
         self.message = Linear(dim, dim, bias=False, rngs=rngs)
         self.neighbour = Linear(dim, dim, bias=False, rngs=rngs)
         both = config.directions == "both"
-        make = lambda outputs: (
-            Linear(dim, outputs, bias=False, rngs=rngs) if both else None
-        )
-        self.reading, self.reverse = make(1), make(dim)
+        self.reading = Linear(dim, 1, bias=False, rngs=rngs) if both else None
+        self.reverse = Linear(dim, dim, bias=False, rngs=rngs) if both else None
         self.reciprocal = (
             nnx.Param(jax.random.normal(rngs.params(), (2, dim))) if both else None
         )
@@ -88,9 +87,16 @@ class ScaleBlock(nnx.Module):
         self.update = EquivariantUpdate(parts, dim, rngs=rngs)
 
     def __call__(
-        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
-    ) -> tuple[jax.Array, Edges]:
-        ends = self.ends(carried.invariant(self.mixed(x)))
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        x, e, _ = state
+        mask = ScaleMask(layout, self.schema)
+        ends = self.ends(mask.invariant(self.mixed(x)))
         source, target = jnp.split(ends, 2, axis=-1)
         factors = map_edges(
             lambda s, t: self.edge_factor(jax.nn.silu(s + t)),
@@ -101,24 +107,25 @@ class ScaleBlock(nnx.Module):
             lambda a, f: self.edge_linear(a) * f, e, layout.mean_over_shared(factors)
         )
         e = map_edges(jnp.add, e, change)
-        sent = layout.gather(self.neighbour(x), "source")
-        messages = map_edges(lambda a, s: self.message(a) * s, e, sent)
+        neighbours = layout.gather(self.neighbour(x), "source")
+        messages = map_edges(lambda a, s: self.message(a) * s, e, neighbours)
         parts = [x, _summed(layout, messages, "target")]
         if self.reading is not None:
-            parts.append(self._backward(layout, carried, x, e))
-        return x + self.update(carried, parts), e
+            parts.append(self._backward(layout, mask, x, e))
+        return State(x + self.update(mask, parts), e)
 
     def _backward(
-        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
+        self, layout: Layout, mask: ScaleMask, x: jax.Array, e: Edges
     ) -> jax.Array:
-        """What the targets of a node's edges say to it, by reciprocal edges."""
-        assert self.reading is not None and self.reverse is not None
+        """Returns messages from targets to sources (ScaleGMN-B), by reciprocal edges."""
+        reading = self.reading
+        assert reading is not None and self.reverse is not None
         assert self.reciprocal is not None
-        norm = jnp.where(carried.positive, carried.norm(x), 1.0)
+        norm = jnp.where(mask.positive, mask.norm(x), 1.0)
         at_source = layout.gather(norm, "source")
-        read = map_edges(lambda a, s: self.reading(a) * s, e, at_source)  # type: ignore[misc]
+        read = map_edges(lambda a, s: reading(a) * s, e, at_source)
         top = layout.reduce(map_edges(jnp.abs, read), "target", "max")
-        scale = carried.divisor(top, x)
+        scale = mask.divisor(top, x)
         divided = layout.gather(self.reverse(x / scale), "target")
         relative = map_edges(lambda u, n: u / n, read, layout.gather(scale, "target"))
         weight = self.reciprocal[...]
@@ -131,7 +138,7 @@ class ScaleBlock(nnx.Module):
         return _summed(layout, messages, "source")
 
 
-def _summed(layout: Layout, messages: Edges, end) -> jax.Array:
+def _summed(layout: Layout, messages: Edges, end: End) -> jax.Array:
     return layout.reduce(messages, end) * jax.lax.rsqrt(layout.degree(end))
 
 
@@ -159,14 +166,5 @@ class ScaleGMN(FactorModel):
             rngs=rngs,
         )
         self.blocks = nnx.List(
-            [ScaleBlock(config, rngs=rngs) for _ in range(config.depth)]
+            [ScaleBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
-
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        carried = Carried(layout, self.schema)
-        x, e = self.nodes(layout), self.encoder.edges(layout)
-        for block in self.blocks:
-            x, e = block(layout, carried, x, e)
-        return x, e, None

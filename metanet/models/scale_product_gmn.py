@@ -25,14 +25,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Edges, GraphSchema, Layout, map_edges
-from metanet.graphs.reductions import extreme
-from metanet.models.base import MODELS, ModelInputs
+from metanet.graphs import Edges, GraphSchema, Layout, extreme, map_edges
+from metanet.models.base import MODELS, ModelInputs, State
 from metanet.models.factors import (
-    Carried,
     EquivariantUpdate,
     FactorConfig,
     FactorModel,
+    ScaleMask,
 )
 from metanet.models.layers import Linear
 from metanet.options import PositiveInt
@@ -57,47 +56,64 @@ class ScaleProductGMNConfig(FactorConfig):
 class ScaleProductBlock(nnx.Module):
     """One block; see the module docstring for the equations."""
 
-    def __init__(self, config: ScaleProductGMNConfig, *, last: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ScaleProductGMNConfig,
+        schema: GraphSchema,
+        *,
+        last: bool,
+        rngs: nnx.Rngs,
+    ):
         dim, heads = config.dim, config.heads
-        make = lambda a, b: Linear(a, b, bias=False, rngs=rngs)
-        self.num_heads = heads
-        self.mixed, self.ends = make(dim, dim), make(dim, 2 * dim)
-        self.sent = make(dim, 2 * dim)
-        project_heads = (
-            jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
-        )
-        self.edge_out = None if last else nnx.Param(project_heads)
+        self.schema, self.num_heads = schema, heads
+        self.mixed = Linear(dim, dim, bias=False, rngs=rngs)
+        self.ends = Linear(dim, 2 * dim, bias=False, rngs=rngs)
+        self.projections = Linear(dim, 2 * dim, bias=False, rngs=rngs)
+        mixing = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
+        self.edge_out = None if last else nnx.Param(mixing)
         self.update = EquivariantUpdate(3, dim, rngs=rngs)
 
     def __call__(
-        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges
-    ) -> tuple[jax.Array, Edges]:
-        forth, back = jnp.split(self.sent(x), 2, axis=-1)
-        incoming = layout.aggregate_messages(e, forth, "target")
-        outgoing = self._backward(layout, carried, x, e, back)
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        x, e, _ = state
+        mask = ScaleMask(layout, self.schema)
+        to_target, to_source = jnp.split(self.projections(x), 2, axis=-1)
+        incoming = layout.aggregate_messages(e, to_target, "target")
+        outgoing = self._backward(layout, mask, x, e, to_source)
         if self.edge_out is not None:
-            z = carried.invariant(self.mixed(x))
-            query, key = jnp.split(self.ends(z), 2, axis=-1)
-            matched = layout.edge_scores(query, key, self.num_heads)
-            seen = map_edges(lambda a, m: a * jnp.tanh(m), e, matched)
-            e = map_edges(jnp.add, e, layout.project_heads(seen, self.edge_out[...]))
-        return x + self.update(carried, [x, incoming, outgoing]), e
+            z = mask.invariant(self.mixed(x))
+            queries, keys = jnp.split(self.ends(z), 2, axis=-1)
+            scores = layout.edge_scores(queries, keys, self.num_heads)
+            hidden = map_edges(lambda a, m: a * jnp.tanh(m), e, scores)
+            e = map_edges(jnp.add, e, layout.project_heads(hidden, self.edge_out[...]))
+        return State(x + self.update(mask, [x, incoming, outgoing]), e)
 
     def _backward(
-        self, layout: Layout, carried: Carried, x: jax.Array, e: Edges, back: jax.Array
+        self,
+        layout: Layout,
+        mask: ScaleMask,
+        x: jax.Array,
+        e: Edges,
+        to_source: jax.Array,
     ) -> jax.Array:
-        """What the targets of a node's edges say to it, by reciprocal edges."""
-        norm = jnp.where(carried.positive, carried.norm(x), 1.0)
+        """Returns messages from targets to sources, by reciprocal edges."""
+        norm = jnp.where(mask.positive, mask.norm(x), 1.0)
         plain = layout.to_feature_major(e)
         at_source = layout.gather(norm, "source")
         read = map_edges(lambda a, n: a * n, plain, at_source)
         largest = map_edges(
             lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
         )
-        top = carried.divisor(layout.reduce(largest, "target", "max"), x)
+        top = mask.divisor(layout.reduce(largest, "target", "max"), x)
         bounded = map_edges(_bounded, read, layout.gather(top, "target"))
         sums = layout.aggregate_messages(
-            layout.to_head_major(bounded), back / top, "source"
+            layout.to_head_major(bounded), to_source / top, "source"
         )
         return sums * norm
 
@@ -131,16 +147,16 @@ class ScaleProductGMN(FactorModel):
         count = config.depth
         self.blocks = nnx.List(
             [
-                ScaleProductBlock(config, last=i == count - 1, rngs=rngs)
+                ScaleProductBlock(config, schema, last=i == count - 1, rngs=rngs)
                 for i in range(count)
             ]
         )
 
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        carried = Carried(layout, self.schema)
-        x, e = self.nodes(layout), layout.to_head_major(self.encoder.edges(layout))
-        for block in self.blocks:
-            x, e = block(layout, carried, x, e)
-        return x, layout.to_feature_major(e), None
+    def initial_state(self, layout: Layout) -> State:
+        """Returns encoded nodes and edges, edges head-major."""
+        state = super().initial_state(layout)
+        return state._replace(edges=layout.to_head_major(state.edges))
+
+    def final_state(self, layout: Layout, state: State) -> State:
+        """Returns the state with edges feature-major."""
+        return state._replace(edges=layout.to_feature_major(state.edges))

@@ -19,6 +19,7 @@ points of the Set Transformer are per layer, four heads being points of their ow
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -29,19 +30,20 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import (
-    Edges,
     GraphBatch,
     GraphSchema,
     Layout,
     Topology,
+    broadcast,
     map_edges,
 )
-from metanet.graphs.reductions import broadcast
 from metanet.models.base import (
     MODELS,
     Features,
     GraphModel,
+    GraphModelConfig,
     ModelInputs,
+    State,
     require_dense,
 )
 from metanet.models.baselines import FlatWeights
@@ -67,9 +69,6 @@ class DeepSetsConfig(Options):
     max_frequency: PositiveFloat = 8.0
     dropout: Rate = 0.0
 
-    probes = 0
-    readout = "nodes_edges"
-
 
 @dataclass(frozen=True)
 class SetTransformerConfig(DeepSetsConfig):
@@ -83,6 +82,8 @@ class SetTransformerConfig(DeepSetsConfig):
 
 
 class _SetModel(GraphModel):
+    """A model whose edges do not exchange messages."""
+
     def __init__(
         self,
         config: DeepSetsConfig,
@@ -91,12 +92,20 @@ class _SetModel(GraphModel):
         *,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, schema, model_inputs, edge_dim=config.dim, rngs=rngs)
+        encoding = GraphModelConfig(
+            dim=config.dim,
+            depth=config.depth,
+            frequencies=config.frequencies,
+            max_frequency=config.max_frequency,
+            readout="nodes_edges",
+            dropout=config.dropout,
+        )
+        super().__init__(encoding, schema, model_inputs, edge_dim=config.dim, rngs=rngs)
         self.ends = Linear(config.dim, 2 * config.dim, bias=False, rngs=rngs)
 
-    def members(self, layout: Layout) -> tuple[jax.Array, Edges]:
-        """Features of the set: of the nodes' own parameters, and of every edge."""
-        x, e = self.nodes(layout), self.encoder.edges(layout)
+    def initial_state(self, layout: Layout) -> State:
+        """Returns features of every parameter of a node and of an edge."""
+        x, e, _ = super().initial_state(layout)
         kinds = self.ends(self.encoder.embedding(layout))
         source, target = jnp.split(kinds, 2, axis=-1)
         added = map_edges(
@@ -105,7 +114,27 @@ class _SetModel(GraphModel):
             layout.gather(source, "source"),
             layout.gather(target, "target"),
         )
-        return x, layout.mean_over_shared(added)
+        return State(x, layout.mean_over_shared(added))
+
+
+class MemberBlock(nnx.Module):
+    """The same residual MLP on every member of the set."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.mlp = MLP(dim, dim, dim, rngs=rngs)
+
+    def __call__(
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        def apply(x: jax.Array) -> jax.Array:
+            return x + self.mlp(rms_norm(x))
+
+        return State(apply(state.nodes), map_edges(apply, state.edges))
 
 
 @MODELS.register("deep_sets")
@@ -123,19 +152,9 @@ class DeepSets(_SetModel):
         rngs: nnx.Rngs,
     ):
         super().__init__(config, schema, model_inputs, rngs=rngs)
-        dim = config.dim
-        self.maps = nnx.List(
-            [MLP(dim, dim, dim, rngs=rngs) for _ in range(config.depth)]
+        self.blocks = nnx.List(
+            [MemberBlock(config.dim, rngs=rngs) for _ in range(config.depth)]
         )
-
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, e = self.members(layout)
-        for mlp in self.maps:
-            apply = lambda v, mlp=mlp: v + mlp(rms_norm(v))
-            x, e = apply(x), map_edges(apply, e)
-        return x, e, None
 
 
 class InducedBlock(nnx.Module):
@@ -143,53 +162,67 @@ class InducedBlock(nnx.Module):
 
     def __init__(self, dim: int, points: int, *, rngs: nnx.Rngs):
         self.points = points
-        self.ask = NormLinear(dim, 2 * points + dim, rngs=rngs)
+        self.attention_in = NormLinear(dim, 2 * points + dim, rngs=rngs)
         self.refine = MLP(dim, dim, dim, rngs=rngs)
         self.mlp = MLP(dim, dim, dim, rngs=rngs)
 
     def __call__(
-        self, layout: Layout, x: jax.Array, e: Edges
-    ) -> tuple[jax.Array, Edges]:
+        self,
+        layout: Layout,
+        state: State,
+        *,
+        key: jax.Array | None,
+        deterministic: bool,
+    ) -> State:
+        x, e, _ = state
         count = self.points
-        read_x, read_e = self.ask(x), map_edges(self.ask, e)
-        scores = lambda r: r[..., :count]
-        high = jnp.maximum(
-            layout.pool_nodes(scores(read_x), "max"),
-            layout.pool_edges(map_edges(scores, read_e), "max"),
+
+        def scores(projected: jax.Array) -> jax.Array:
+            return projected[..., :count]
+
+        def softmax_weights(projected: jax.Array, highest: jax.Array) -> jax.Array:
+            return jnp.exp(scores(projected) - highest)
+
+        projected_x, projected_e = self.attention_in(x), map_edges(self.attention_in, e)
+        highest = jnp.maximum(
+            layout.pool_nodes(scores(projected_x), "max"),
+            layout.pool_edges(map_edges(scores, projected_e), "max"),
         )
-        high = jax.lax.stop_gradient(high)
-        weigh = lambda r, top: jnp.exp(r[..., :count] - top)
-        w_x = weigh(read_x, layout.to_nodes(high))
-        w_e = map_edges(weigh, read_e, layout.to_edges(high))
+        highest = jax.lax.stop_gradient(highest)
+        w_x = softmax_weights(projected_x, layout.to_nodes(highest))
+        w_e = map_edges(softmax_weights, projected_e, layout.to_edges(highest))
         total = layout.pool_nodes(w_x, "sum") + layout.pool_edges(w_e, "sum")
         total = jnp.maximum(total, 1e-30)  # graphs of padding have no members
         points = []
         for i in range(count):
-            own = lambda r, w, i=i: _scaled(r[..., 2 * count :], w[..., i : i + 1])
-            mixed = layout.pool_nodes(own(read_x, w_x), "sum") + layout.pool_edges(
-                map_edges(own, read_e, w_e), "sum"
-            )
-            points.append(mixed / total[:, i : i + 1])
+            weighted = functools.partial(_weighted_values, point=i, count=count)
+            sums = layout.pool_nodes(weighted(projected_x, w_x), "sum")
+            sums += layout.pool_edges(map_edges(weighted, projected_e, w_e), "sum")
+            points.append(sums / total[:, i : i + 1])
         refined = [p + self.refine(p) for p in points]
 
-        def hear(r: jax.Array, *told: jax.Array) -> jax.Array:
-            share = jax.nn.softmax(r[..., count : 2 * count], axis=-1)
-            parts = [_scaled(t, share[..., i : i + 1]) for i, t in enumerate(told)]
-            return jnp.asarray(sum(parts))
+        def attend(
+            member: jax.Array, projected: jax.Array, *points: jax.Array
+        ) -> jax.Array:
+            shares = jax.nn.softmax(projected[..., count : 2 * count], axis=-1)
+            parts = [_scaled(p, shares[..., i : i + 1]) for i, p in enumerate(points)]
+            member = member + jnp.asarray(sum(parts))
+            return member + self.mlp(rms_norm(member))
 
-        x = x + hear(read_x, *(layout.to_nodes(p) for p in refined))
-        e = map_edges(
-            lambda a, r, *told: a + hear(r, *told),
-            e,
-            read_e,
-            *(layout.to_edges(p) for p in refined),
-        )
-        apply = lambda v: v + self.mlp(rms_norm(v))
-        return apply(x), map_edges(apply, e)
+        x = attend(x, projected_x, *(layout.to_nodes(p) for p in refined))
+        e = map_edges(attend, e, projected_e, *(layout.to_edges(p) for p in refined))
+        return State(x, e)
+
+
+def _weighted_values(
+    projected: jax.Array, weights: jax.Array, *, point: int, count: int
+) -> jax.Array:
+    """Returns values ``[..., d]`` times the weight of one of ``count`` points."""
+    return _scaled(projected[..., 2 * count :], weights[..., point : point + 1])
 
 
 def _scaled(x: jax.Array, by: jax.Array) -> jax.Array:
-    """Rows ``[..., d]`` times a factor each, ``[..., 1]``."""
+    """Multiplies rows ``[..., d]`` by a factor each, ``[..., 1]``."""
     return x * broadcast(by, (*by.shape[:-1], x.shape[-1]))
 
 
@@ -214,14 +247,6 @@ class SetTransformer(_SetModel):
                 for _ in range(config.depth)
             ]
         )
-
-    def update(
-        self, layout: Layout, key: jax.Array | None, deterministic: bool
-    ) -> tuple[jax.Array, Edges, jax.Array | None]:
-        x, e = self.members(layout)
-        for block in self.blocks:
-            x, e = block(layout, x, e)
-        return x, e, None
 
 
 @dataclass(frozen=True)
@@ -270,14 +295,19 @@ class TokenTransformer(nnx.Module):
         dim, count = config.dim, len(self.index)
         self.read = Linear(config.token, dim, rngs=rngs)
         self.position = nnx.Param(0.5 * jax.random.normal(rngs.params(), (count, dim)))
-        make = lambda a, b: nnx.List(
-            [NormLinear(a, b, rngs=rngs) for _ in range(config.depth)]
-        )
-        back = lambda a: nnx.List(
-            [Linear(a, dim, scale=0.5, rngs=rngs) for _ in range(config.depth)]
-        )
-        self.attend, self.mix = make(dim, 3 * dim), back(dim)
-        self.widen, self.narrow = make(dim, 4 * dim), back(4 * dim)
+
+        def inputs(width: int) -> nnx.List:
+            return nnx.List(
+                [NormLinear(dim, width, rngs=rngs) for _ in range(config.depth)]
+            )
+
+        def outputs(width: int) -> nnx.List:
+            return nnx.List(
+                [Linear(width, dim, scale=0.5, rngs=rngs) for _ in range(config.depth)]
+            )
+
+        self.attend, self.mix = inputs(3 * dim), outputs(dim)
+        self.widen, self.narrow = inputs(4 * dim), outputs(4 * dim)
 
     @property
     def cost(self) -> int:
@@ -296,10 +326,10 @@ class TokenTransformer(nnx.Module):
         key: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Features:
-        """Pooled features ``[B, dim]``: the mean of all tokens after the last layer."""
+        """Returns pooled features ``[B, dim]``, means of all tokens after the last layer."""
         flat = self.flat(require_dense(graphs))
-        held = jnp.concatenate([flat, jnp.zeros((len(flat), 1))], axis=-1)
-        x = self.read(held[:, np.asarray(self.index)]) + self.position[...][None]
+        padded = jnp.concatenate([flat, jnp.zeros((len(flat), 1))], axis=-1)
+        x = self.read(padded[:, np.asarray(self.index)]) + self.position[...][None]
         heads = self.config.heads
         for attend, mix, widen, narrow in zip(
             self.attend, self.mix, self.widen, self.narrow, strict=True
@@ -310,8 +340,8 @@ class TokenTransformer(nnx.Module):
             )
             scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
             weights = jax.nn.softmax(scores * np.float32(q.shape[-1] ** -0.5))
-            heard = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-            x = x + mix(heard.reshape(x.shape))
+            values = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+            x = x + mix(values.reshape(x.shape))
             x = x + narrow(jax.nn.silu(widen(x)))
         pooled = rms_norm(x).mean(1)
         pooled = dropout(pooled, self.config.dropout, key, deterministic)
@@ -319,8 +349,11 @@ class TokenTransformer(nnx.Module):
 
 
 def _tokens(topology: Topology, length: int, features: int) -> np.ndarray:
-    """Places ``[tokens, length]`` in the flat weights (`FlatWeights`), one past the end
-    for padding: the weights that arrive at each unit, in pieces."""
+    """Returns positions ``[tokens, length]`` in the flat weights (`FlatWeights`).
+
+    A token is a piece of the weights that arrive at a unit; a position one past the end
+    stands for padding.
+    """
     rows, start = [], 0
     size = topology.num_parameters * features
     for edge in topology.edges:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from metanet.graphs.topology import Topology
+from metanet.graphs import Topology
 from metanet.symmetry import Symmetry
 
 Rows = list[tuple[str, ...]]

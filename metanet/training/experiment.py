@@ -21,9 +21,9 @@ from metanet.graphs import (
     Topology,
     build_topology,
     fan_in,
+    remaining_symmetry,
     to_graph,
 )
-from metanet.graphs.scales import remaining_symmetry
 from metanet.models import MODELS, Model, Probe, build_model
 from metanet.networks import Architecture, Network, Params, ParamSpec, abstract_network
 from metanet.options import within
