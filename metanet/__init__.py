@@ -27,8 +27,8 @@ Networks
 The subpackages, in the order in which data flows through them (each imports only from
 those before it):
 
-    networks -> importers -> symmetry -> graphs -> zoos -> models -> augment -> tasks
-    -> training -> report -> cli
+    programs -> networks -> importers -> symmetry -> graphs -> zoos -> models -> augment
+    -> tasks -> training -> report -> cli
 
 Names are imported when they are first used, so that ``import metanet`` is quick.
 """

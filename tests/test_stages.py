@@ -13,6 +13,7 @@ import metanet
 
 ROOT = Path(metanet.__file__).parent
 STAGES = (
+    "programs",
     "networks",
     "importers",
     "symmetry",

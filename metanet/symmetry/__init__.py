@@ -15,14 +15,12 @@ from metanet.symmetry.interpreter import register_rule
 from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.symmetry import Coverage, Symmetry
 from metanet.symmetry.verification import SymmetryError, check
-from metanet.symmetry.windows import Windows, windows_of
 
 __all__ = [
     "Coverage",
     "Element",
     "Symmetry",
     "SymmetryError",
-    "Windows",
     "act",
     "compute_activations",
     "canonicalize",
@@ -37,5 +35,4 @@ __all__ = [
     "register_rule",
     "to_rebasin",
     "to_unf",
-    "windows_of",
 ]

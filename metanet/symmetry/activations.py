@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from metanet.errors import MetanetError
-from metanet.symmetry.programs import call_jaxpr, outline, scan_counts
+from metanet.programs import call_jaxpr, outline, scan_counts
 from metanet.symmetry.structure import View
 from metanet.symmetry.symmetry import Symmetry
 

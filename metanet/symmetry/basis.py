@@ -13,19 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from metanet.programs import traits_of
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.values import Value
 
 if TYPE_CHECKING:
     from metanet.symmetry.interpreter import Interpreter
-
-# Primitives that move, or only hand on to equations that are looked at themselves.
-# An axis is only ever cut between its segments; where it is cut elsewhere it is pinned.
-_LINEAR = frozenset(
-    "transpose squeeze reshape broadcast_in_dim stop_gradient copy neg scan while cond "
-    "optimization_barrier convert_element_type split unstack slice concatenate stack "
-    "dynamic_slice".split()
-)
 
 
 def entrywise(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> set[int]:
@@ -40,7 +33,7 @@ def entrywise(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> set[int]:
 
 def _axes(run: Interpreter, eqn: Any, inputs: Sequence[Value]) -> Iterator[Axis]:
     name, params = eqn.primitive.name, eqn.params
-    if name in _LINEAR or any(x.pieces is not None for x in inputs):
+    if traits_of(name).linear or any(x.pieces is not None for x in inputs):
         return
     if name == "dot_general":
         _, batch = params["dimension_numbers"]

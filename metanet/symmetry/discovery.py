@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
+from metanet.programs import outline, readers_of
 from metanet.symmetry import (
     rules_control,
     rules_elementwise,
@@ -25,7 +26,6 @@ from metanet.symmetry.groups import find_groups, name_linear, nesting
 from metanet.symmetry.indices import Axis, Indices, Occurrence
 from metanet.symmetry.interpreter import Interpreter
 from metanet.symmetry.pieces import cut_points, in_pieces, partition
-from metanet.symmetry.programs import outline, readers_of
 from metanet.symmetry.structure import Block, Index, Leaf, Position
 from metanet.symmetry.symmetry import Symmetry
 from metanet.symmetry.values import Pieces, Value

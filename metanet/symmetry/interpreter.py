@@ -27,15 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
-from metanet.symmetry.basis import entrywise
-from metanet.symmetry.indices import ZERO, Axis, Form, Indices, Occurrence, add_forms
-from metanet.symmetry.pieces import read_pieces
-from metanet.symmetry.programs import (
+from metanet.programs import (
+    NAMED_ACTIVATIONS,
     call_jaxpr,
     live_equations,
     readers_of,
     source_line,
 )
+from metanet.symmetry.basis import entrywise
+from metanet.symmetry.indices import ZERO, Axis, Form, Indices, Occurrence, add_forms
+from metanet.symmetry.pieces import read_pieces
 from metanet.symmetry.values import Value, map_occurrences
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Interpreter:
         self, jaxpr: Any, constants: list[Value], values: list[Value], named: str
     ) -> list[Value]:
         """Reads a called function; a named activation is one link of the chain."""
-        activation = named.lstrip("_") in _ACTIVATIONS and not self._mute
+        activation = named.lstrip("_") in NAMED_ACTIVATIONS and not self._mute
         self._mute += activation
         outputs = self.run(jaxpr, constants, values)
         self._mute -= activation
@@ -371,10 +372,3 @@ class Interpreter:
             )
             for variable in eqn.outvars
         ]
-
-
-# Functions that libraries wrap in a named call; the name is one link of a chain.
-_ACTIVATIONS = frozenset(
-    "relu gelu silu swish softmax sigmoid log_softmax leaky_relu elu softplus relu6 "
-    "hard_tanh celu selu mish".split()
-)

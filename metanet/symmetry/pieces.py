@@ -16,18 +16,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from metanet.programs import call_jaxpr, readers_of, traits_of
 from metanet.symmetry.indices import Axis
-from metanet.symmetry.programs import call_jaxpr, readers_of
 from metanet.symmetry.values import Pieces, Value
 
 if TYPE_CHECKING:
     from metanet.symmetry.interpreter import Interpreter
 
-_ELEMENTWISE = frozenset(
-    "convert_element_type stop_gradient copy neg tanh asinh sinh atan erf sign sin cos "
-    "square integer_pow sqrt rsqrt abs exp exp2 log log1p expm1 logistic cbrt erfc "
-    "max min add sub mul div add_any pow".split()
-)
 Readers = Mapping[Any, Sequence[Any]]
 
 
@@ -107,7 +102,7 @@ def _axis_after(eqn: Any, variable: Any, axis: int) -> int | None:
         return at if kept and len(eqn.invars) == 1 else None
     before, after = variable.aval.shape, eqn.outvars[0].aval.shape
     kept = len(before) == len(after) and before[axis] == after[axis]
-    return axis if name in _ELEMENTWISE and kept else None
+    return axis if traits_of(name).elementwise and kept else None
 
 
 def partition(

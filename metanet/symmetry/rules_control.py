@@ -11,9 +11,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from metanet.programs import scan_counts
 from metanet.symmetry.indices import ZERO, Axis, Occurrence
 from metanet.symmetry.interpreter import Interpreter, register_rule
-from metanet.symmetry.programs import scan_counts
 from metanet.symmetry.values import Value, map_occurrences
 
 

@@ -27,6 +27,7 @@ from metanet.graphs import (
 from metanet.models import MODELS, Model, Probe, build_model
 from metanet.networks import Architecture, Network, Params, ParamSpec, abstract_network
 from metanet.options import within
+from metanet.programs import SlidingWindows, sliding_windows
 from metanet.progress import track
 from metanet.tasks import TASKS, Task, TaskBatch
 from metanet.training.config import ExperimentConfig
@@ -138,9 +139,9 @@ class InputArchitecture:
         return cls(network, spec, symmetry, topology, canonical, scale)
 
     @cached_property
-    def sliding_windows(self) -> sym.Windows:
+    def sliding_windows(self) -> SlidingWindows:
         """Windows that the program slides; the graph does not show them."""
-        return sym.windows_of(*self.network[:2], *self.network.inputs)
+        return sliding_windows(*self.network[:2], *self.network.inputs)
 
     def preprocess(self, weights: jax.Array) -> Params:
         """Returns the preprocessed parameters of flat weights ``[B, P]``."""

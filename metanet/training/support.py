@@ -103,7 +103,7 @@ def sliding_window_ops(
     keys = np.unique(table["architecture"])
     windows = [inputs[str(key)].sliding_windows for key in keys]
     kinds = {kind for w in windows for kind in w.kinds}
-    positions = {w.places for w in windows if w.places}
+    positions = {w.extent for w in windows if w.extent}
     return {"kinds": sorted(kinds), "places": sorted(positions)}
 
 
@@ -129,7 +129,7 @@ def unseen_operation_reasons(
         ]
         had = " or ".join(similar) or " or ".join(kinds) or "none at all"
         reasons.append(f"it has {kind} (training had {had})")
-    positions = architecture.sliding_windows.places
+    positions = architecture.sliding_windows.extent
     if positions and positions not in known["places"]:
         had = " or ".join(known["places"]) or "no windows"
         reasons.append(

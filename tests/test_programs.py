@@ -1,4 +1,4 @@
-"""What a program slides over places, however it is written."""
+"""Sliding windows of a program, however it is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from metanet.symmetry import windows_of
+from metanet.programs import sliding_windows
 
 IMAGE = jnp.zeros((2, 9, 9, 3))
 KEY = jax.random.key(0)
@@ -56,9 +56,9 @@ def branches(kernel, x):
     "program", [padded_before, channels_first, half_by_each, scanned, branches]
 )
 def test_the_same_windows_however_written(program):
-    direct = windows_of(lambda k, x: conv(x, k, ((0, 1), (0, 1))), KERNEL, IMAGE)
+    direct = sliding_windows(lambda k, x: conv(x, k, ((0, 1), (0, 1))), KERNEL, IMAGE)
     assert direct == ((TWO,), "9 x 9")
-    assert windows_of(program, KERNEL, IMAGE) == direct
+    assert sliding_windows(program, KERNEL, IMAGE) == direct
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,6 @@ def test_the_same_windows_however_written(program):
     ],
 )  # fmt: skip
 def test_kinds(program, kinds):
-    found = windows_of(program, KERNEL, IMAGE)
-    assert list(found.kinds) == kinds
-    assert bool(found.places) == bool(kinds)
+    windows = sliding_windows(program, KERNEL, IMAGE)
+    assert list(windows.kinds) == kinds
+    assert bool(windows.extent) == bool(kinds)

@@ -1,19 +1,23 @@
-"""What can be read off a jaxpr without interpreting it."""
+"""Equations, calls and readers of a jaxpr."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+from jax.core import ShapedArray
 from jax.extend import core as jex_core
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-_CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr custom_lin".split()
-)
-_OURS = (
+from metanet.programs.primitives import traits_of
+
+Readers = dict[Var, list[JaxprEqn | None]]
+
+# Files whose frames are skipped in tracebacks of equations.
+_INTERNAL = (
     "/jax/",
+    "/metanet/programs/",
     "/metanet/symmetry/",
     "/metanet/importers/",
     "/metanet/networks/base",
@@ -21,9 +25,14 @@ _OURS = (
 _LIBRARIES = ("/flax/", "/equinox/")
 
 
-def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
-    """The called jaxpr and its constants, for primitives that only call."""
-    if eqn.primitive.name not in _CALLS:
+def shape_of(variable: Var | Literal) -> tuple[int, ...]:
+    """Returns the shape of an operand or result of an equation."""
+    return tuple(cast(ShapedArray, variable.aval).shape)
+
+
+def call_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
+    """Returns the called jaxpr and its constants, or None if the equation is no call."""
+    if not traits_of(eqn.primitive.name).calls:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
@@ -32,8 +41,8 @@ def call_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
     return None
 
 
-def scan_counts(eqn: Any) -> tuple[int, int]:
-    """How many of the operands of a `scan` are constants, and how many its state."""
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """Returns the number of constants and of state operands of a `scan`."""
     params = eqn.params
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
@@ -41,8 +50,8 @@ def scan_counts(eqn: Any) -> tuple[int, int]:
     return len(constants), len(state)
 
 
-def live_equations(jaxpr: Any) -> list[tuple[int, Any]]:
-    """The equations that an output depends on, with their places, in order."""
+def live_equations(jaxpr: Jaxpr) -> list[tuple[int, JaxprEqn]]:
+    """Returns the equations that an output depends on, with their numbers, in order."""
     needed = {v for v in jaxpr.outvars if not isinstance(v, jex_core.Literal)}
     live = []
     for index, eqn in reversed([*enumerate(jaxpr.eqns)]):
@@ -53,23 +62,23 @@ def live_equations(jaxpr: Any) -> list[tuple[int, Any]]:
     return live[::-1]
 
 
-def readers_of(jaxpr: Any) -> dict[Any, list[Any]]:
-    """Per variable the live equations that read it; None stands for an output."""
-    found: dict[Any, list[Any]] = {}
+def readers_of(jaxpr: Jaxpr) -> Readers:
+    """Returns the live equations that read each variable; None stands for an output."""
+    readers: Readers = {}
     for _, eqn in live_equations(jaxpr):
         for variable in eqn.invars:
             if not isinstance(variable, jex_core.Literal):
-                found.setdefault(variable, []).append(eqn)
+                readers.setdefault(variable, []).append(eqn)
     for variable in jaxpr.outvars:
         if not isinstance(variable, jex_core.Literal):
-            found.setdefault(variable, []).append(None)
-    return found
+            readers.setdefault(variable, []).append(None)
+    return readers
 
 
-def outline(jaxpr: Any) -> str:
-    """A short digest of a program's equations, independent of its shapes."""
+def outline(jaxpr: Jaxpr) -> str:
+    """Returns a short digest of the names of the equations, independent of shapes."""
 
-    def names(jaxpr: Any) -> str:
+    def names(jaxpr: Jaxpr) -> str:
         parts = []
         for eqn in jaxpr.eqns:
             inner = call_jaxpr(eqn)
@@ -79,12 +88,12 @@ def outline(jaxpr: Any) -> str:
     return hashlib.blake2b(names(jaxpr).encode(), digest_size=8).hexdigest()
 
 
-def source_line(eqn: Any) -> str:
-    """The user's line that made an equation, "file.py:12 (function)".
+def source_line(eqn: JaxprEqn) -> str:
+    """Returns the user's line that an equation stems from, "file.py:12 (function)".
 
-    Where a library's module was called directly, the line in the library; for a program
-    that comes from a file, the name under which it was traced (the node of an ONNX
-    graph); "" where nothing is known.
+    If a module of a library was called directly, this is the line in the library; for a
+    program that was read from a file, it is the name under which the program was traced
+    (the node of an ONNX graph); "" if nothing is known.
     """
     info = getattr(eqn, "source_info", None)
     name = str(getattr(info, "name_stack", ""))
@@ -92,7 +101,7 @@ def source_line(eqn: Any) -> str:
         return name.split("/")[0]
     library = ""
     for frame in getattr(getattr(info, "traceback", None), "frames", ()):
-        if any(part in frame.file_name for part in _OURS):
+        if any(part in frame.file_name for part in _INTERNAL):
             if library:  # a module that was called directly
                 break
             continue

@@ -1,0 +1,40 @@
+"""Reading of jaxprs: equations, calls, sliding windows; independent of any analysis."""
+
+from metanet.programs.jaxprs import (
+    Readers,
+    call_jaxpr,
+    live_equations,
+    outline,
+    readers_of,
+    scan_counts,
+    shape_of,
+    source_line,
+)
+from metanet.programs.primitives import (
+    NAMED_ACTIVATIONS,
+    PRIMITIVES,
+    Pooling,
+    Traits,
+    declare_traits,
+    traits_of,
+)
+from metanet.programs.windows import SlidingWindows, sliding_windows
+
+__all__ = [
+    "NAMED_ACTIVATIONS",
+    "PRIMITIVES",
+    "Pooling",
+    "Readers",
+    "SlidingWindows",
+    "Traits",
+    "call_jaxpr",
+    "declare_traits",
+    "live_equations",
+    "outline",
+    "readers_of",
+    "scan_counts",
+    "shape_of",
+    "sliding_windows",
+    "source_line",
+    "traits_of",
+]

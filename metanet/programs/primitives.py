@@ -1,0 +1,137 @@
+"""Traits of JAX primitives: the one table that every analysis of a program reads.
+
+A primitive that is missing here has no trait, which is always safe: less is derived from
+the programs that use it, nothing false. `declare_traits` adds primitives; a rule of
+`metanet.symmetry` declares those of its primitives with `register_rule`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Pooling(NamedTuple):
+    """Reduction over sliding windows.
+
+    Attributes:
+        operation: Name in words ("a maximum").
+        neutral: Value that padding has so that it does not count.
+    """
+
+    operation: str
+    neutral: float
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Static facts about a primitive.
+
+    Attributes:
+        calls: Only evaluates a jaxpr of its parameters, once (``jit``, ``remat``).
+        elementwise: An entry of the result depends on the entries of the operands at the
+            same position alone.
+        copies: The result has the entries of the operand in the same order, up to
+            rounding.
+        rearranges: The result has the entries of the operand, repeated or in another
+            shape.
+        linear: Acts on whole axes, never on single entries along one: it commutes with
+            every matrix that multiplies its operand along an axis. Loops and branches
+            have the trait because the equations of their bodies are looked at on their
+            own; cuts have it because an axis is only ever cut between independent parts.
+        pooling: The reduction, for primitives that pool over sliding windows.
+    """
+
+    calls: bool = False
+    elementwise: bool = False
+    copies: bool = False
+    rearranges: bool = False
+    linear: bool = False
+    pooling: Pooling | None = None
+
+
+PRIMITIVES: dict[str, Traits] = {}
+
+
+def declare_traits(
+    *primitives: str,
+    calls: bool = False,
+    elementwise: bool = False,
+    copies: bool = False,
+    rearranges: bool = False,
+    linear: bool = False,
+    pooling: Pooling | None = None,
+) -> None:
+    """Adds traits to primitives; those declared before stay.
+
+    Args:
+        *primitives: Names of primitives, as `jax.make_jaxpr` prints them.
+        calls, elementwise, copies, rearranges, linear, pooling: See `Traits`.
+    """
+    for name in primitives:
+        known = traits_of(name)
+        PRIMITIVES[name] = replace(
+            known,
+            calls=calls or known.calls,
+            elementwise=elementwise or known.elementwise,
+            copies=copies or known.copies,
+            rearranges=rearranges or known.rearranges,
+            linear=linear or known.linear,
+            pooling=pooling or known.pooling,
+        )
+
+
+def traits_of(primitive: str) -> Traits:
+    """Returns the traits of a primitive; none for one that was never declared."""
+    return PRIMITIVES.get(primitive, _NONE)
+
+
+_NONE = Traits()
+
+# Functions that libraries wrap in a named call, which counts as one nonlinearity.
+NAMED_ACTIVATIONS = frozenset(
+    {
+        *("celu", "elu", "gelu", "hard_tanh", "leaky_relu", "log_softmax", "mish"),
+        *("relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "swish"),
+    }
+)
+
+# Calls.
+declare_traits("jit", "pjit", "closed_call", "core_call", calls=True)
+declare_traits("remat", "remat2", "checkpoint", calls=True)
+declare_traits("custom_jvp_call", "custom_lin", calls=True)
+declare_traits("custom_vjp_call", "custom_vjp_call_jaxpr", calls=True)
+
+# Copies and changes of the type.
+declare_traits("convert_element_type", "copy", elementwise=True, linear=True)
+declare_traits("stop_gradient", elementwise=True, linear=True)
+declare_traits("optimization_barrier", linear=True)
+declare_traits(
+    *("convert_element_type", "copy", "copy_p", "reduce_precision"),
+    copies=True,
+    rearranges=True,
+)
+
+# Elementwise arithmetic.
+declare_traits("neg", elementwise=True, linear=True)
+declare_traits("add", "add_any", "sub", "mul", "div", "max", "min", elementwise=True)
+declare_traits(
+    "integer_pow", "pow", "square", "sqrt", "rsqrt", "cbrt", elementwise=True
+)
+declare_traits("abs", "sign", "exp", "exp2", "expm1", "log", "log1p", elementwise=True)
+declare_traits("sin", "cos", "sinh", "asinh", "atan", "tanh", elementwise=True)
+declare_traits("erf", "erfc", "logistic", elementwise=True)
+
+# Axes moved, cut and joined.
+declare_traits("reshape", "squeeze", "broadcast_in_dim", rearranges=True, linear=True)
+declare_traits("transpose", "concatenate", "stack", linear=True)
+declare_traits("split", "unstack", "slice", "dynamic_slice", linear=True)
+
+# Loops and branches.
+declare_traits("scan", "while", "cond", linear=True)
+
+# Pooling.
+declare_traits("reduce_window_sum", pooling=Pooling("a sum", 0.0))
+declare_traits("reduce_window_max", pooling=Pooling("a maximum", -math.inf))
+declare_traits("reduce_window_min", pooling=Pooling("a minimum", math.inf))
