@@ -25,7 +25,7 @@ from metanet.graphs import (
     remaining_symmetry,
     to_graph,
 )
-from metanet.models import MODELS, Probe, build_model
+from metanet.models import MODELS, GraphModel, Probe, build_model
 from metanet.networks import Architecture, ParamSpec, create
 
 MODELS_TESTED: dict[str, dict[str, Any]] = {
@@ -40,14 +40,11 @@ MODELS_TESTED: dict[str, dict[str, Any]] = {
 }
 # Models that read topologies of all kinds at once.
 GRAPH_MODELS = [
-    m
-    for m in MODELS_TESTED
-    if "probes" not in m
-    and m.split()[0]
-    in ("product_gmn", "gmn", "ng_gnn", "ng_t", "scale_gmn", "scale_gmn_b",
-        "scale_product_gmn", "deep_sets",
-        "set_transformer")
-] + ["dmc"]  # fmt: skip
+    case
+    for case in [*MODELS_TESTED, "dmc"]
+    if "probes" not in case
+    and (case == "dmc" or issubclass(MODELS[case.split()[0]], GraphModel))
+]
 PACKED_PAIRS = (("residual CNN with norm", "GRU"), ("small CNN", "RNN"))
 PACKED_QUICKLY = {
     "product_gmn": PACKED_PAIRS[0],
@@ -57,6 +54,7 @@ PACKED_QUICKLY = {
     "scale_gmn_b": PACKED_PAIRS[1],
     "dmc": PACKED_PAIRS[1],
 }
+BUILT_IN = {m for m in MODELS if MODELS[m].__module__.startswith("metanet.")}
 SUBJECTS = {
     "siren": lambda: create(
         Architecture.of("siren", hidden=[5, 4], w0=5.0), jax.random.key(0)
@@ -213,6 +211,11 @@ def test_invariant_to_the_discovered_group(model, name):
         assert np.abs(before - broken).max() > 1e-4 * scale
 
 
+def packed_quickly(model: str, names: tuple[str, str]) -> bool:
+    """A pair for some models of the package, and all for models from outside."""
+    return PACKED_QUICKLY.get(model) == names or model.split()[0] not in BUILT_IN
+
+
 def flat(params: Any, i: int) -> np.ndarray:
     return np.concatenate([np.asarray(x[i]).ravel() for x in jax.tree.leaves(params)])
 
@@ -223,7 +226,7 @@ def flat(params: Any, i: int) -> np.ndarray:
         pytest.param(
             model,
             names,
-            marks=[] if PACKED_QUICKLY.get(model) == names else pytest.mark.slow,
+            marks=[] if packed_quickly(model, names) else pytest.mark.slow,
         )
         for model in GRAPH_MODELS
         for names in PACKED_PAIRS

@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if configured:
             args.overrides = extra
+        # Modules beside the user's files, as `python FILE` finds them.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         import_modules(args.imports)
         status = args.run(args)
         sys.stdout.flush()

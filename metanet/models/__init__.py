@@ -1,13 +1,22 @@
 """Metanetworks and baselines: parameter graphs in, features out, one signature."""
 
-from metanet.models.base import MODELS, Features, Model, ModelInputs
+from metanet.models.base import (
+    MODELS,
+    Block,
+    Features,
+    GraphModel,
+    GraphModelConfig,
+    Model,
+    ModelInputs,
+    State,
+)
 from metanet.models.baselines import BaselineConfig, FlatMLP, StatNN
 from metanet.models.build import build_model, model_config
 from metanet.models.dmc import DMC, DMCConfig
 from metanet.models.edit import EditHead
 from metanet.models.functionals import Functional, FunctionalConfig
 from metanet.models.gmn import GMN, GMNConfig
-from metanet.models.layers import MLP, bf16_products
+from metanet.models.layers import MLP, Linear, NormLinear, bf16_products
 from metanet.models.ng_gnn import NGGNN, NGGNNConfig
 from metanet.models.ng_t import NGT, NGTConfig
 from metanet.models.probes import Probe, ProbeFeatures
@@ -25,23 +34,31 @@ from metanet.models.sets import (
 )
 
 __all__ = [
-    "DMC",
-    "GMN",
-    "MLP",
-    "MODELS",
-    "NGGNN",
-    "NGT",
     "BaselineConfig",
+    "Block",
+    "DMC",
     "DMCConfig",
     "DeepSets",
+    "DeepSetsConfig",
+    "EditHead",
     "Features",
     "FlatMLP",
     "Functional",
     "FunctionalConfig",
+    "GMN",
     "GMNConfig",
+    "GraphModel",
+    "GraphModelConfig",
+    "Linear",
+    "MLP",
+    "MODELS",
     "Model",
+    "ModelInputs",
+    "NGGNN",
     "NGGNNConfig",
+    "NGT",
     "NGTConfig",
+    "NormLinear",
     "Probe",
     "ProbeFeatures",
     "ProbeGen",
@@ -52,12 +69,10 @@ __all__ = [
     "ScaleGMNConfig",
     "ScaleProductGMN",
     "ScaleProductGMNConfig",
-    "DeepSetsConfig",
-    "EditHead",
-    "SetTransformerConfig",
     "SetTransformer",
+    "SetTransformerConfig",
     "StatNN",
-    "ModelInputs",
+    "State",
     "TokenConfig",
     "TokenTransformer",
     "bf16_products",

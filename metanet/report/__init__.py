@@ -1,5 +1,6 @@
 """Reports: one HTML page per run or zoo, and comparisons of runs."""
 
+from metanet.report import page
 from metanet.report.accuracy import accuracy_sections
 from metanet.report.card import write_card
 from metanet.report.comparison import Comparison, compare
@@ -29,6 +30,7 @@ __all__ = [
     "family_rows",
     "group_rows",
     "node_rows",
+    "page",
     "summary_rows",
     "write_card",
     "write_report",
