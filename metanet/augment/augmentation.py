@@ -76,10 +76,14 @@ class AugmentConfig:
     def from_json(cls, mapping: Mapping[str, Mapping[str, Any]]) -> AugmentConfig:
         """Reads ``{name: {option: value}}``; the order of the names has no meaning.
 
+        Registered augmentations that are not named have their default options.
+
         Raises:
             MetanetError: for unknown names and options, and values out of range.
         """
-        sections = {name: {} for name in _FIRST} | dict(sorted(mapping.items()))
+        # Every registered augmentation has a section, so that flags can set its options.
+        names = dict.fromkeys((*_FIRST, *AUGMENTATIONS, *sorted(mapping)))
+        sections = {name: mapping.get(name, {}) for name in names}
         steps = []
         for name, options in sections.items():
             if not isinstance(options, Mapping):

@@ -201,7 +201,7 @@ class TrainConfig(Options):
 
 
 def _no_augmentation() -> AugmentConfig:
-    """Returns the augmentations of the package, all switched off."""
+    """Returns all registered augmentations with their default options."""
     return AugmentConfig.from_json({})
 
 
