@@ -35,7 +35,7 @@ import optax
 from flax import nnx
 
 from metanet import symmetry as sym
-from metanet.graphs import build_topology, edge_blocks, plan, to_graph
+from metanet.graphs import build_topology, compile_topology, edge_blocks, to_graph
 from metanet.models import MODELS, GMNConfig, ProductGMNConfig, build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig
@@ -307,7 +307,7 @@ def _measure_packed(
     rngs = nnx.Rngs(0)
     model = build_model(name, options, topology=topologies, rngs=rngs)
     task = _task()
-    plans = [plan(t, model.schema) for t in topologies]  # type: ignore[attr-defined]
+    plans = [compile_topology(t, model.schema).packed for t in topologies]  # type: ignore[attr-defined]
     edges = sum(p.edges for p in plans) / len(plans)
     wide = 64 / model.cost * max(p.edges for p in plans)
     budget = default_budget(plans, 8192 if wide <= 1 else 4096)

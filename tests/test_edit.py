@@ -9,7 +9,7 @@ from test_metanetworks import build, flat, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
-from metanet.graphs import Budget, build_topology, pack, plan, to_graph
+from metanet.graphs import Budget, build_topology, compile_topology, pack, to_graph
 from metanet.models import EditHead, build_model
 from metanet.networks import Architecture, ParamSpec, create
 
@@ -71,7 +71,7 @@ def test_packed_edits_equal_stacked_ones():
     case = subject("mlp")
     net = build("gmn", [case])
     head = head_for(net)
-    part = plan(case.topology, net.schema)
+    part = compile_topology(case.topology, net.schema).packed
     batch = pack(
         [part],
         [flat(case.params, 0)],

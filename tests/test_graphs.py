@@ -176,7 +176,6 @@ def test_multiplicity_holds_kernel_and_spatial_positions(topologies):
     kernel, flat = edges["c1/kernel"], edges["d/kernel"]
     assert kernel.shape == (1, 3, 4, 6) and flat.shape == (1, 4, 2, 4)
     assert kernel.positions[1] == (-1.0, 1.0) and kernel.positions[2] == (0.0, -1.0)
-    assert edges["c0/kernel"].stride == (2, 2)
 
 
 def test_groups_lie_on_the_diagonal_axis(networks, topologies):

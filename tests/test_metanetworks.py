@@ -19,9 +19,9 @@ from metanet.graphs import (
     Budget,
     Topology,
     build_topology,
+    compile_topology,
     first_fit_decreasing,
     pack,
-    plan,
     remaining_symmetry,
     to_graph,
 )
@@ -236,7 +236,9 @@ def flat(params: Any, i: int) -> np.ndarray:
 def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, names):
     cases = [subject(n) for n in names]
     net = build(model, cases)
-    plans = [plan(c.topology, net.schema) for c in cases for _ in range(2)]
+    plans = [
+        compile_topology(c.topology, net.schema).packed for c in cases for _ in range(2)
+    ]
     weights = [flat(c.params, i) for c in cases for i in range(2)]
     count = len(plans)
     budget = Budget(
@@ -370,10 +372,10 @@ def test_what_packing_refuses():
     case, other = subject("mlp"), subject("GRU")
     net = build("product_gmn", [case])
     with pytest.raises(MetanetError, match="does not know"):
-        plan(other.topology, net.schema)
+        compile_topology(other.topology, net.schema)
     with pytest.raises(MetanetError, match="does not know"):
         net(to_graph(other.topology, other.params))
-    known = plan(case.topology, net.schema)
+    known = compile_topology(case.topology, net.schema).packed
     weights = flat(case.params, 0)
     with pytest.raises(MetanetError, match="has 3 weights"):
         pack([known], [weights[:3]], Budget(100, 1000, 4))
@@ -384,4 +386,4 @@ def test_what_packing_refuses():
     topology = build_topology(found)
     net = build_model("gmn", {}, topology=topology, rngs=nnx.Rngs(0))
     with pytest.raises(MetanetError, match="stack graphs of one topology"):
-        plan(topology, net.schema)
+        _ = compile_topology(topology, net.schema).packed

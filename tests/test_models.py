@@ -9,11 +9,11 @@ from test_metanetworks import ModelInputs, build, graphs_of, scale_equivariant, 
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
-from metanet.graphs import Rows
-from metanet.graphs import batch as graph_batch
-from metanet.models import build_model
+from metanet.graphs import AxisMap, EdgeBlock, HeadEdges, Rows, map_edges, to_graph
+from metanet.graphs.layouts import block_ops
+from metanet.models import GMN, build_model
 from metanet.models.dmc import halved
-from metanet.models.layers import NormLinear, bf16_products, product
+from metanet.models.layers import NormLinear, bf16_products, dropout, product
 
 
 def read(model: str, case: ModelInputs, *params):
@@ -86,37 +86,111 @@ def test_folded_norm_equals_norm_then_linear():
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 3), (4, 1, 1), (2, 3, 4)])
-def test_carry_and_match_equal_loops_over_the_edges(shape):
+def axis_map(shared: int, both: int, n: int, rest: int) -> AxisMap:
+    """An axis map whose units lie in another order than it sorts them."""
+    units, order = (n, rest, shared, both), (2, 3, 0, 1)
+    return AxisMap(units, order, (shared, both, n, rest))
+
+
+def node(axes: AxisMap, c: int, z: int, i: int, r: int) -> int:
+    """Number of the node with the given shared, diagonal, edge and other index."""
+    return int(np.ravel_multi_index((i, r, c, z), axes.units))
+
+
+@pytest.mark.parametrize(
+    ("shape", "shared", "rest"),
+    [
+        ((1, 5, 3), 1, (1, 1)),
+        ((4, 1, 1), 1, (1, 1)),
+        ((2, 3, 4), 1, (1, 1)),
+        ((2, 3, 4), 3, (1, 1)),
+        ((2, 3, 1), 1, (2, 3)),
+        ((1, 2, 3), 2, (1, 4)),
+    ],
+)
+def test_products_with_edges_equal_loops_over_the_edges(shape, shared, rest):
+    """Nodes are averaged over the rest, and scores over the shared index."""
     both, sources, targets = shape
     heads, width, batch = 2, 6, 2
-    ends = tuple(
-        graph_batch.AxisMap((both, n), (0, 1), (1, both, n, 1)) for n in shape[1:]
-    )
-    group = graph_batch.EdgeBlock(0, 1, shape, ends)
+    src = axis_map(shared, both, sources, rest[0])
+    dst = axis_map(shared, both, targets, rest[1])
+    block = EdgeBlock(0, 1, shape, (src, dst))
     key = jax.random.split(jax.random.key(0), 3)
     edges = jax.random.normal(key[0], (batch, both, heads, sources, targets))
-    at_source = jax.random.normal(key[1], (batch, both * sources, width))
-    at_target = jax.random.normal(key[2], (batch, both * targets, width))
+    at_source = jax.random.normal(key[1], (batch, np.prod(src.units), width))
+    at_target = jax.random.normal(key[2], (batch, np.prod(dst.units), width))
     to_target, to_source = np.zeros(at_target.shape), np.zeros(at_source.shape)
     products = np.zeros(edges.shape)
-    for b, z, h, s, t in np.ndindex(edges.shape):
+    for b, z, h, s, t, c in np.ndindex(*edges.shape, shared):
         run = slice(h * width // heads, (h + 1) * width // heads)
-        i, j, e = z * sources + s, z * targets + t, float(edges[b, z, h, s, t])
-        to_target[b, j, run] += e * at_source[b, i, run]
-        to_source[b, i, run] += e * at_target[b, j, run]
-        dot = np.vdot(at_source[b, i, run], at_target[b, j, run])
-        products[b, z, h, s, t] = dot / np.sqrt(width / heads)
-    aggregate_messages, edge_scores = (
-        graph_batch.aggregate_messages,
-        graph_batch.edge_scores,
+        from_nodes = [node(src, c, z, s, r) for r in range(rest[0])]
+        into_nodes = [node(dst, c, z, t, r) for r in range(rest[1])]
+        x = np.mean([at_source[b, i, run] for i in from_nodes], 0)
+        y = np.mean([at_target[b, i, run] for i in into_nodes], 0)
+        e = float(edges[b, z, h, s, t])
+        for i in into_nodes:
+            to_target[b, i, run] += e * x
+        for i in from_nodes:
+            to_source[b, i, run] += e * y
+        products[b, z, h, s, t] += np.vdot(x, y) / np.sqrt(width / heads) / shared
+    arriving = block_ops.aggregate_messages(edges, at_source, block, "target")
+    np.testing.assert_allclose(arriving, to_target, atol=1e-5)
+    leaving = block_ops.aggregate_messages(edges, at_target, block, "source")
+    np.testing.assert_allclose(leaving, to_source, atol=1e-5)
+    scores = block_ops.edge_scores(at_source, at_target, block, heads)
+    np.testing.assert_allclose(scores, products, atol=1e-5)
+
+
+def test_memory_orders_of_edges_do_not_mix():
+    edges = (jnp.ones((1, 1, 1, 2, 2, 3)),)
+    with pytest.raises(TypeError, match="Edges alone, or HeadEdges alone"):
+        map_edges(jnp.add, edges, HeadEdges(edges))  # type: ignore[arg-type]
+    doubled = map_edges(jnp.add, HeadEdges(edges), HeadEdges(edges))
+    assert isinstance(doubled, HeadEdges)
+    np.testing.assert_array_equal(doubled.blocks[0], 2 * edges[0])
+
+
+def test_dropout_keeps_the_mean_and_depends_on_the_key():
+    x, rate = jnp.ones((200, 200)), 0.3
+    keys = jax.random.split(jax.random.key(0))
+    first, second = (dropout(x, rate, key, False) for key in keys)
+    np.testing.assert_array_equal(np.unique(first), np.float32([0.0, 1 / 0.7]))
+    # Five standard deviations of the mean of 40,000 draws.
+    assert abs(float((first == 0).mean()) - rate) < 5 * (0.3 * 0.7 / 40_000) ** 0.5
+    assert float((first != second).mean()) > 0.3
+    np.testing.assert_array_equal(first, dropout(x, rate, keys[0], False))
+    np.testing.assert_array_equal(x, dropout(x, rate, keys[0], True))
+    np.testing.assert_array_equal(x, dropout(x, 0.0, keys[0], False))
+
+
+def test_dropout_of_a_model_acts_in_training_alone():
+    case = subject("siren")
+    graphs = to_graph(case.topology, case.params)
+    model = GMN.for_graphs(case.topology, dim=8, depth=1, dropout=0.5, rngs=nnx.Rngs(0))
+    run = nnx.jit(lambda m, key, plain: m(graphs, key=key, deterministic=plain).pooled,
+                  static_argnums=2)  # fmt: skip
+    keys = jax.random.split(jax.random.key(0))
+    plain = run(model, keys[0], True)
+    np.testing.assert_array_equal(plain, run(model, keys[1], True))
+    dropped = np.asarray(run(model, keys[0], False))
+    zeros = dropped == 0
+    assert 0.2 < zeros.mean() < 0.8
+    np.testing.assert_allclose(
+        dropped[~zeros], 2 * np.asarray(plain)[~zeros], rtol=1e-6
     )
-    forth = aggregate_messages(edges, at_source, group, "target")
-    np.testing.assert_allclose(forth, to_target, atol=1e-5)
-    back = aggregate_messages(edges, at_target, group, "source")
-    np.testing.assert_allclose(back, to_source, atol=1e-5)
-    found = edge_scores(at_source, at_target, group, heads)
-    np.testing.assert_allclose(found, products, atol=1e-5)
+    assert (dropped != run(model, keys[1], False)).any()
+
+
+def test_for_graphs_equals_build_model():
+    case = subject("siren")
+    graphs = to_graph(case.topology, case.params)
+    built = build_model(
+        "gmn", {"dim": 8, "depth": 1}, topology=case.topology, rngs=nnx.Rngs(0)
+    )
+    short = GMN.for_graphs(case.topology, dim=8, depth=1, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(built(graphs).pooled, short(graphs).pooled)
+    with pytest.raises(MetanetError, match='Did you mean "depth"'):
+        GMN.for_graphs(case.topology, dept=3, rngs=nnx.Rngs(0))
 
 
 def test_unknown_names_and_options_are_named():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from metanet.graphs.edge_products import carried, matched
 
 from metanet.graphs import broadcast, extreme, total
-from metanet.graphs.edge_products import carried, matched
 from metanet.models.baselines import _quantiles
 from metanet.models.layers import NormLinears, affine, norm_products, rms_norm
 

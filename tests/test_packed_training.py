@@ -12,7 +12,13 @@ from flax import nnx
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
-from metanet.graphs import Budget, PackedGraphs, build_topology, plan, to_graph
+from metanet.graphs import (
+    Budget,
+    PackedGraphs,
+    build_topology,
+    compile_topology,
+    to_graph,
+)
 from metanet.models import build_model
 from metanet.networks import Architecture, ParamSpec, create
 from metanet.tasks import Classification, ClassificationConfig, TaskBatch
@@ -53,7 +59,7 @@ def zoo():
         topology=topologies,
         rngs=nnx.Rngs(0),
     )
-    plans = [plan(t, model.schema) for t in topologies]
+    plans = [compile_topology(t, model.schema).packed for t in topologies]
     return topologies, params, weights, plans, model
 
 

@@ -1,33 +1,47 @@
 """Parameter graphs: a network's parameters as typed node sets and dense edge blocks."""
 
-from metanet.graphs.batch import EdgeBlock, End, edge_blocks, node_parameters
+from metanet.graphs.blocks import (
+    AxisMap,
+    EdgeBlock,
+    End,
+    edge_blocks,
+    node_parameters,
+)
 from metanet.graphs.build import build_topology
+from metanet.graphs.compiled import CompiledTopology, PackedTopology, compile_topology
 from metanet.graphs.export import EdgeArrays, edge_arrays, to_networkx
 from metanet.graphs.fan import fan_in
 from metanet.graphs.form import GraphForm, apply_form
-from metanet.graphs.layout import (
-    Edges,
-    Layout,
-    Rows,
-    attention,
-    head_matrix,
-    map_edges,
-)
-from metanet.graphs.open import GraphBatch, make_layout
-from metanet.graphs.packed import SparseLayout
-from metanet.graphs.packing import (
+from metanet.graphs.layouts import (
     Budget,
+    DenseLayout,
+    Edges,
+    Encoder,
+    GraphBatch,
+    HeadEdges,
+    Layout,
     PackedGraphs,
-    Plan,
+    Reduction,
+    Rows,
+    SparseLayout,
+    attention,
     first_fit_decreasing,
+    head_matrix,
+    make_layout,
+    map_edges,
     pack,
-    plan,
 )
 from metanet.graphs.plot import draw
 from metanet.graphs.reductions import broadcast, extreme, total
 from metanet.graphs.scales import remaining_symmetry
-from metanet.graphs.schema import MAX_DEPTH, GraphSchema, KernelGrid
-from metanet.graphs.stacked import DenseLayout
+from metanet.graphs.schema import (
+    MAX_DEPTH,
+    EdgeType,
+    GraphSchema,
+    KernelGrid,
+    NodeParameterType,
+    NodeType,
+)
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
 from metanet.graphs.view import (
     ParameterGraph,
@@ -38,24 +52,32 @@ from metanet.graphs.view import (
 )
 
 __all__ = [
+    "AxisMap",
     "Budget",
+    "CompiledTopology",
     "DenseLayout",
     "EdgeArrays",
     "EdgeBlock",
     "EdgeSet",
+    "EdgeType",
     "Edges",
+    "Encoder",
     "End",
     "GraphBatch",
     "GraphForm",
     "GraphSchema",
+    "HeadEdges",
     "IdentityEdgeSet",
     "KernelGrid",
     "Layout",
     "MAX_DEPTH",
+    "NodeParameterType",
     "NodeSet",
+    "NodeType",
     "PackedGraphs",
+    "PackedTopology",
     "ParameterGraph",
-    "Plan",
+    "Reduction",
     "Rows",
     "SparseLayout",
     "Topology",
@@ -63,6 +85,7 @@ __all__ = [
     "attention",
     "broadcast",
     "build_topology",
+    "compile_topology",
     "draw",
     "edge_arrays",
     "edge_blocks",
@@ -75,7 +98,6 @@ __all__ = [
     "node_parameters",
     "pack",
     "parameter_graph",
-    "plan",
     "remaining_symmetry",
     "stack",
     "to_graph",

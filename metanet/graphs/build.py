@@ -8,7 +8,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
     from metanet.symmetry import Symmetry
 
 Fuse = Literal["reader", "quotient"]
-_STRENGTH = ("none", "sign", "phase", "positive", "nonzero")
+_STRENGTH = ("none", "sign", "phase", "positive")
 
 
-@lru_cache
 def build_topology(symmetry: Symmetry, fuse: Fuse = "reader") -> Topology:
     """The typed parameter graph of an architecture.
 
@@ -120,9 +118,6 @@ class _Builder:
                 units=tuple(self.indices[a].size for a in activation.units),
                 kind=activation.kind,
                 depth=self.depth[index],
-                identified=all(pinned)
-                if pinned
-                else activation.kind in ("input", "output"),
                 symmetry=max(acting[index], key=_STRENGTH.index, default="none"),
                 nonlinearity=next(iter(shared)) if len(shared) == 1 else (),
                 activation=index,
@@ -181,7 +176,6 @@ class _Builder:
                 units=tuple(self.indices[a].size for a in indices),
                 kind="latent",
                 depth=depth,
-                identified=False,
                 pinned=tuple(self.indices[a].pinned is not None for a in indices),
             )
         return len(self.index) + list(self.latent).index(indices)
@@ -222,7 +216,7 @@ class _Builder:
                 source, join = self.at_latent(block, first, 0, ends, depth), ()
             if second and not writes:
                 target, join = self.at_latent(block, second, 1, ends, depth), ()
-        return self.block(block, ends, source, target, parameter_edge, depth, join)
+        return self.block(block, ends, source, target, parameter_edge, join)
 
     def at_latent(
         self,
@@ -280,7 +274,7 @@ class _Builder:
         parameter_edge = ParameterEdge(
             block.leaf, block.segments, None, target, "unused", (), ()
         )
-        return self.block(block, ends, None, target, parameter_edge, 0, ())
+        return self.block(block, ends, None, target, parameter_edge, ())
 
     def block(
         self,
@@ -289,21 +283,19 @@ class _Builder:
         source: int | None,
         target: int,
         parameter_edge: ParameterEdge,
-        depth: int,
         join: tuple[tuple[int, int], ...],
     ) -> EdgeSet:
-        kinds: list[list[int]] = [[], [], [], []]
-        for i, (s, t) in enumerate(ends):
-            kinds[0 if s >= 0 and t >= 0 else 1 if s >= 0 else 2 if t >= 0 else 3] += [
-                i
-            ]
-        for group in kinds[:3]:
-            group.sort(key=lambda i: (ends[i][1], ends[i][0]))
-        order = tuple(itertools.chain(*kinds))
+        axes = sorted(range(len(ends)), key=lambda i: (ends[i][1], ends[i][0]))
+        both = [i for i in axes if ends[i][0] >= 0 and ends[i][1] >= 0]
+        sources = [i for i in axes if ends[i][0] >= 0 and ends[i][1] < 0]
+        targets = [i for i in axes if ends[i][0] < 0 and ends[i][1] >= 0]
+        parallel = [i for i, end in enumerate(ends) if end == (-1, -1)]
+        order = (*both, *sources, *targets, *parallel)
         split = tuple(self.indices[a].size for a in block.indices)
-        both, sources, targets, parallel = (
-            math.prod(split[i] for i in group) for group in kinds
-        )
+
+        def size(axes: list[int]) -> int:
+            return math.prod(split[i] for i in axes)
+
         self.seen[block.leaf, block.segments] += 1
         path = self.symmetry.leaves[block.leaf].path
         parts = [t for t in self.symmetry.blocks if t.leaf == block.leaf]
@@ -314,14 +306,12 @@ class _Builder:
             bounds=block.bounds,
             split=split,
             order=order,
-            shape=(both, sources, targets, parallel),
+            shape=(size(both), size(sources), size(targets), size(parallel)),
             source=source,
             target=target,
             kind=parameter_edge.kind,
-            depth=depth,
             chain=parameter_edge.chain,
-            positions=_grid(tuple(split[i] for i in kinds[3])),
-            stride=dict(parameter_edge.attributes).get("stride", ()),
+            positions=_grid(tuple(split[i] for i in parallel)),
             primary=self.seen[block.leaf, block.segments] == 1,
             units=tuple(ends[i] for i in order),
             join=join,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.batch import AxisMap, edge_blocks, node_parameters
+from metanet.graphs.blocks import AxisMap, edge_blocks, node_parameters
 from metanet.graphs.topology import NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
@@ -137,11 +137,7 @@ def to_networkx(graph: ParameterGraph) -> Any:
     for number, (place, unit) in enumerate(
         zip(arrays.node_set.tolist(), arrays.node_unit.tolist(), strict=True)
     ):
-        node = (
-            topology.nodes[place]
-            if place >= 0
-            else NodeSet("bias", (), "bias", 0, True)
-        )
+        node = topology.nodes[place] if place >= 0 else NodeSet("bias", (), "bias", 0)
         made.add_node(number, set=node.name, kind=node.kind, unit=unit)
     facts = _facts(topology)
     columns = (

@@ -1,25 +1,24 @@
-"""Where biases stand, and whether a kernel is one edge or several: forms of one graph.
+"""Forms of one graph: biases as features or edges, kernels as one edge or several.
 
-A `Topology` says for each parameter which nodes it joins. Parameters that are read
-through no node (biases, gains, statistics) are features of the nodes that they reach, as
+A `Topology` holds for each parameter the nodes that it connects. Parameters that multiply
+no activation (biases, gains, statistics) are features of the nodes that they reach, as
 in Neural Graphs; here they can become edges from a bias node (Graph Metanetworks) or
-loops at the nodes themselves. A form only renames ends: the values stay where they are.
+loops at the nodes themselves. A form changes ends only; values are not moved.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
-from metanet.graphs.batch import node_parameters
+from metanet.graphs.blocks import node_parameters
 from metanet.graphs.topology import EdgeSet, NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
 
 @dataclass(frozen=True)
 class GraphForm:
-    """How a model wants its graphs.
+    """Form of the graphs that a model reads.
 
     Attributes:
         bias: "feature": biases are values of nodes; "node": edges from one bias node
@@ -32,20 +31,17 @@ class GraphForm:
     parallel: bool = False
 
 
-@lru_cache
 def apply_form(topology: Topology, form: GraphForm) -> Topology:
-    """The topology with biases where the form wants them."""
+    """Returns the topology with biases as the form has them."""
     if form.bias == "feature":
         return topology
     nodes, edges = list(topology.nodes), list(topology.edges)
-    for held in node_parameters(topology):
-        for index, _ in held:
+    for parameters in node_parameters(topology):
+        for index, _ in parameters:
             edge = edges[index]
             if form.bias == "node":
                 target = topology.nodes[edge.target]
-                bias = NodeSet(
-                    f"{edge.name} node", (), "bias", target.depth, False, pinned=()
-                )
+                bias = NodeSet(f"{edge.name} node", (), "bias", target.depth)
                 edges[index] = replace(edge, source=len(nodes))
                 nodes.append(bias)
             else:
@@ -61,7 +57,7 @@ def _loop(edge: EdgeSet) -> EdgeSet:
 
 
 def apply_form_to_graph(graphs: ParameterGraph, form: GraphForm) -> ParameterGraph:
-    """Graphs in a form; blocks are reshaped at most."""
+    """Returns graphs in a form; blocks are reshaped at most."""
     topology = apply_form(graphs.topology, form)
     if topology is graphs.topology:
         return graphs
@@ -69,5 +65,4 @@ def apply_form_to_graph(graphs: ParameterGraph, form: GraphForm) -> ParameterGra
         block.reshape(*graphs.batch_shape, *edge.shape, graphs.features)
         for block, edge in zip(graphs.edges, topology.edges, strict=True)
     )
-    more = (None,) * (len(topology.nodes) - len(graphs.nodes))
-    return ParameterGraph(edges, (*graphs.nodes, *more), topology)
+    return ParameterGraph(edges, topology)

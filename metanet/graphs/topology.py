@@ -22,10 +22,8 @@ class NodeSet:
         kind: "input", "hidden", "output", "state" (a scan's carry), "latent" (atoms of
             no site: the rank of a low-rank factor).
         depth: Longest path from the inputs.
-        identified: Nodes are individually distinguishable (inputs, outputs, anything
-            pinned): models give each its own embedding.
         symmetry: What may act on the nodes beside permutations: "none", "sign",
-            "phase", "positive", "nonzero".
+            "phase" or "positive".
         nonlinearity: Chain of nonlinearities through which all readers read the set, or
             ().
         activation: The activation of the symmetry whose activation the nodes carry (of several
@@ -40,7 +38,6 @@ class NodeSet:
     units: tuple[int, ...]
     kind: str
     depth: int
-    identified: bool
     symmetry: str = "none"
     nonlinearity: tuple[str, ...] = ()
     activation: int = -1
@@ -51,6 +48,11 @@ class NodeSet:
     def size(self) -> int:
         """Number of nodes."""
         return math.prod(self.units)
+
+    @property
+    def identified(self) -> bool:
+        """True where no node can be permuted with another; each has an identity."""
+        return all(self.pinned) if self.pinned else self.kind in ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,9 @@ class EdgeSet:
         target: Index of the node set written.
         kind: "weight", "conv", "bias", "scale", "embedding", ...; "unused" for a
             parameter that no operation on activations reads.
-        depth: Depth of the target.
         chain: Nonlinearities applied to the source before it is read.
         positions: Coordinates in [-1, 1] of each parallel edge (kernel or spatial
             position), ``multiplicity`` tuples; empty tuples where it has none.
-        stride: Strides of a convolution, () elsewhere.
         primary: The use that holds the parameter in `to_params`; later uses of the same
             tile (tied weights) are copies.
         units: Per axis of the transposed split: the place in the source's units that it
@@ -91,10 +91,8 @@ class EdgeSet:
     source: int | None
     target: int
     kind: str
-    depth: int
     chain: tuple[str, ...] = ()
     positions: tuple[tuple[float, ...], ...] = ((),)
-    stride: tuple[int, ...] = ()
     primary: bool = True
     units: tuple[tuple[int, int], ...] = ()
     join: tuple[tuple[int, int], ...] = ()

@@ -6,6 +6,8 @@ nothing and move every bit unchanged.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.graphs.build import Fuse, build_topology
@@ -23,7 +26,7 @@ from metanet.symmetry.blocks import join_blocks
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["edges", "nodes"],
+    data_fields=["edges"],
     meta_fields=["topology"],
 )
 @dataclass(frozen=True)
@@ -34,12 +37,10 @@ class ParameterGraph:
         edges: Per edge set of the topology ``[..., both, sources, targets,
             multiplicity, F]``: F values per parameter (the parameter, then for example
             its gradient). Tied weights appear once per use.
-        nodes: Per node set further features ``[..., N, Fv]``, or None.
         topology: The static half.
     """
 
     edges: tuple[jax.Array, ...]
-    nodes: tuple[jax.Array | None, ...]
     topology: Topology
 
     @property
@@ -73,7 +74,7 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
         )
         for e in topology.edges
     )
-    return ParameterGraph(edges, (None,) * len(topology.nodes), topology)
+    return ParameterGraph(edges, topology)
 
 
 def parameter_graph(
@@ -95,12 +96,12 @@ def parameter_graph(
 
 
 def to_params(graph: ParameterGraph, example: Any, feature: int = 0) -> Any:
-    """The parameters of a graph: the exact inverse of `to_graph`.
+    """Returns the parameters of a graph; the exact inverse of `to_graph`.
 
     Args:
         graph: The graph, with any leading axes.
         example: Parameters of the same structure, or their tree definition.
-        feature: Which of the values per parameter to take.
+        feature: Number of the value per parameter that is returned.
 
     Returns:
         A pytree with leaves ``[..., *shape]``.
@@ -160,7 +161,7 @@ def _leaves(topology: Topology, params: Any) -> list[jax.Array]:
 
 
 def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: Any) -> Any:
-    """Leaf ``[..., *shape]`` to the block ``[..., both, S, T, M]`` of an edge set."""
+    """Views a leaf ``[..., *shape]`` as the block ``[..., both, S, T, M]`` of an edge set."""
     batch = leaf.shape[: leaf.ndim - len(shape)]
     if edge.bounds != tuple((0, n) for n in shape):
         leaf = leaf[(..., *(slice(*bound) for bound in edge.bounds))]
@@ -172,8 +173,25 @@ def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: Any) -> Any:
     )
 
 
+def leaf_positions(topology: Topology) -> Callable[[EdgeSet], np.ndarray]:
+    """Returns a function from an edge set to positions in the flat weights.
+
+    The flat weights are the raveled leaves behind one another; positions are
+    ``[both, S, T, M]``.
+    """
+    shapes = [shape for _, shape in topology.leaves]
+    starts = [0, *itertools.accumulate(math.prod(s) for s in shapes)]
+
+    def positions(edge: EdgeSet) -> np.ndarray:
+        shape, start = shapes[edge.leaf], starts[edge.leaf]
+        leaf = np.arange(start, start + math.prod(shape), dtype=np.int32)
+        return block_of(edge, shape, leaf.reshape(shape))
+
+    return positions
+
+
 def _unblock(edge: EdgeSet, block: jax.Array, batch: tuple[int, ...]) -> jax.Array:
-    """The inverse of `_block`: the slice of the leaf that the edge set holds."""
+    """Returns the slice of the leaf that the edge set holds; the inverse of `block_of`."""
     inverse = sorted(range(len(edge.order)), key=edge.order.__getitem__)
     order = (*range(len(batch)), *(len(batch) + i for i in inverse))
     sizes = (stop - start for start, stop in edge.bounds)
@@ -182,7 +200,7 @@ def _unblock(edge: EdgeSet, block: jax.Array, batch: tuple[int, ...]) -> jax.Arr
 
 
 def _difference(a: Topology, b: Topology) -> str:
-    """The first thing in which two topologies differ, in words."""
+    """Describes the first difference of two topologies."""
     for kind in ("nodes", "edges", "identity_edges", "leaves"):
         left, right = getattr(a, kind), getattr(b, kind)
         for x, y in zip(left, right, strict=False):

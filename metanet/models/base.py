@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from metanet.graphs import (
     GraphBatch,
     GraphForm,
     GraphSchema,
+    HeadEdges,
     Layout,
     ParameterGraph,
     Topology,
@@ -147,17 +148,21 @@ class GraphModelConfig(Options):
     dropout: Rate = 0.0
 
 
-class State(NamedTuple):
+E = TypeVar("E", Edges, HeadEdges)
+
+
+class State(NamedTuple, Generic[E]):
     """Features of a batch between two blocks.
 
     Attributes:
         nodes: ``[..., dim]``.
-        edges: ``[..., edge_dim]``, or head-major where all blocks of a model read them so.
+        edges: `Edges` ``[..., edge_dim]``, or `HeadEdges` in models whose blocks multiply
+            edges and nodes.
         globals_: ``[G, dim]``, or None for a model without a feature per graph.
     """
 
     nodes: jax.Array
-    edges: Edges
+    edges: E
     globals_: jax.Array | None = None
 
 
@@ -167,11 +172,11 @@ class Block(Protocol):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Any],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Any]:
         """Returns the updated features.
 
         Args:
@@ -293,17 +298,17 @@ class GraphModel(nnx.Module):
             x = x + self.probes(layout)
         return x
 
-    def initial_state(self, layout: Layout) -> State:
+    def initial_state(self, layout: Layout) -> State[Any]:
         """Returns the features before the first block; encoded nodes and edges."""
         return State(self.nodes(layout), self.encoder.edges(layout))
 
-    def final_state(self, layout: Layout, state: State) -> State:
+    def final_state(self, layout: Layout, state: State[Any]) -> State[Edges]:
         """Returns the features that the model outputs, edges feature-major."""
         return state
 
-    def pool(self, layout: Layout, state: State) -> jax.Array:
+    def pool(self, layout: Layout, state: State[Edges]) -> jax.Array:
         """Returns the invariant feature ``[G, dim]`` of each graph."""
-        return self.readout(layout, *state)
+        return self.readout(layout, state.nodes, state.edges, state.globals_)
 
     def __call__(
         self,

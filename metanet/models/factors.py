@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import GraphSchema, Layout
+from metanet.graphs import Edges, GraphSchema, Layout
 from metanet.models.base import GraphModel, GraphModelConfig, ModelInputs, State
 from metanet.models.layers import MLP, Linear
 from metanet.models.readout import NodeReadoutName
@@ -149,7 +149,7 @@ class FactorModel(GraphModel):
         )
         self.last = MLP(config.dim, config.dim, config.dim, rngs=rngs)
 
-    def pool(self, layout: Layout, state: State) -> jax.Array:
+    def pool(self, layout: Layout, state: State[Edges]) -> jax.Array:
         """Returns ``[G, dim]``, pooled after the factors are removed."""
         mask = ScaleMask(layout, self.schema)
         features = self.last(mask.invariant(state.nodes))

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import End, GraphForm, GraphSchema, Layout, map_edges
+from metanet.graphs import Edges, End, GraphForm, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator, AggregatorName
 from metanet.models.base import (
     MODELS,
@@ -96,11 +96,11 @@ class GMNBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         x, e, g = state
         assert g is not None, "blocks of GMN update a feature per graph"
         g_edge, g_node, g_update = jnp.split(self.global_in(g), 3, axis=-1)
@@ -153,7 +153,7 @@ class GMN(GraphModel):
             [GMNBlock(config, schema, rngs=rngs) for _ in range(config.depth)]
         )
 
-    def initial_state(self, layout: Layout) -> State:
+    def initial_state(self, layout: Layout) -> State[Edges]:
         """Returns encoded nodes and edges, and the learned start of the global feature."""
         start = per_graph(layout, self.start[...])
         return super().initial_state(layout)._replace(globals_=start)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metanet.graphs import GraphSchema, Layout, map_edges
+from metanet.graphs import Edges, GraphSchema, Layout, map_edges
 from metanet.models.aggregators import Aggregator
 from metanet.models.base import (
     MODELS,
@@ -69,11 +69,11 @@ class NGBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         x, e, _ = state
         *ends, update = jnp.split(self.node_in(x), 5, axis=-1)
         # Projections of an edge's ends: for the message, and for the edge's own update.

@@ -32,6 +32,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import (
+    Edges,
     End,
     GraphSchema,
     Layout,
@@ -96,11 +97,11 @@ class RelationalBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         x, e, _ = state
         query, neighbour, value = jnp.split(self.node_in(x), 3, axis=-1)
         parts = []

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Edges, GraphSchema, Layout, map_edges
+from metanet.graphs import Edges, GraphSchema, HeadEdges, Layout, map_edges
 from metanet.models.base import (
     MODELS,
     GraphModel,
@@ -91,11 +91,11 @@ class ProductBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[HeadEdges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[HeadEdges]:
         x, e, g = state
         assert g is not None, "blocks of ProductGMN update a feature per graph"
         g_node, g_update = jnp.split(self.global_in(g), 2, axis=-1)
@@ -157,7 +157,7 @@ class ProductGMN(GraphModel):
             ]
         )
 
-    def initial_state(self, layout: Layout) -> State:
+    def initial_state(self, layout: Layout) -> State[HeadEdges]:
         """Returns encoded nodes with their moments, edges head-major, and the globals."""
         x, edges, _ = super().initial_state(layout)
         heads = self.blocks[0].num_heads
@@ -166,9 +166,10 @@ class ProductGMN(GraphModel):
         e = layout.to_head_major(map_edges(lambda e: e[..., :heads], edges))
         return State(x, e, per_graph(layout, self.start[...]))
 
-    def final_state(self, layout: Layout, state: State) -> State:
+    def final_state(self, layout: Layout, state: State[HeadEdges]) -> State[Edges]:
         """Returns the state with edges feature-major."""
-        return state._replace(edges=layout.to_feature_major(state.edges))
+        edges = layout.to_feature_major(state.edges)
+        return State(state.nodes, edges, state.globals_)
 
 
 def _moments(layout: Layout, edges: Edges, start: int) -> jax.Array:

@@ -89,11 +89,11 @@ class ScaleBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         x, e, _ = state
         mask = ScaleMask(layout, self.schema)
         ends = self.ends(mask.invariant(self.mixed(x)))

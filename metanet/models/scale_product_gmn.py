@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metanet.errors import MetanetError
-from metanet.graphs import Edges, GraphSchema, Layout, extreme, map_edges
+from metanet.graphs import Edges, GraphSchema, HeadEdges, Layout, extreme, map_edges
 from metanet.models.base import MODELS, ModelInputs, State
 from metanet.models.factors import (
     EquivariantUpdate,
@@ -76,11 +76,11 @@ class ScaleProductBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[HeadEdges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[HeadEdges]:
         x, e, _ = state
         mask = ScaleMask(layout, self.schema)
         to_target, to_source = jnp.split(self.projections(x), 2, axis=-1)
@@ -99,7 +99,7 @@ class ScaleProductBlock(nnx.Module):
         layout: Layout,
         mask: ScaleMask,
         x: jax.Array,
-        e: Edges,
+        e: HeadEdges,
         to_source: jax.Array,
     ) -> jax.Array:
         """Returns messages from targets to sources, by reciprocal edges."""
@@ -152,11 +152,12 @@ class ScaleProductGMN(FactorModel):
             ]
         )
 
-    def initial_state(self, layout: Layout) -> State:
+    def initial_state(self, layout: Layout) -> State[HeadEdges]:
         """Returns encoded nodes and edges, edges head-major."""
         state = super().initial_state(layout)
         return state._replace(edges=layout.to_head_major(state.edges))
 
-    def final_state(self, layout: Layout, state: State) -> State:
+    def final_state(self, layout: Layout, state: State[HeadEdges]) -> State[Edges]:
         """Returns the state with edges feature-major."""
-        return state._replace(edges=layout.to_feature_major(state.edges))
+        edges = layout.to_feature_major(state.edges)
+        return State(state.nodes, edges, state.globals_)

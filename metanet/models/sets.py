@@ -30,6 +30,7 @@ from flax import nnx
 
 from metanet.errors import MetanetError
 from metanet.graphs import (
+    Edges,
     GraphBatch,
     GraphSchema,
     Layout,
@@ -103,7 +104,7 @@ class _SetModel(GraphModel):
         super().__init__(encoding, schema, model_inputs, edge_dim=config.dim, rngs=rngs)
         self.ends = Linear(config.dim, 2 * config.dim, bias=False, rngs=rngs)
 
-    def initial_state(self, layout: Layout) -> State:
+    def initial_state(self, layout: Layout) -> State[Edges]:
         """Returns features of every parameter of a node and of an edge."""
         x, e, _ = super().initial_state(layout)
         kinds = self.ends(self.encoder.embedding(layout))
@@ -126,11 +127,11 @@ class MemberBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         def apply(x: jax.Array) -> jax.Array:
             return x + self.mlp(rms_norm(x))
 
@@ -169,11 +170,11 @@ class InducedBlock(nnx.Module):
     def __call__(
         self,
         layout: Layout,
-        state: State,
+        state: State[Edges],
         *,
         key: jax.Array | None,
         deterministic: bool,
-    ) -> State:
+    ) -> State[Edges]:
         x, e, _ = state
         count = self.points
 

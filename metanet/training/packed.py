@@ -20,10 +20,10 @@ from metanet.graphs import (
     GraphBatch,
     GraphSchema,
     PackedGraphs,
-    Plan,
+    PackedTopology,
+    compile_topology,
     first_fit_decreasing,
     pack,
-    plan,
 )
 from metanet.tasks import Targets, TaskBatch
 from metanet.training.batches import STATISTICS_SAMPLE, Batch, EvaluationCall
@@ -122,7 +122,7 @@ class PackedReader:
 
 
 class _Split:
-    """The networks of a split: packing plans, preprocessed weights and targets."""
+    """The networks of a split: index arrays, preprocessed weights and targets."""
 
     def __init__(
         self,
@@ -133,8 +133,11 @@ class _Split:
     ):
         keys = table["architecture"]
         self.targets, self.ids = targets, table["id"]
-        plans = {k: plan(a.topology, schema) for k, a in experiment.inputs.items()}
-        self.plans = [plans[k] for k in keys]
+        topologies = {
+            k: compile_topology(a.topology, schema).packed
+            for k, a in experiment.inputs.items()
+        }
+        self.topologies = [topologies[k] for k in keys]
         numbers = {k: i for i, k in enumerate(experiment.inputs)}
         self.architectures = np.asarray([numbers[k] for k in keys], np.int32)
         config = experiment.config
@@ -185,24 +188,27 @@ class PackedSource:
             for name, table in tables.items()
         }
         train = self._splits["train"]
-        plans = [p for split in self._splits.values() for p in split.plans]
-        self._budget = default_budget(plans)
+        topologies = [p for split in self._splits.values() for p in split.topologies]
+        self._budget = default_budget(topologies)
         # Width of flat parameters in a batch; 0 where the task does not read them.
         self._parameters = 0
         if experiment.task.reads_weights:
-            self._parameters = max(p.parameters for p in plans)
+            self._parameters = max(p.parameters for p in topologies)
         size = min(self._config.train.batch_size, len(train))
-        edges = size * sum(p.edges for p in train.plans) / len(train)
+        edges = size * sum(p.edges for p in train.topologies) / len(train)
         self._bins = max(1, round(edges / self._budget.edges))
 
     def sample(self) -> GraphBatch:
         """Returns every fourth of the first training networks, packed together."""
         train = self._splits["train"]
         rows = list(range(len(train)))[:STATISTICS_SAMPLE:4]
-        plans = [train.plans[i] for i in rows]
-        nodes, edges = sum(p.nodes for p in plans), sum(p.edges for p in plans)
-        budget = Budget(nodes, edges, len(plans))
-        return pack(plans, [train.weights[i] for i in rows], budget)
+        topologies = [train.topologies[i] for i in rows]
+        nodes, edges = (
+            sum(p.nodes for p in topologies),
+            sum(p.edges for p in topologies),
+        )
+        budget = Budget(nodes, edges, len(topologies))
+        return pack(topologies, [train.weights[i] for i in rows], budget)
 
     def replicate(self, state: T) -> T:
         """Returns the state: packed batches take one device."""
@@ -218,7 +224,7 @@ class PackedSource:
         while True:
             rng = np.random.default_rng([self._config.seed, 0xDA7A, epoch])
             stream = rng.permutation(len(train)).tolist()
-            arranged = list(arrange(stream, train.plans, self._budget, self._bins))
+            arranged = list(arrange(stream, train.topologies, self._budget, self._bins))
             for number, bins in enumerate(arranged):
                 if number < skip:
                     continue
@@ -234,7 +240,7 @@ class PackedSource:
     def _pack(self, split: _Split, bins: list[list[int]]) -> PackedNetworks:
         return pack_bins(
             bins,
-            split.plans,
+            split.topologies,
             split.weights,
             split.targets,
             self._budget,
@@ -249,7 +255,7 @@ class PackedSource:
     def evaluation(self, split: str) -> Iterator[EvaluationCall]:
         """Yields a call per bin, packed ahead."""
         part = self._splits[split]
-        arranged = list(arrange(range(len(part)), part.plans, self._budget, 1))
+        arranged = list(arrange(range(len(part)), part.topologies, self._budget, 1))
 
         def calls() -> Iterator[EvaluationCall]:
             for bins in arranged:
@@ -260,17 +266,22 @@ class PackedSource:
         return prefetch(calls())
 
 
-def default_budget(plans: Sequence[Plan], edges: int = CHUNK_EDGES) -> Budget:
+def default_budget(
+    topologies: Sequence[PackedTopology], edges: int = CHUNK_EDGES
+) -> Budget:
     """Returns a budget that fits every network, with few empty nodes beside its edges."""
-    edges = max(edges, max(p.edges for p in plans))
-    ratio = sum(p.nodes for p in plans) / sum(p.edges for p in plans)
-    nodes = max(int(1.3 * ratio * edges), max(p.nodes for p in plans))
-    smallest = min(p.edges for p in plans)
+    edges = max(edges, max(p.edges for p in topologies))
+    ratio = sum(p.nodes for p in topologies) / sum(p.edges for p in topologies)
+    nodes = max(int(1.3 * ratio * edges), max(p.nodes for p in topologies))
+    smallest = min(p.edges for p in topologies)
     return Budget(nodes, edges, min(edges // smallest + 1, 256))
 
 
 def arrange(
-    stream: Iterable[int], plans: Sequence[Plan], budget: Budget, bins: int
+    stream: Iterable[int],
+    topologies: Sequence[PackedTopology],
+    budget: Budget,
+    bins: int,
 ) -> Iterator[list[list[int]]]:
     """Cuts a stream of networks into batches of full bins.
 
@@ -279,7 +290,7 @@ def arrange(
 
     Args:
         stream: Numbers of networks.
-        plans: Packing plan of each network.
+        topologies: Index arrays of each network.
         budget: Budget of a bin.
         bins: Bins per batch.
 
@@ -290,17 +301,17 @@ def arrange(
     source = iter(stream)
     capacity = bins * budget.edges
     while True:
-        edges = sum(plans[i].edges for i in waiting)
+        edges = sum(topologies[i].edges for i in waiting)
         # Half as many again to choose from, so that the last gaps are filled too.
         while edges < 1.5 * capacity:
             number = next(source, None)
             if number is None:
                 break
             waiting.append(number)
-            edges += plans[number].edges
+            edges += topologies[number].edges
         if not waiting:
             return
-        sizes = [(plans[i].nodes, plans[i].edges) for i in waiting]
+        sizes = [(topologies[i].nodes, topologies[i].edges) for i in waiting]
         chosen = first_fit_decreasing(sizes, budget)[:bins]
         chosen += [[] for _ in range(bins - len(chosen))]
         yield [[waiting[k] for k in members] for members in chosen]
@@ -310,7 +321,7 @@ def arrange(
 
 def pack_bins(
     bins: list[list[int]],
-    plans: Sequence[Plan],
+    topologies: Sequence[PackedTopology],
     weights: Sequence[np.ndarray],
     targets: Targets,
     budget: Budget,
@@ -322,7 +333,7 @@ def pack_bins(
 
     Args:
         bins: Numbers of networks; some may be empty, not all.
-        plans, weights: Packing plan and flat weights of each network.
+        topologies, weights: Index arrays and flat weights of each network.
         targets: Arrays ``[N, ...]`` by name.
         budget: Budget of a bin.
         architectures: ``[N]`` number of each network's architecture.
@@ -342,7 +353,7 @@ def pack_bins(
         # An empty bin takes the shapes of some network, none of whose graphs count.
         part = members or [spare]
         packed = pack(
-            [plans[i] for i in part],
+            [topologies[i] for i in part],
             [weights[i] for i in part],
             budget,
             parameters=parameters,
@@ -354,7 +365,7 @@ def pack_bins(
             values[row, : len(members)] = targets[name][members]
         if flat is not None and kinds is not None and architectures is not None:
             for column, i in enumerate(members):
-                flat[row, column, : plans[i].parameters] = weights[i]
+                flat[row, column, : topologies[i].parameters] = weights[i]
                 kinds[row, column] = architectures[i]
     stacked = jax.tree.map(lambda *parts: np.stack(parts), *graphs)
     return PackedNetworks(stacked, labels, flat, kinds)

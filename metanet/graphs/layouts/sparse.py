@@ -1,22 +1,25 @@
 """The packed layout: graphs of many topologies as one list of edges.
 
-Node values are ``[N, d]``, edge values one array ``[E, d]``. Sending is a gather by the
-edges' ends, reducing a segment sum; padding is dropped by indices that lie outside.
+Node values are ``[N, d]``, edge values one array ``[E, d]``. Values of an edge's ends are
+gathered by index, reductions are segment sums; indices of padding lie out of range, which
+drops it.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metanet.graphs.batch import End
-from metanet.graphs.edge_products import carried, matched
-from metanet.graphs.layout import Edges, Reduction, Rows
-from metanet.graphs.packing import PackedGraphs
+from metanet.graphs.blocks import End
+from metanet.graphs.layouts.base import Edges, Encoder, HeadEdges, Reduction, Rows
+from metanet.graphs.layouts.edge_products import (
+    edge_inner_products,
+    edge_message_sum,
+)
+from metanet.graphs.layouts.packing import PackedGraphs
 from metanet.graphs.schema import GraphSchema
 
 _REDUCE = {
@@ -34,24 +37,22 @@ class SparseLayout:
         graphs = jax.tree.map(jnp.asarray, graphs)
         self.graphs, self.schema = graphs, schema
         self.size = graphs.graph_mask.shape[0]
-        self.node_type, self.identity = (
-            jnp.asarray(graphs.node_type),
-            jnp.asarray(graphs.identity),
-        )
+        self.node_type = jnp.asarray(graphs.node_type)
+        self.identity = jnp.asarray(graphs.identity)
         self.edge_type = (jnp.asarray(graphs.edge_type),)
         self._node_graph = jnp.asarray(graphs.node_graph)
         self._edge_graph = jnp.asarray(graphs.edge_graph)
 
-    def encode_nodes(self, encoder: Any) -> jax.Array:
-        values = _held(self.graphs.node_values, self._node_graph, self.size)
+    def encode_nodes(self, encoder: Encoder) -> jax.Array:
+        values = _without_padding(self.graphs.node_values, self._node_graph, self.size)
         return encoder.rows(values, jnp.asarray(self.graphs.node_keys))
 
-    def encode_edges(self, encoder: Any) -> Edges:
-        values = _held(self.graphs.edge_values, self._edge_graph, self.size)
+    def encode_edges(self, encoder: Encoder) -> Edges:
+        values = _without_padding(self.graphs.edge_values, self._edge_graph, self.size)
         number = self.edge_type[0]
-        kinds = jnp.asarray(_kinds(self.schema))[number]
+        grids = jnp.asarray(_edge_grids(self.schema))[number]
         columns = np.arange(len(self.schema.edge_grids) + 1)[None]
-        keys = jnp.where(kinds[:, None] == columns, number[:, None], -1)
+        keys = jnp.where(grids[:, None] == columns, number[:, None], -1)
         place = None
         if self.schema.form.parallel:
             place = jnp.asarray(self.graphs.edge_place)
@@ -68,25 +69,23 @@ class SparseLayout:
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
         schema, graphs = self.schema, self.graphs
-        edges = _held(graphs.edge_values, self._edge_graph, self.size)
-        nodes = _held(graphs.node_values, self._node_graph, self.size)
-        kinds = _kinds(schema)
+        edges = _without_padding(graphs.edge_values, self._edge_graph, self.size)
+        nodes = _without_padding(graphs.node_values, self._node_graph, self.size)
+        grids = _edge_grids(schema)
         spans = [(0, 1)] * len(schema.edge_grids)
         if not schema.form.parallel:
             spans = [(c.start, c.size) for c in schema.edge_grids]
         on_edges, on_nodes = [], []
         for key in range(len(schema.edge_types)):
-            # Joins, which have no grid, have no columns either.
-            start, count = [*spans, (0, 0)][kinds[key]]
-            own = self.edge_type[0] == key
-            own &= self._edge_graph < self.size
-            on_edges.append(self._key_moments(edges, own, start, count))
+            # Identity edges, which have no grid, have no columns either.
+            start, count = [*spans, (0, 0)][grids[key]]
+            members = (self.edge_type[0] == key) & (self._edge_graph < self.size)
+            on_edges.append(self._key_moments(edges, members, start, count))
         keys = jnp.asarray(graphs.node_keys)
-        for key in range(len(schema.node_keys)):
-            own = (keys == key).any(-1)
-            slot = schema.node_keys[key].rsplit("_", 1)[0]
-            grid = next(c for c in schema.node_grids if c.kind == slot)
-            on_nodes.append(self._key_moments(nodes, own, grid.start, grid.size))
+        for number, key in enumerate(schema.node_keys):
+            members = (keys == number).any(-1)
+            grid = next(c for c in schema.node_grids if c.kind == key.grid)
+            on_nodes.append(self._key_moments(nodes, members, grid.start, grid.size))
         empty = jnp.zeros((0, 3))
         return (
             jnp.stack(on_edges) if on_edges else empty,
@@ -94,12 +93,14 @@ class SparseLayout:
         )
 
     def _key_moments(
-        self, values: jax.Array, own: jax.Array, start: int, count: int
+        self, values: jax.Array, members: jax.Array, start: int, count: int
     ) -> jax.Array:
         width = self.schema.features
         part = values[:, start * width : (start + count) * width]
         # Smaller kernels leave columns of their grid empty.
-        has = own[:, None] & ((part != 0) if count > 1 else jnp.ones_like(part, bool))
+        has = members[:, None] & (
+            (part != 0) if count > 1 else jnp.ones_like(part, bool)
+        )
         part = jnp.where(has, part, 0.0)
         return jnp.stack([has.sum(), part.sum(), (part**2).sum()])
 
@@ -112,10 +113,10 @@ class SparseLayout:
 
     def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
         count = self.node_type.shape[0]
-        found = _REDUCE[how](self._full(edges[0]), self._ends(end), count)
+        values = _REDUCE[how](self._full(edges[0]), self._ends(end), count)
         if how == "mean":
-            return found / self.degree(end)
-        return found if how == "sum" else jnp.where(jnp.isfinite(found), found, 0.0)
+            return values / self.degree(end)
+        return values if how == "sum" else jnp.where(jnp.isfinite(values), values, 0.0)
 
     def _full(self, e: jax.Array) -> jax.Array:
         shape = (self.edge_type[0].shape[0], e.shape[-1])
@@ -125,31 +126,32 @@ class SparseLayout:
         column = 0 if end == "source" else 1
         return jnp.asarray(self.graphs.degree)[:, column, None]
 
-    def to_head_major(self, edges: Edges) -> Edges:
-        return edges
+    def to_head_major(self, edges: Edges) -> HeadEdges:
+        return HeadEdges(edges)
 
-    def to_feature_major(self, edges: Edges) -> Edges:
-        return edges
+    def to_feature_major(self, edges: HeadEdges) -> Edges:
+        return edges.blocks
 
-    def project_heads(self, edges: Edges, weight: jax.Array) -> Edges:
-        return (edges[0] @ weight,)
+    def project_heads(self, edges: HeadEdges, weight: jax.Array) -> HeadEdges:
+        return HeadEdges((edges.blocks[0] @ weight,))
 
     def aggregate_messages(
-        self, edges: Edges, nodes: jax.Array, end: End, scale: bool = True
+        self, edges: HeadEdges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
-        (e,) = edges
+        (e,) = edges.blocks
         if scale:
             column = 0 if end == "source" else 1
             e = e * jax.lax.rsqrt(jnp.asarray(self.graphs.fan)[:, column, None])
         start = self._ends("source" if end == "target" else "target")
-        return carried(e, nodes, start, self._ends(end))
+        return edge_message_sum(e, nodes, start, self._ends(end))
 
     def edge_scores(
         self, at_source: jax.Array, at_target: jax.Array, heads: int
-    ) -> Edges:
+    ) -> HeadEdges:
         ends = self._ends("source"), self._ends("target")
-        found = jnp.asarray(matched(at_source, at_target, *ends, heads))
-        return (found * np.float32((at_source.shape[1] // heads) ** -0.5),)
+        scores = jnp.asarray(edge_inner_products(at_source, at_target, *ends, heads))
+        scale = np.float32((at_source.shape[1] // heads) ** -0.5)
+        return HeadEdges((scores * scale,))
 
     def to_nodes(self, graphs: jax.Array) -> jax.Array:
         return jnp.take(graphs, self._node_graph, axis=0, mode="clip")
@@ -158,7 +160,7 @@ class SparseLayout:
         return (jnp.take(graphs, self._edge_graph, axis=0, mode="clip"),)
 
     def pool_nodes(
-        self, nodes: jax.Array, how: Reduction = "mean", where: Any = None
+        self, nodes: jax.Array, how: Reduction = "mean", where: jax.Array | None = None
     ) -> jax.Array:
         index = self._node_graph
         if where is not None:
@@ -170,11 +172,11 @@ class SparseLayout:
 
     def _pool(self, x: jax.Array, index: jax.Array, how: Reduction) -> jax.Array:
         sums = partial(jax.ops.segment_sum, num_segments=self.size)
-        found = _REDUCE[how](x, index, self.size)
+        values = _REDUCE[how](x, index, self.size)
         if how == "mean":
             count = sums(jnp.ones(x.shape[0]), index)
-            return found / jnp.maximum(count, 1.0)[:, None]
-        return found if how == "sum" else jnp.where(jnp.isfinite(found), found, 0.0)
+            return values / jnp.maximum(count, 1.0)[:, None]
+        return values if how == "sum" else jnp.where(jnp.isfinite(values), values, 0.0)
 
     def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
         counts = [
@@ -194,20 +196,18 @@ class SparseLayout:
         return edges
 
 
-def _held(values: Any, graph: jax.Array, size: int) -> jax.Array:
-    """Values with those of padding zeroed: whatever lies there must not count."""
+def _without_padding(
+    values: jax.Array | np.ndarray, graph: jax.Array, size: int
+) -> jax.Array:
+    """Zeroes the values of padding, whose content must not count."""
     return jnp.where((graph < size)[:, None], jnp.asarray(values), 0.0)
 
 
-def _kinds(schema: GraphSchema) -> np.ndarray:
-    """Canvas of each edge type; for joins one behind the last."""
-    names = [c.kind for c in schema.edge_grids]
-    kinds = (key.rsplit("_", 1)[0] for key in schema.edge_types)
-    identity_edges = [key.startswith("join_") for key in schema.edge_types]
-    return np.asarray(
-        [
-            len(names) if j else names.index(k)
-            for k, j in zip(kinds, identity_edges, strict=True)
-        ],
-        np.int32,
-    )
+def _edge_grids(schema: GraphSchema) -> np.ndarray:
+    """Returns the grid of each edge type; for identity edges one behind the last."""
+    grids = [grid.kind for grid in schema.edge_grids]
+    numbers = [
+        len(grids) if kind.is_identity else grids.index(kind.kind)
+        for kind in schema.edge_types
+    ]
+    return np.asarray(numbers, np.int32)
