@@ -16,7 +16,7 @@ from metanet.errors import MetanetError, suggest
 from metanet.graphs.fuse import Fused, fuse_readers, quotient
 from metanet.graphs.scales import with_carries
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
-from metanet.symmetry.structure import Block, ParameterEdge
+from metanet.symmetry import Block, ParameterEdge
 
 if TYPE_CHECKING:
     from metanet.symmetry import Symmetry

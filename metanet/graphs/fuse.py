@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-from metanet.symmetry.structure import (
+from metanet.symmetry import (
     Activation,
     IdentityEdge,
     Index,

@@ -20,8 +20,7 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.graphs.build import Fuse, build_topology
 from metanet.graphs.topology import EdgeSet, Topology
-from metanet.symmetry import discover
-from metanet.symmetry.blocks import join_blocks
+from metanet.symmetry import discover, join_blocks
 
 
 @partial(

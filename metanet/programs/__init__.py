@@ -3,6 +3,7 @@
 from metanet.programs.jaxprs import (
     Readers,
     call_jaxpr,
+    dtype_of,
     live_equations,
     outline,
     readers_of,
@@ -29,6 +30,7 @@ __all__ = [
     "Traits",
     "call_jaxpr",
     "declare_traits",
+    "dtype_of",
     "live_equations",
     "outline",
     "readers_of",

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
@@ -28,6 +29,11 @@ _LIBRARIES = ("/flax/", "/equinox/")
 def shape_of(variable: Var | Literal) -> tuple[int, ...]:
     """Returns the shape of an operand or result of an equation."""
     return tuple(cast(ShapedArray, variable.aval).shape)
+
+
+def dtype_of(variable: Var | Literal) -> np.dtype:
+    """Returns the type of the entries of an operand or result of an equation."""
+    return cast(ShapedArray, variable.aval).dtype
 
 
 def call_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:

@@ -1,36 +1,71 @@
 """Weight symmetries, discovered from a network's program."""
 
-from metanet.symmetry.activations import compute_activations
-from metanet.symmetry.canonical import canonicalize
-from metanet.symmetry.discovery import discover
-from metanet.symmetry.elements import (
+from metanet.symmetry.action import (
     Element,
     act,
     compose,
     identity,
     invert,
+    join_blocks,
     random_element,
 )
-from metanet.symmetry.interpreter import register_rule
-from metanet.symmetry.specs import from_rebasin, from_unf, to_rebasin, to_unf
-from metanet.symmetry.symmetry import Coverage, Symmetry
+from metanet.symmetry.activations import compute_activations
+from metanet.symmetry.canonicalization import canonicalize
+from metanet.symmetry.discovery import discover
+from metanet.symmetry.interop import from_rebasin, from_unf, to_rebasin, to_unf
+from metanet.symmetry.recorder import RULES, Trace, register_rule
+from metanet.symmetry.symmetry import (
+    Activation,
+    Block,
+    Coverage,
+    Exponent,
+    IdentityEdge,
+    Index,
+    Leaf,
+    ParameterEdge,
+    PermutationGroup,
+    Position,
+    Role,
+    ScalingGroup,
+    Shift,
+    Symmetry,
+    View,
+)
+from metanet.symmetry.values import Value
 from metanet.symmetry.verification import SymmetryError, check
 
 __all__ = [
+    "RULES",
+    "Activation",
+    "Block",
     "Coverage",
     "Element",
+    "Exponent",
+    "IdentityEdge",
+    "Index",
+    "Leaf",
+    "ParameterEdge",
+    "PermutationGroup",
+    "Position",
+    "Role",
+    "ScalingGroup",
+    "Shift",
     "Symmetry",
     "SymmetryError",
+    "Trace",
+    "Value",
+    "View",
     "act",
-    "compute_activations",
     "canonicalize",
     "check",
     "compose",
+    "compute_activations",
     "discover",
     "from_rebasin",
     "from_unf",
     "identity",
     "invert",
+    "join_blocks",
     "random_element",
     "register_rule",
     "to_rebasin",

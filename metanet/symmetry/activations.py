@@ -1,89 +1,100 @@
-"""Replays a network's program and captures the activations of its sites."""
+"""Replay of a network's program that captures its activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jex_core
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from metanet.errors import MetanetError
 from metanet.programs import call_jaxpr, outline, scan_counts
-from metanet.symmetry.structure import View
-from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.symmetry import Symmetry, View
 
 
 def compute_activations(
     apply_fn: Callable[..., Any], symmetry: Symmetry, params: Any, *inputs: Any
 ) -> tuple[jax.Array | None, ...]:
-    """The activations of every site at given inputs.
+    """Computes the activations of a network at inputs.
 
     Pure and differentiable in parameters and inputs; use `vmap` over networks. The
     program is traced anew, so a batch may have another size than at discovery.
 
     Args:
-        apply_fn: The network that the symmetry was discovered of.
+        apply_fn: The network whose symmetry was discovered.
         symmetry: Its symmetry.
         params: Its parameters.
         *inputs: Inputs of the shapes at discovery, up to batch sizes.
 
     Returns:
-        Per site ``[*unit sizes, *rest]``: where all its readers see it through the same
-        nonlinearities, the activation after these, else the site's own value; ``rest``
-        are the turns of every `scan` around it, outermost first, and the other axes in
-        order. Of a `while` those of the last turn. None for inputs and where a value
-        cannot be captured (inside branches).
+        An array ``[*unit sizes, *rest]`` per activation. If all its readers apply the
+        same nonlinearities, it is the value after these, else the value before; ``rest``
+        are the iterations of every `scan` around it, outermost first, and the other axes
+        in order. In a `while` it is the value of the last iteration. None for inputs and
+        values that cannot be captured (inside branches).
 
     Raises:
-        MetanetError: when the program is not the one of the symmetry.
+        MetanetError: if the program is not the one of the symmetry.
     """
     leaves, treedef = jax.tree.flatten(params)
-    closed = jax.make_jaxpr(
-        lambda flat, *args: apply_fn(jax.tree.unflatten(treedef, flat), *args)
-    )(leaves, *inputs)
+
+    def flat_apply(leaves: Sequence[Any], *args: Any) -> Any:
+        return apply_fn(jax.tree.unflatten(treedef, leaves), *args)
+
+    closed = jax.make_jaxpr(flat_apply)(leaves, *inputs)
     if outline(closed.jaxpr) != symmetry.program:
         raise MetanetError(
             "activations: the function's program is not the one that the symmetry was "
             "discovered from; discover it anew"
         )
     replay = _Replay(symmetry)
-    _, found = replay.run(
-        closed.jaxpr, closed.consts, [*leaves, *jax.tree.leaves(inputs)]
-    )
-    return tuple(found.get(i) for i in range(len(symmetry.activations)))
+    arguments = [*leaves, *jax.tree.leaves(inputs)]
+    _, captured = replay.run(closed.jaxpr, closed.consts, arguments)
+    return tuple(captured.get(i) for i in range(len(symmetry.activations)))
 
 
-Found = dict[int, jax.Array]
+# Number of the activation -> ``[*units, *rest]``.
+Captured = dict[int, jax.Array]
+# State of a `while`, and its activations.
+_Carry = tuple[list[Any], Captured]
 
 
 class _Replay:
-    """Runs a program and collects what the sites' views point at."""
+    """Runs a program and collects the arrays that the activations' views describe."""
 
     def __init__(self, symmetry: Symmetry):
         self.activations = symmetry.activations
-        self.wanted: dict[tuple[int, ...], list[int]] = {}
+        self.views_at: dict[tuple[int, ...], list[int]] = {}
         for index, activation in enumerate(symmetry.activations):
             if activation.view is not None:
-                self.wanted.setdefault(activation.view.location[:-1], []).append(index)
-        self.inside = {at[:i] for at in self.wanted for i in range(1, len(at))}
+                self.views_at.setdefault(activation.view.location[:-1], []).append(
+                    index
+                )
+        self.inside = {path[:i] for path in self.views_at for i in range(1, len(path))}
 
     def run(
         self,
-        jaxpr: Any,
+        jaxpr: Jaxpr,
         constants: Any,
         arguments: Any,
         path: tuple[int, ...] = (),
         level: int = 0,
-    ) -> tuple[list[Any], Found]:
-        """The outputs of a jaxpr, and the activations ``[*units, *rest]`` inside it.
+    ) -> tuple[list[Any], Captured]:
+        """Returns the outputs of a jaxpr and the activations inside it.
 
-        ``path`` leads to the jaxpr, ``level`` is the number of scans around it.
+        Args:
+            jaxpr: The jaxpr.
+            constants: Its constants.
+            arguments: Its inputs.
+            path: Path of equations that leads to it.
+            level: Number of scans around it.
         """
         env = dict(zip(jaxpr.constvars, constants, strict=True))
         env.update(zip(jaxpr.invars, arguments, strict=True))
-        found: Found = {}
+        captured: Captured = {}
 
         def read(variable: Any) -> Any:
             if isinstance(variable, jex_core.Literal):
@@ -94,119 +105,125 @@ class _Replay:
             here = (*path, number)
             values = [read(v) for v in eqn.invars]
             inner = call_jaxpr(eqn)
-            more: Found = {}
-            if here not in self.inside:
-                outputs = (
-                    _whole_call(jaxpr, eqn, values) if inner else _bound(eqn, values)
-                )
+            more: Captured = {}
+            if here not in self.inside and inner is not None:
+                outputs = _bind_call(jaxpr, eqn, values)
+            elif here not in self.inside:
+                outputs = _bind(eqn, values)
             elif inner is not None:
                 outputs, more = self.run(inner[0], inner[1], values, here, level)
             elif eqn.primitive.name == "scan":
                 outputs, more = self.scan(eqn, values, here, level)
             else:
                 outputs, more = self.loop(eqn, values, here, level)
-            found |= more
-            for index in self.wanted.get(here, ()):
+            captured |= more
+            for index in self.views_at.get(here, ()):
                 view = self.activations[index].view
                 assert view is not None
-                pool = values if view.operand else outputs
-                found[index] = _extract(pool[view.location[-1]], view)
+                arrays = values if view.operand else outputs
+                captured[index] = _extract(arrays[view.location[-1]], view)
             env.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(v) for v in jaxpr.outvars], found
+        return [read(v) for v in jaxpr.outvars], captured
 
     def scan(
-        self, eqn: Any, values: list[Any], here: tuple[int, ...], level: int
-    ) -> tuple[list[Any], Found]:
-        """A loop with its activations, stacked over the turns."""
+        self, eqn: JaxprEqn, values: list[Any], here: tuple[int, ...], level: int
+    ) -> tuple[list[Any], Captured]:
+        """Runs a scan; stacks its activations over the iterations."""
         params, body = eqn.params, eqn.params["jaxpr"]
         first, count = scan_counts(eqn)
         second = first + count
 
-        def turn(state: Any, row: Any) -> Any:
+        def iteration(state: Any, row: Any) -> Any:
             arguments = [*values[:first], *state, *row]
-            outputs, found = self.run(
+            outputs, captured = self.run(
                 body.jaxpr, body.consts, arguments, (*here, 0), level + 1
             )
-            return outputs[:count], (outputs[count:], found)
+            return outputs[:count], (outputs[count:], captured)
 
         last, (rows, stacked) = jax.lax.scan(
-            turn, values[first:second], values[second:],
-            length=params["length"], reverse=params["reverse"],
-        )  # fmt: skip
-        return [*last, *rows], {i: self.placed(i, a, level) for i, a in stacked.items()}
+            iteration,
+            values[first:second],
+            values[second:],
+            length=params["length"],
+            reverse=params["reverse"],
+        )
+        captured = {i: self.move_loop_axis(i, a, level) for i, a in stacked.items()}
+        return [*last, *rows], captured
 
-    def placed(self, index: int, array: jax.Array, level: int) -> jax.Array:
-        """Moves the turns of a loop behind the units, or to the unit that they are."""
+    def move_loop_axis(self, index: int, array: jax.Array, level: int) -> jax.Array:
+        """Moves the iterations of a loop behind the units, or to the unit they are."""
         activation = self.activations[index]
         assert activation.view is not None
-        turn, waiting = activation.view.turns[level], activation.view.turns[:level]
-        units = [u for u in range(len(activation.units)) if u not in waiting]
-        return jnp.moveaxis(array, 0, units.index(turn) if turn >= 0 else len(units))
+        turns = activation.view.turns
+        # Units that are iterations of outer loops have no axis yet.
+        units = [u for u in range(len(activation.units)) if u not in turns[:level]]
+        unit = turns[level]
+        return jnp.moveaxis(array, 0, units.index(unit) if unit >= 0 else len(units))
 
     def loop(
-        self, eqn: Any, values: list[Any], here: tuple[int, ...], level: int
-    ) -> tuple[list[Any], Found]:
-        """A `while` with the activations of its last turn."""
+        self, eqn: JaxprEqn, values: list[Any], here: tuple[int, ...], level: int
+    ) -> tuple[list[Any], Captured]:
+        """Runs a `while`; returns the activations of its last iteration."""
         params = eqn.params
         condition, body = params["cond_jaxpr"], params["body_jaxpr"]
         first = params["cond_nconsts"]
         second = first + params["body_nconsts"]
 
-        def turn(state: Any) -> Any:
-            return self.run(
-                body.jaxpr, body.consts, [*values[first:second], *state], (*here, 0),
-                level,
-            )  # fmt: skip
+        def iteration(carry: _Carry) -> _Carry:
+            arguments = [*values[first:second], *carry[0]]
+            return self.run(body.jaxpr, body.consts, arguments, (*here, 0), level)
 
-        def proceed(held: Any) -> Any:
-            arguments = [*values[:first], *held[0]]
+        def proceed(carry: _Carry) -> Any:
+            arguments = [*values[:first], *carry[0]]
             return jex_core.jaxpr_as_fun(condition)(*arguments)[0]
 
         state = [jnp.asarray(v) for v in values[second:]]
-        _, shapes = jax.eval_shape(turn, state)
+        _, shapes = jax.eval_shape(iteration, (state, {}))
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.while_loop(proceed, lambda held: turn(held[0]), (state, start))
+        return jax.lax.while_loop(proceed, iteration, (state, start))
 
 
-def _bound(eqn: Any, values: list[Any]) -> list[Any]:
+def _bind(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     outputs = eqn.primitive.bind(*values, **eqn.params)
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def _whole_call(jaxpr: Any, eqn: Any, values: list[Any]) -> list[Any]:
-    """The results of a call, with the derivative that it may have of its own."""
-    given = {
+def _bind_call(jaxpr: Jaxpr, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """Returns the results of a call, with its custom derivative if it has one."""
+    arguments = {
         variable: value
         for variable, value in zip(eqn.invars, values, strict=True)
         if not isinstance(variable, jex_core.Literal)
     }
     used = [v for v in eqn.outvars if not isinstance(v, jex_core.DropVar)]
-    alone = jaxpr.replace(constvars=[], invars=[*given], outvars=used, eqns=[eqn])
-    results = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(alone, []))(*given.values())
-    held = dict(zip(used, results, strict=True))
-    return [held.get(v) for v in eqn.outvars]
+    alone = jaxpr.replace(constvars=[], invars=[*arguments], outvars=used, eqns=[eqn])
+    results = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(alone, []))(
+        *arguments.values()
+    )
+    by_variable = dict(zip(used, results, strict=True))
+    return [by_variable.get(v) for v in eqn.outvars]
 
 
 def _extract(array: jax.Array, view: View) -> jax.Array:
     """Cuts the units out of an array and moves them to the front, in order.
 
-    Units that are the turns of a loop are not there yet.
+    Units that are the iterations of a loop have no axis yet.
     """
     shape: list[int] = []
-    places: dict[int, int] = {}
-    cut = []
+    axis_of: dict[int, int] = {}
+    slices = []
     for axis, size in zip(view.axes, array.shape, strict=True):
         if axis is None:
-            cut.append(slice(None))
+            slices.append(slice(None))
             shape.append(size)
             continue
         start, stop, factors = axis
-        cut.append(slice(start, stop))
+        slices.append(slice(start, stop))
         for width, unit in factors:
             if unit >= 0:
-                places[unit] = len(shape)
+                axis_of[unit] = len(shape)
             shape.append(width)
-    split = array[tuple(cut)].reshape(shape)
-    front = [places[u] for u in sorted(places)]
+    split = array[tuple(slices)].reshape(shape)
+    front = [axis_of[u] for u in sorted(axis_of)]
     rest = [i for i in range(len(shape)) if i not in front]
     return split.transpose(front + rest)

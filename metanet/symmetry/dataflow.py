@@ -1,14 +1,26 @@
-"""The second pass's collection of sites, uses of parameters and joins."""
+"""Activations of a program, and the edges between them, recorded in the second pass."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from metanet.symmetry.indices import Axis, Indices, Occurrence
-from metanet.symmetry.structure import (
+from jax.extend.core import JaxprEqn
+
+from metanet.symmetry.indices import (
+    Axis,
+    Indices,
+    Occurrence,
+    ParamTag,
+    UnitTag,
+    activations_of,
+    param_positions,
+    unit_tags,
+    units_of,
+)
+from metanet.symmetry.recorder import Attributes, NullDataflow, Trace, entrywise_axes
+from metanet.symmetry.symmetry import (
     Activation,
     Block,
     IdentityEdge,
@@ -16,424 +28,490 @@ from metanet.symmetry.structure import (
     Position,
     Role,
     View,
+    ViewAxis,
 )
-from metanet.symmetry.tags import joined_units, positions, sites_of
 from metanet.symmetry.values import Chain, Value, map_occurrences
-from metanet.symmetry.views import view_axes
 
-if TYPE_CHECKING:
-    from metanet.symmetry.interpreter import Interpreter
-
+# Kinds whose parameters index units even where the index is pinned.
 _PRODUCTS = ("weight", "conv", "embedding")
+
+# An index of an activation's array, and the unit that it is, or None.
+_End = tuple[Occurrence, int | None]
 
 
 @dataclass
-class _Activation:
+class _Draft:
+    """An activation while its units are being collected.
+
+    Attributes:
+        kind: See `Activation`.
+        location: See `Activation`.
+        units: Index of each unit.
+        depth: Number of loops around it.
+        result_view: Its units in the result of its equation.
+        operand_view: Its units in the operand in which another activation first reads it.
+    """
+
     kind: str
     location: tuple[int, ...]
     units: list[int] = field(default_factory=list)
-    depth: int = 0  # loops around it
-    own: View | None = None  # where it is made
-    view: View | None = None  # where another site first reads it
+    depth: int = 0
+    result_view: View | None = None
+    operand_view: View | None = None
 
 
-class ActivationBuilder:
-    """Makes a site for every parametrised or combining operation, and its edges.
+@dataclass(frozen=True)
+class _Connection:
+    """The edges that lead to one new activation.
+
+    Attributes:
+        kind: Kind of the edges.
+        value: The result of the equation, with the activations that it is made of.
+        leaves: Parameters used, in order.
+        attributes: Static facts of the edges.
+        contracted: Axes summed over, with the tags of both operands.
+        target: The new activation.
+        ends: Indices of its array, each with the unit that it is, or None.
+    """
+
+    kind: str
+    value: Value
+    leaves: tuple[int, ...]
+    attributes: Attributes
+    contracted: Sequence[Axis]
+    target: int
+    ends: Sequence[_End]
+
+    def joined_units(self, source: int) -> tuple[tuple[int, int], ...]:
+        """Returns pairs of a source's and the target's unit that are the same index."""
+        return tuple(
+            (source_unit, unit)
+            for o, unit in self.ends
+            if unit is not None
+            for source_unit in units_of(o, source)
+        )
+
+
+class Dataflow(NullDataflow):
+    """Records an activation for every parametrised or combining operation.
 
     Args:
-        atoms: Atoms after the first pass.
-        tiles: Tiles of all leaves.
-        vectors: Atom of each leaf that has one free axis and no other.
+        indices: Indices after the first pass.
+        blocks: Blocks of all leaves.
+        vectors: The index of each leaf that is a vector in one block.
+
+    Attributes:
+        parameter_edges: Edges recorded so far.
+        identity_edges: Edges recorded so far.
+        entrywise: Indices on whose single entries an equation acts.
     """
 
     def __init__(
         self, indices: Indices, blocks: Sequence[Block], vectors: dict[int, int]
     ):
-        self.indices, self._tiles, self._vectors = indices, blocks, vectors
-        self._indexing = {indices.find(a) for t in blocks for a in t.indices}
+        self.indices, self._blocks, self._vectors = indices, blocks, vectors
+        self._param_indices = {indices.find(a) for b in blocks for a in b.indices}
         self._loop_units: dict[tuple[int, int], int] = {}
-        self._sites: list[_Activation] = []
+        self._drafts: list[_Draft] = []
         self.parameter_edges: list[ParameterEdge] = []
         self.identity_edges: list[IdentityEdge] = []
+        self.entrywise: set[int] = set()
 
-    def add_input(self, index: int) -> int:
-        """A site for an input; its units are found at its first use by a parameter."""
-        self._sites.append(_Activation("input", (-1, index)))
-        return len(self._sites) - 1
+    # Activations that no operation makes.
 
-    def add_constant(self, run: Interpreter, value: Value) -> Value:
-        """Makes a constant that parameters read (a grid of coordinates) an input."""
-        key = tuple(run.location)
-        self._sites.append(_Activation("input", (-2, *key)))
-        return replace(value, activations={len(self._sites) - 1: ()})
+    def add_input(self, number: int) -> int:
+        """Adds an input; its units are those by which a parameter first indexes it."""
+        self._drafts.append(_Draft("input", (-1, number)))
+        return len(self._drafts) - 1
 
-    def add_state(
-        self, run: Interpreter, value: Value, init: Value, place: int
-    ) -> Value:
-        """Makes the state of a loop a site, whose units are the parameters' indices."""
-        activation, units = len(self._sites), []
+    def add_constant(self, trace: Trace, value: Value) -> Value:
+        self._drafts.append(_Draft("input", (-2, *trace.location)))
+        return replace(value, activations={len(self._drafts) - 1: ()})
+
+    def add_state(self, trace: Trace, value: Value, init: Value, number: int) -> Value:
+        target = len(self._drafts)
+        units: list[int] = []
 
         def tagged(o: Occurrence) -> Occurrence:
-            if o.axis_index not in self._indexing or o.axis_index in self.indices.pins:
+            is_param = o.axis_index in self._param_indices
+            if not is_param or o.axis_index in self.indices.pins:
                 return o
             units.append(o.axis_index)
-            return o._replace(tags=frozenset({("s", activation, len(units) - 1)}))
+            return o._replace(tags=frozenset({UnitTag(target, len(units) - 1)}))
 
         axes = map_occurrences(self.indices, value.axes, tagged)
         if not units:
             return replace(value, activations=init.activations)
-        self._sites.append(
-            _Activation("state", (*run.location, place), units, run.depth + 1)
-        )
-        new = replace(
-            value, axes=axes, activations={activation: ()}, leaves=frozenset()
-        )
+        location = (*trace.location, number)
+        self._drafts.append(_Draft("state", location, units, trace.depth + 1))
         for source, chain in init.activations.items():
-            pairs = self._agreement(init.axes, source, axes, activation)
-            self.identity_edges.append(
-                IdentityEdge(source, activation, "init", chain, pairs)
-            )
-        return new
+            pairs = self._agreeing_units(init.axes, source, axes, target)
+            edge = IdentityEdge(source, target, "init", chain, pairs)
+            self.identity_edges.append(edge)
+        return replace(value, axes=axes, activations={target: ()}, leaves=frozenset())
 
-    def recur(self, before: Value, after: Value) -> None:
-        """The value that a turn of a loop leaves is the next turn's state."""
+    def add_recurrence(self, before: Value, after: Value) -> None:
         for state in before.activations:
-            if self._sites[state].kind != "state":
+            if self._drafts[state].kind != "state":
                 continue
             for source, chain in after.activations.items():
-                if source != state:
-                    pairs = self._agreement(after.axes, source, before.axes, state)
-                    self.identity_edges.append(
-                        IdentityEdge(source, state, "recurrence", chain, pairs)
-                    )
+                if source == state:
+                    continue
+                pairs = self._agreeing_units(after.axes, source, before.axes, state)
+                edge = IdentityEdge(source, state, "recurrence", chain, pairs)
+                self.identity_edges.append(edge)
 
-    def _agreement(
+    def _agreeing_units(
         self, left: list[Axis], source: int, right: list[Axis], target: int
     ) -> tuple[tuple[int, int], ...]:
-        """Pairs of units of two sites that stand at the same place of two arrays."""
+        """Returns pairs of units of two activations at the same position of two arrays."""
         pairs = []
         for a, b in zip(left, right, strict=True):
             aligned = self.indices.align(a, b, "")
             for s, t in zip(*aligned, strict=True) if aligned else ():
                 for o, p in zip(s, t, strict=True):
-                    first = [q[2] for q in o.tags if q[:2] == ("s", source)]
-                    second = [q[2] for q in p.tags if q[:2] == ("s", target)]
-                    pairs += [(i, j) for i in first for j in second]
+                    targets = units_of(p, target)
+                    pairs += [(i, j) for i in units_of(o, source) for j in targets]
         return tuple(dict.fromkeys(pairs))
 
     def mark_outputs(self, outputs: Sequence[Value]) -> None:
-        """Sites that reach an output are output sites."""
+        """Marks hidden activations that reach an output as output."""
         for value in outputs:
             for activation in value.activations:
-                if self._sites[activation].kind == "hidden":
-                    self._sites[activation].kind = "output"
+                if self._drafts[activation].kind == "hidden":
+                    self._drafts[activation].kind = "output"
+
+    # Results.
 
     def unit_of_vector(self, leaf: int) -> int | None:
-        """The atom of a leaf that is a vector over a free index, or None."""
-        axis_index = self._vectors.get(leaf)
-        return None if axis_index is None else self.indices.find(axis_index)
+        index = self._vectors.get(leaf)
+        return None if index is None else self.indices.find(index)
 
-    def finished(self, number: dict[int, int]) -> tuple[Activation, ...]:
-        """The sites, with atoms renumbered."""
+    def unit_indices(self) -> set[int]:
+        """Returns the representatives of the indices of all units."""
+        return {self.indices.find(a) for draft in self._drafts for a in draft.units}
+
+    def activations(self, number: dict[int, int]) -> tuple[Activation, ...]:
+        """Returns the activations, with their indices renumbered."""
         chains: dict[int, set[Chain]] = {}
         for edge in (*self.parameter_edges, *self.identity_edges):
             if edge.source is not None:
                 chains.setdefault(edge.source, set()).add(edge.chain)
         activations = []
-        for index, activation in enumerate(self._sites):
-            units = tuple(number[self.indices.find(a)] for a in activation.units)
-            # What all readers see, where they see the same; else the value itself.
-            alike = len(chains.get(index, ())) == 1
-            view = (
-                activation.view
-                if alike and activation.view is not None
-                else activation.own
-            )
-            activations.append(
-                Activation(activation.kind, units, activation.location, view)
-            )
+        for i, draft in enumerate(self._drafts):
+            units = tuple(number[self.indices.find(a)] for a in draft.units)
+            # The array that all readers see, if they see the same; else the result.
+            view = draft.result_view
+            if len(chains.get(i, ())) == 1 and draft.operand_view is not None:
+                view = draft.operand_view
+            activations.append(Activation(draft.kind, units, draft.location, view))
         return tuple(activations)
 
-    def atoms_in_use(self) -> set[int]:
-        """Representatives of all unit atoms."""
-        return {self.indices.find(a) for s in self._sites for a in s.units}
+    # Reads.
 
-    def remaining(
-        self, run: Interpreter, value: Value, axes: list[Axis]
-    ) -> dict[int, Chain]:
-        """Sites of a value of which a slice still holds units."""
-        left = {
-            t[1]
-            for axis in axes
-            for s in run.indices.normal(axis)
-            for o in s
-            for t in o.tags
-            if t[0] == "s"
-        }
+    def remaining(self, value: Value, axes: Sequence[Axis]) -> dict[int, Chain]:
+        occurrences = (o for axis in axes for s in self.indices.normal(axis) for o in s)
+        left = activations_of(occurrences)
         return {
             activation: chain
             for activation, chain in value.activations.items()
-            if activation in left or not self._sites[activation].units
+            if activation in left or not self._drafts[activation].units
         }
 
-    def note_reads(self, run: Interpreter, operands: Sequence[Value]) -> None:
-        """Remembers where the activations of sites are first read by another."""
-        for index, value in enumerate(operands):
+    def note_entrywise(
+        self, trace: Trace, eqn: JaxprEqn, operands: Sequence[Value]
+    ) -> None:
+        for axis in entrywise_axes(trace, eqn, operands):
+            for segment in self.indices.normal(axis):
+                self.entrywise.update(o.axis_index for o in segment)
+
+    def note_reads(self, trace: Trace, operands: Sequence[Value]) -> None:
+        for number, value in enumerate(operands):
             for activation in value.activations:
-                held = self._sites[activation]
-                first = held.view is None and held.depth == run.depth
-                if held.kind in ("hidden", "state") and first:
-                    held.view = self._view(run, value.axes, activation, index, True)
+                draft = self._drafts[activation]
+                is_first = draft.operand_view is None and draft.depth == trace.depth
+                if draft.kind in ("hidden", "state") and is_first:
+                    draft.operand_view = self._view(
+                        trace, value.axes, activation, number, operand=True
+                    )
 
     def _view(
         self,
-        run: Interpreter,
+        trace: Trace,
         axes: list[Axis],
         activation: int,
-        index: int,
+        number: int,
         operand: bool,
     ) -> View | None:
-        if not run.capturable:
+        if not trace.capturable:
             return None
-        units = len(self._sites[activation].units)
-        turns = tuple(self._turn(activation, axis) for axis in run.context)
-        found = view_axes(self.indices, axes, activation, units, turns)
-        return View((*run.location, index), operand, found, turns) if found else None
+        count = len(self._drafts[activation].units)
+        turns = tuple(self._loop_unit(activation, axis) for axis in trace.context)
+        described = view_axes(self.indices, axes, activation, count, turns)
+        if not described:
+            return None
+        return View((*trace.location, number), operand, described, turns)
 
-    def _turn(self, activation: int, loop: Axis) -> int:
-        """The unit of a site that the index of a loop is, or -1."""
+    def _loop_unit(self, activation: int, loop: Axis) -> int:
+        """Returns the unit of an activation that the index of a loop is, or -1."""
         axis = self.indices.normal(loop)
-        single = len(axis) == 1 == len(axis[0])
-        return (
-            self._loop_units.get((activation, axis[0][0].axis_index), -1)
-            if single
-            else -1
-        )
+        if len(axis) != 1 or len(axis[0]) != 1:
+            return -1
+        return self._loop_units.get((activation, axis[0][0].axis_index), -1)
+
+    # Operations.
 
     def connect(
         self,
-        run: Interpreter,
+        trace: Trace,
         kind: str,
         value: Value,
         contracted: Sequence[Axis],
         leaves: frozenset[int],
-        attributes: tuple[tuple[str, tuple[int, ...]], ...] = (),
+        attributes: Attributes = (),
     ) -> Value:
-        """Makes the sites that a value consists of, and their edges.
-
-        Args:
-            run: The pass; its equation locates the sites.
-            kind: "weight", "conv", "bias", "scale", "residual", "gate", ...
-            value: The result, with the tags of its operands.
-            contracted: Axes summed over, with the tags of both operands.
-            leaves: Parameters used; none makes joins only.
-            attributes: Static facts of the uses.
-
-        Returns:
-            The value, carrying the new sites in place of those before.
-        """
-        normal = self.indices.normal
-        axes = [normal(a) for a in value.axes]
-        inner = [normal(c) for c in contracted]
-        inputs = [s for s in value.activations if self._sites[s].kind == "input"]
-        inner = [[[self._tag(o, inputs) for o in g] for g in c] for c in inner]
+        inputs = [a for a in value.activations if self._drafts[a].kind == "input"]
+        axes = [self.indices.normal(a) for a in value.axes]
+        inner = self._with_input_units(contracted, inputs)
         if not inner:
-            axes = [[[self._tag(o, inputs) for o in g] for g in c] for c in axes]
+            axes = self._with_input_units(axes, inputs)
 
         def is_unit(o: Occurrence) -> bool:
-            if any(t[0] == "s" for t in o.tags):
+            if unit_tags(o):
                 return True
             free = self.indices.find(o.axis_index) not in self.indices.pins
-            made = bool(inner) or kind in _PRODUCTS or free
-            return made and any(t[0] == "p" for t in o.tags)
+            by_parameter = bool(inner) or kind in _PRODUCTS or free
+            return by_parameter and any(isinstance(t, ParamTag) for t in o.tags)
 
-        carrying = [
+        unit_axes = [
             i for i, a in enumerate(axes) if any(is_unit(o) for s in a for o in s)
         ]
-        bare = [[[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes]
+        others = [i for i in range(len(axes)) if i not in unit_axes]
+        untagged = [
+            [[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes
+        ]
         activations: dict[int, Chain] = {}
-        for choice in itertools.product(*(range(len(axes[i])) for i in carrying)):
-            activation = len(self._sites)
-            self._sites.append(
-                _Activation("hidden", (*run.location, 0), depth=run.depth)
-            )
-            activations[activation] = ()
-            ends: list[tuple[Occurrence, int | None]] = []
-            units = self._sites[activation].units
-            for i, j in zip(carrying, choice, strict=True):
+        for choice in itertools.product(*(range(len(axes[i])) for i in unit_axes)):
+            target = len(self._drafts)
+            draft = _Draft("hidden", (*trace.location, 0), depth=trace.depth)
+            self._drafts.append(draft)
+            activations[target] = ()
+            ends: list[_End] = []
+            for i, j in zip(unit_axes, choice, strict=True):
                 for k, o in enumerate(axes[i][j]):
                     if not is_unit(o):
                         ends.append((o, None))
                         continue
-                    ends.append((o, len(units)))
-                    tag = ("s", activation, len(units))
-                    bare[i][j][k] = bare[i][j][k]._replace(
-                        tags=bare[i][j][k].tags | {tag}
-                    )
-                    units.append(o.axis_index)
-            for o in self._loops(run):
+                    unit = len(draft.units)
+                    ends.append((o, unit))
+                    plain = untagged[i][j][k]
+                    tags = plain.tags | {UnitTag(target, unit)}
+                    untagged[i][j][k] = plain._replace(tags=tags)
+                    draft.units.append(o.axis_index)
+            for o in self._loops(trace):
                 o = self._loop_index(o, value, leaves)
                 if o.tags:
-                    self._loop_units[activation, self.indices.find(o.axis_index)] = len(
-                        units
-                    )
-                    ends.append((o, len(units)))
-                    units.append(o.axis_index)
-            ends += [
-                (o, None)
-                for i, a in enumerate(axes)
-                if i not in carrying
-                for s in a
-                for o in s
-            ]
-            self._edges(kind, value, inner, leaves, attributes, activation, ends)
-        for activation in activations:
-            self._sites[activation].own = self._view(run, bare, activation, 0, False)
-        return Value(bare, activations)
+                    unit = len(draft.units)
+                    self._loop_units[target, self.indices.find(o.axis_index)] = unit
+                    ends.append((o, unit))
+                    draft.units.append(o.axis_index)
+            ends += [(o, None) for i in others for s in axes[i] for o in s]
+            order = tuple(sorted(leaves))
+            self._add_edges(
+                _Connection(kind, value, order, attributes, inner, target, ends)
+            )
+        for target in activations:
+            view = self._view(trace, untagged, target, 0, operand=False)
+            self._drafts[target].result_view = view
+        return Value(untagged, activations)
 
-    def _loops(self, run: Interpreter) -> list[Occurrence]:
-        """Indices of the loops around an equation, but for those that are cut up."""
-        axes = [self.indices.normal(a) for a in run.context]
+    def _loops(self, trace: Trace) -> list[Occurrence]:
+        """Returns the indices of the loops around an equation, except cut ones."""
+        axes = [self.indices.normal(a) for a in trace.context]
         return [o for axis in axes if len(axis) == 1 for o in axis[0]]
 
     def _loop_index(
         self, o: Occurrence, value: Value, leaves: frozenset[int]
     ) -> Occurrence:
-        """The index of a loop over stacked parameters, where a site is one per turn."""
+        """Tags the index of a loop over stacked parameters, one activation per turn."""
         root = self.indices.find(o.axis_index)
-        own = {t for t in o.tags if t[0] == "p" and t[1] in leaves}
-        read = {
-            ("s", s, self._loop_units[s, root])
-            for s in value.activations
-            if (s, root) in self._loop_units
+        tags = {t for t in o.tags if isinstance(t, ParamTag) and t.leaf in leaves}
+        units = {
+            UnitTag(a, self._loop_units[a, root])
+            for a in value.activations
+            if (a, root) in self._loop_units
         }
-        return o._replace(tags=frozenset(own | read))
+        return o._replace(tags=frozenset(tags | units))
 
-    def _tag(self, o: Occurrence, inputs: Sequence[int]) -> Occurrence:
-        """Gives an input a unit where a parameter indexes it."""
-        kinds = {t[0] for t in o.tags}
-        if not inputs or "p" not in kinds or "s" in kinds:
-            return o
-        tags = {
-            ("s", activation, self._input_unit(activation, o.axis_index))
-            for activation in inputs
-        }
-        return o._replace(tags=o.tags | tags)
+    def _with_input_units(
+        self, axes: Iterable[Axis], inputs: Sequence[int]
+    ) -> list[Axis]:
+        """Gives inputs a unit at each index that a parameter has too."""
 
-    def _input_unit(self, activation: int, axis_index: int) -> int:
-        root, units = self.indices.find(axis_index), self._sites[activation].units
-        for place, held in enumerate(units):
-            if self.indices.find(held) == root:
-                return place
+        def tagged(o: Occurrence) -> Occurrence:
+            is_param = any(isinstance(t, ParamTag) for t in o.tags)
+            if not inputs or not is_param or unit_tags(o):
+                return o
+            units = {UnitTag(a, self._input_unit(a, o.axis_index)) for a in inputs}
+            return o._replace(tags=o.tags | units)
+
+        return map_occurrences(self.indices, list(axes), tagged)
+
+    def _input_unit(self, activation: int, index: int) -> int:
+        root, units = self.indices.find(index), self._drafts[activation].units
+        for number, known in enumerate(units):
+            if self.indices.find(known) == root:
+                return number
         units.append(root)
         return len(units) - 1
 
-    def _edges(
-        self,
-        kind: str,
-        value: Value,
-        inner: Sequence[Axis],
-        leaves: frozenset[int],
-        attributes: tuple[tuple[str, tuple[int, ...]], ...],
-        activation: int,
-        ends: list[tuple[Occurrence, int | None]],
-    ) -> None:
-        done: set[int] = set()
-        for choice in itertools.product(*inner):
+    def _add_edges(self, connection: _Connection) -> None:
+        value, leaves = connection.value, connection.leaves
+        contracts = bool(connection.contracted)
+        joined: set[int] = set()
+        outer = [o for o, _ in connection.ends]
+        for choice in itertools.product(*connection.contracted):
             summed = [o for segment in choice for o in segment]
-            reached = sites_of(summed)
-            beside = sites_of(o for o, _ in ends)
+            in_sum, in_result = activations_of(summed), activations_of(outer)
             live = [
-                s
-                for s in value.activations
-                if s in reached or s in beside or not self._sites[s].units
+                a
+                for a in value.activations
+                if a in in_sum or a in in_result or not self._drafts[a].units
             ]
-            sources = [s for s in value.activations if s in reached] or live
-            for leaf in sorted(leaves):
-                self._uses(
-                    kind, value, leaf, attributes, activation, ends, summed,
-                    (sources or [None]) if inner else [None], bool(inner),
-                )  # fmt: skip
-            if not leaves and inner:
-                self._pair(value, reached, summed + [o for o, _ in ends])
-            if not leaves or not inner:
-                for source in live:
-                    if source not in done:
-                        done.add(source)
-                        pairs = joined_units(source, ends)
-                        chain = value.activations[source]
-                        self.identity_edges.append(
-                            IdentityEdge(source, activation, kind, chain, pairs)
-                        )
+            sources = [a for a in value.activations if a in in_sum] or live
+            for leaf in leaves:
+                self._add_parameter_edges(
+                    connection,
+                    leaf,
+                    (sources or [None]) if contracts else [None],
+                    summed,
+                )
+            if contracts and not leaves:
+                self._add_pairing(value, in_sum, summed + outer)
+            if contracts and leaves:
+                continue
+            for source in live:
+                if source in joined:
+                    continue
+                joined.add(source)
+                self.identity_edges.append(
+                    IdentityEdge(
+                        source,
+                        connection.target,
+                        connection.kind,
+                        value.activations[source],
+                        connection.joined_units(source),
+                    )
+                )
 
-    def _uses(
+    def _add_parameter_edges(
         self,
-        kind: str,
-        value: Value,
+        connection: _Connection,
         leaf: int,
-        attributes: tuple[tuple[str, tuple[int, ...]], ...],
-        activation: int,
-        ends: list[tuple[Occurrence, int | None]],
-        summed: list[Occurrence],
         sources: Sequence[int | None],
-        product: bool,
+        summed: Sequence[Occurrence],
     ) -> None:
-        roles: dict[Position, list[tuple[str, int, int]]] = {}
+        """Adds the edges of one leaf from each source.
+
+        Args:
+            connection: The target and its indices.
+            leaf: The leaf.
+            sources: Activations read; None stands for a bias node.
+            summed: The indices summed over.
+        """
+        roles: dict[Position, list[tuple[str, UnitTag]]] = {}
         segments: dict[int, int] = {}
-        for o, unit in ends:
-            for position in positions(o, leaf):
-                held = roles.setdefault(position, [])
+        for o, unit in connection.ends:
+            for position in param_positions(o, leaf):
+                entries = roles.setdefault(position, [])
                 if unit is not None:
                     segments[position.axis] = position.segment
-                    held.append(("target", activation, unit))
-                if product:
-                    held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
+                    entries.append(("target", UnitTag(connection.target, unit)))
+                if connection.contracted:
+                    entries += [("source", tag) for tag in unit_tags(o)]
         for o in summed:
-            for position in positions(o, leaf):
+            for position in param_positions(o, leaf):
                 segments[position.axis] = position.segment
-                held = roles.setdefault(position, [])
-                held += [("source", t[1], t[2]) for t in o.tags if t[0] == "s"]
+                entries = roles.setdefault(position, [])
+                entries += [("source", tag) for tag in unit_tags(o)]
+
+        def roles_at(position: Position, source: int | None) -> tuple[Role, ...]:
+            return tuple(
+                Role(end, tag.unit)
+                for end, tag in dict.fromkeys(roles.get(position, ()))
+                if end == "target" or tag.activation == source
+            )
+
         for source in sources:
-            chain = () if source is None else value.activations[source]
-            join = () if source is None else joined_units(source, ends)
-            for block in self._tiles_of(leaf, segments):
-                listed = tuple(
-                    tuple(
-                        Role(end, unit)
-                        for end, of, unit in dict.fromkeys(roles.get(position, ()))
-                        if end == "target" or of == source
-                    )
-                    for position in block.positions
-                )
+            chain: Chain = ()
+            join: tuple[tuple[int, int], ...] = ()
+            if source is not None:
+                chain = connection.value.activations[source]
+                join = connection.joined_units(source)
+            for block in self._blocks_of(leaf, segments):
                 self.parameter_edges.append(
                     ParameterEdge(
                         leaf,
                         block.segments,
                         source,
-                        activation,
-                        kind,
+                        connection.target,
+                        connection.kind,
                         chain,
-                        listed,
+                        tuple(roles_at(p, source) for p in block.positions),
                         join,
-                        attributes,
+                        connection.attributes,
                     )
                 )
 
-    def _pair(
-        self, value: Value, reached: set[int], occurrences: list[Occurrence]
+    def _add_pairing(
+        self, value: Value, activations: set[int], occurrences: list[Occurrence]
     ) -> None:
-        """Query-key pairing: contracted units of two sites, matched one to one."""
-        for a, b in itertools.combinations(sorted(reached), 2):
-            units = [{t[1]: t[2] for t in o.tags if t[0] == "s"} for o in occurrences]
+        """Adds edges between contracted units of two activations (queries and keys)."""
+        units = [{t.activation: t.unit for t in unit_tags(o)} for o in occurrences]
+        for a, b in itertools.combinations(sorted(activations), 2):
             pairs = tuple((u[a], u[b]) for u in units if a in u and b in u)
-            self.identity_edges.append(
-                IdentityEdge(a, b, "pairing", value.activations[a], pairs)
-            )
+            edge = IdentityEdge(a, b, "pairing", value.activations[a], pairs)
+            self.identity_edges.append(edge)
 
-    def _tiles_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Block]:
-        """Tiles of a leaf that agree with the given segments per axis."""
-        for block in self._tiles:
+    def _blocks_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Block]:
+        """Yields the blocks of a leaf that agree with segments of some of its axes."""
+        for block in self._blocks:
             if block.leaf == leaf and all(
                 block.segments[axis] == s for axis, s in segments.items()
             ):
                 yield block
+
+
+def view_axes(
+    indices: Indices,
+    axes: Sequence[Axis],
+    activation: int,
+    count: int,
+    turns: Sequence[int] = (),
+) -> tuple[ViewAxis | None, ...] | None:
+    """Describes an array's axes as `View.axes` does.
+
+    Args:
+        indices: Indices of the occurrences.
+        axes: The array's axes, with tags of units.
+        activation: The activation.
+        count: Number of its units.
+        turns: Units that are the turns of loops around the array.
+
+    Returns:
+        One entry per axis; None if the array lacks units, or has some twice.
+    """
+    described: list[ViewAxis | None] = []
+    present = [u for u in turns if u >= 0]
+    for axis in axes:
+        start, entry = 0, None
+        for segment in indices.normal(axis):
+            stop = start + indices.segment_size(segment)
+            units = [next(iter(units_of(o, activation)), -1) for o in segment]
+            if any(u >= 0 for u in units):
+                sizes = [indices.size(o.axis_index) for o in segment]
+                entry = (start, stop, tuple(zip(sizes, units, strict=True)))
+                present += [u for u in units if u >= 0]
+            start = stop
+        described.append(entry)
+    return tuple(described) if sorted(present) == list(range(count)) else None

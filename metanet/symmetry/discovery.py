@@ -10,34 +10,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Var
 
 from metanet.errors import MetanetError
-from metanet.programs import outline, readers_of
-from metanet.symmetry import (
-    rules_control,
-    rules_elementwise,
-    rules_index,
-    rules_linear,
-    rules_shape,
-)
-from metanet.symmetry.dataflow import ActivationBuilder
-from metanet.symmetry.degrees import exponent_variable, find_scaling_groups
+from metanet.programs import Readers, dtype_of, outline, readers_of
+from metanet.symmetry.dataflow import Dataflow
 from metanet.symmetry.groups import find_groups, name_linear, nesting
-from metanet.symmetry.indices import Axis, Indices, Occurrence
-from metanet.symmetry.interpreter import Interpreter
-from metanet.symmetry.pieces import cut_points, in_pieces, partition
-from metanet.symmetry.structure import Block, Index, Leaf, Position
-from metanet.symmetry.symmetry import Symmetry
-from metanet.symmetry.values import Pieces, Value
-
-__all__ = [
-    "discover",
-    "rules_control",
-    "rules_elementwise",
-    "rules_index",
-    "rules_linear",
-    "rules_shape",
-]
+from metanet.symmetry.indices import Axis, ExponentVar, Indices, Occurrence, ParamTag
+from metanet.symmetry.interpreter import Interpreter, LoopStates
+from metanet.symmetry.recorder import NullDataflow, Trace
+from metanet.symmetry.scaling import find_scaling_groups
+from metanet.symmetry.split_values import partition, read_intervals
+from metanet.symmetry.symmetry import Block, Index, Leaf, Position, Symmetry
+from metanet.symmetry.values import Value
+from metanet.symmetry.verification import check as verify
 
 
 def discover(
@@ -45,9 +31,9 @@ def discover(
 ) -> Symmetry:
     """Finds the weight symmetries of a network from its program.
 
-    The jaxpr is interpreted abstractly, twice over the same atoms: the first pass
-    unifies and refines indices, the second, seeing their final form, finds activations,
-    uses of parameters and exponent equations.
+    The jaxpr is interpreted abstractly, twice over the same indices: the first pass
+    unifies and refines indices, the second, with their final form, records activations,
+    edges and exponent equations.
 
     Args:
         apply_fn: ``apply_fn(params, *inputs)``, any JAX function.
@@ -56,266 +42,225 @@ def discover(
         *inputs: Example inputs (or shapes). An output of the function whose path ends
             in that of a parameter, with its shape, is the parameter's next value
             (updated statistics of a batch): it is not pinned, but moves along.
-        check: Prove the result numerically with random elements.
+        check: Verify the result numerically with random elements.
 
     Returns:
         The symmetry: static, hashable.
 
     Raises:
-        MetanetError: when ``params`` holds anything but arrays.
-        SymmetryError: when the numerical check fails (a defect of a rule).
+        MetanetError: if ``params`` contains anything but arrays.
+        SymmetryError: if the numerical check fails (a defect of a rule).
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in flat:
         if not hasattr(leaf, "dtype"):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = leaf_path(path)
             raise MetanetError(
                 f"params: {name or 'the whole'} is a {type(leaf).__name__}, not an array. "
                 "discover takes (apply_fn, params, *inputs); importers.from_module makes "
                 "these of a module"
             )
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), x.dtype) for _, x in flat]
-    closed, results = jax.make_jaxpr(
-        lambda leaves, *args: apply_fn(jax.tree.unflatten(treedef, leaves), *args),
-        return_shape=True,
-    )(shapes, *inputs)
+
+    def flat_apply(leaves: Sequence[Any], *args: Any) -> Any:
+        return apply_fn(jax.tree.unflatten(treedef, leaves), *args)
+
+    closed, results = jax.make_jaxpr(flat_apply, return_shape=True)(shapes, *inputs)
     leaves = tuple(
-        Leaf(
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            tuple(x.shape),
-            str(x.dtype),
-        )
+        Leaf(leaf_path(path), tuple(x.shape), str(x.dtype))
         for (path, _), x in zip(flat, shapes, strict=True)
     )
     state_outputs = _state_outputs(leaves, results)
-    symmetry = _Discovery(
-        closed, leaves, jax.tree.leaves(inputs), state_outputs
-    ).symmetry()
+    discovery = _Discovery(closed, leaves, jax.tree.leaves(inputs), state_outputs)
+    symmetry = discovery.run()
     if check:
-        from metanet.symmetry.verification import check as prove
-
-        prove(symmetry, apply_fn, params, *inputs)
+        verify(symmetry, apply_fn, params, *inputs)
     return symmetry
 
 
+def leaf_path(path: Any) -> str:
+    """Returns a pytree path as text, "layers/0/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _state_outputs(leaves: Sequence[Leaf], results: Any) -> tuple[tuple[int, int], ...]:
-    """Outputs at a path that ends in a leaf's, with its shape: its next value."""
-    found = []
+    """Returns pairs of an output and the leaf whose next value it is.
+
+    The path of such an output ends in that of the leaf, and it has the leaf's shape.
+    """
+    pairs = []
     outputs, _ = jax.tree_util.tree_flatten_with_path(results)
-    for place, (path, result) in enumerate(outputs):
-        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+    for output, (path, result) in enumerate(outputs):
+        name = "/" + leaf_path(path)
         for index, leaf in enumerate(leaves):
             if name.endswith("/" + leaf.path) and tuple(result.shape) == leaf.shape:
-                found.append((place, index))
+                pairs.append((output, index))
                 break
-    return tuple(found)
+    return tuple(pairs)
 
 
 class _Parameter(NamedTuple):
-    """The axes of a leaf, or of each of the pieces in which the program reads it.
+    """The axes of a leaf, or of each part of one that the program reads in parts.
 
     Attributes:
         shape: Shape of the leaf.
-        axis: The axis that is cut; 0 where nothing is.
-        starts: Where each piece begins, and the size of the axis.
-        pieces: Axes of each piece.
+        axis: The axis that is cut; 0 if none is.
+        starts: First entry of each part, and the size of the axis.
+        parts: Axes of each part.
     """
 
     shape: tuple[int, ...]
     axis: int
     starts: tuple[int, ...]
-    pieces: list[list[Axis]]
+    parts: list[list[Axis]]
 
     def segments(self, indices: Indices) -> Iterator[tuple[list[int], list[Axis]]]:
-        """Per piece its axes in segments, and the number of the first one per axis.
+        """Yields the axes of each part, after the number of the first segment per axis.
 
-        Segments are numbered through all pieces: two pieces have none in common.
+        Segments are numbered through all parts: two parts have none in common.
         """
         first = [0] * len(self.shape)
-        for piece in self.pieces:
-            axes = [indices.normal(axis) for axis in piece]
+        for part in self.parts:
+            axes = [indices.normal(axis) for axis in part]
             yield first, axes
             first = [n + len(a) for n, a in zip(first, axes, strict=True)]
 
 
 class _Discovery:
-    """The two passes and what they yield."""
+    """The two passes over a program and their result.
+
+    Args:
+        closed: The program; its first inputs are the leaves.
+        leaves: The parameters.
+        inputs: Example inputs.
+        state_outputs: See `Symmetry.state_outputs`.
+    """
 
     def __init__(
         self,
-        closed: Any,
+        closed: ClosedJaxpr,
         leaves: tuple[Leaf, ...],
         inputs: Sequence[Any],
         state_outputs: tuple[tuple[int, int], ...],
     ):
         self.closed, self.leaves = closed, leaves
         self.indices = Indices()
-        new = self.indices.new
         readers = readers_of(closed.jaxpr)
         self.parameters = [
             self._parameter(readers, variable, leaf.shape)
             for variable, leaf in zip(closed.jaxpr.invars, leaves, strict=False)
         ]
         self.state_outputs = tuple(
-            (o, i) for o, i in state_outputs if len(self.parameters[i].pieces) == 1
+            (output, leaf)
+            for output, leaf in state_outputs
+            if len(self.parameters[leaf].parts) == 1
         )
         self.input_axes: list[list[Axis]] = [
-            [[[Occurrence(new(n, "an input of the network"))]] for n in jnp.shape(x)]
+            [self._new_axis(n, "an input of the network") for n in jnp.shape(x)]
             for x in inputs
         ]
 
+    def _new_axis(self, size: int, pin: str | None = None) -> Axis:
+        return [[Occurrence(self.indices.new(size, pin))]]
+
     def _parameter(
-        self, readers: Any, variable: Any, shape: tuple[int, ...]
+        self, readers: Readers, variable: Var, shape: tuple[int, ...]
     ) -> _Parameter:
-        new = self.indices.new
         for axis, size in enumerate(shape):
-            starts = partition(cut_points(readers, variable, axis), size)
+            starts = partition(read_intervals(readers, variable, axis), size)
             if starts is None:
                 continue
-            sizes = [b - a for a, b in itertools.pairwise(starts)]
-            pieces = [
-                [
-                    [[Occurrence(new(n if i == axis else m))]]
-                    for i, m in enumerate(shape)
-                ]
+            sizes = [stop - start for start, stop in itertools.pairwise(starts)]
+            parts = [
+                [self._new_axis(n if i == axis else m) for i, m in enumerate(shape)]
                 for n in sizes
             ]
-            return _Parameter(shape, axis, starts, pieces)
-        whole: list[Axis] = [[[Occurrence(new(n))]] for n in shape]
+            return _Parameter(shape, axis, starts, parts)
+        whole = [self._new_axis(n) for n in shape]
         return _Parameter(shape, 0, (0, *shape[:1]), [whole])
 
-    def symmetry(self) -> Symmetry:
-        carries: dict[tuple[int, ...], list[Axis]] = {}
-        first = Interpreter(self.indices, carries=carries)
-        values = self._first_values(first)
-        for output, like in self._outputs(self._run(first, values), values):
+    def run(self) -> Symmetry:
+        """Returns the symmetry of the program."""
+        loop_states: LoopStates = {}
+        self._first_pass(loop_states)
+        while True:
+            before = self._state_of_leaves()
+            blocks = list(self._blocks())
+            dataflow = Dataflow(self.indices, blocks, self._vectors(blocks))
+            trace = Interpreter(self.indices, dataflow, loop_states)
+            trace.closed_over = not self.input_axes
+            values = self._tagged_values(trace, dataflow)
+            outputs = self._interpret(trace, values)
+            # An early equation may meet an index that a later one refined, and refine
+            # it further.
+            if self._state_of_leaves() == before:
+                break
+        plain = []
+        for output, parameter in self._outputs(outputs, values):
+            if parameter is None:
+                plain.append(output)
+                trace.forbid_exponents(output)
+                continue
+            trace.forbid_phase(output, parameter)
+            for a, b in zip(output.axes, parameter.axes, strict=True):
+                aligned = self.indices.align(a, b, "a next value")
+                if aligned is not None:
+                    trace.joined_axis(aligned, not output.zero, True)
+        dataflow.mark_outputs(plain)
+        return self._assemble(trace, dataflow, blocks, [*values, *outputs])
+
+    def _first_pass(self, loop_states: LoopStates) -> None:
+        """Unifies and refines the indices."""
+        trace = Interpreter(self.indices, NullDataflow(), loop_states)
+        values = self._plain_values(trace)
+        for output, parameter in self._outputs(self._interpret(trace, values), values):
             if output.index_of is not None:
                 self.indices.pin(output.index_of, "an index that is an output")
             for i, axis in enumerate(output.axes):
                 why = "an output of the network"
-                if like is None:
+                if parameter is None:
                     self.indices.pin(axis, why)
                 else:
-                    self.indices.align(axis, like.axes[i], why)
-        while True:
-            before = self._state_of_leaves()
-            blocks = list(self._tiles())
-            activations = ActivationBuilder(self.indices, blocks, self._vectors(blocks))
-            second = Interpreter(self.indices, activations, carries)
-            second.closed_over = not self.input_axes
-            values = self._second_values(second, activations)
-            outputs = self._run(second, values)
-            # An early equation may meet what a later one refined, and refine further.
-            if self._state_of_leaves() == before:
-                break
-        plain = []
-        for output, like in self._outputs(outputs, values):
-            if like is None:
-                plain.append(output)
-                second.mapped(output, second.without_exponents)
-                continue
-            second.end_shift(output, like)
-            for a, b in zip(output.axes, like.axes, strict=True):
-                aligned = self.indices.align(a, b, "a next value")
-                if aligned is not None:
-                    second.beside(aligned, not output.zero, True)
-        activations.mark_outputs(plain)
-        return self._assemble(second, activations, blocks, [*values, *outputs])
+                    self.indices.align(axis, parameter.axes[i], why)
 
     def _outputs(
         self, outputs: Sequence[Value], values: Sequence[Value]
     ) -> Iterator[tuple[Value, Value | None]]:
-        """Every output, and the parameter whose next value it is, if it is one."""
-        mirrored = dict(self.state_outputs)
-        for place, output in enumerate(outputs):
-            yield output, values[mirrored[place]] if place in mirrored else None
+        """Yields every output, and the parameter whose next value it is, or None."""
+        leaf_of = dict(self.state_outputs)
+        for number, output in enumerate(outputs):
+            yield output, values[leaf_of[number]] if number in leaf_of else None
 
-    def _run(self, run: Interpreter, values: list[Value]) -> list[Value]:
-        constants = [run.constant(c) for c in self.closed.consts]
-        return run.run(self.closed.jaxpr, constants, values)
+    def _interpret(self, trace: Interpreter, values: list[Value]) -> list[Value]:
+        constants = [trace.constant(c) for c in self.closed.consts]
+        return trace.run(self.closed.jaxpr, constants, values)
 
-    def _first_values(self, run: Interpreter) -> list[Value]:
-        params = [
-            self._value(run, p, [Value(a, leaves=frozenset({i}), distinct=True)
-                                 for a in p.pieces])
-            for i, p in enumerate(self.parameters)
-        ]  # fmt: skip
-        # Inputs are taken to be generic, as parameters are; whole numbers are not.
+    def _plain_values(self, trace: Trace) -> list[Value]:
+        """Returns parameters and inputs without tags."""
+        params = []
+        for i, parameter in enumerate(self.parameters):
+            leaves = frozenset({i})
+            parts = [Value(a, leaves=leaves, distinct=True) for a in parameter.parts]
+            params.append(self._value(trace, parameter, parts))
+        return [*params, *self._input_values()]
+
+    def _input_values(self) -> list[Value]:
+        # Inputs are taken to be generic, as parameters are; integers are not.
         variables = self.closed.jaxpr.invars[len(self.leaves) :]
-        return params + [
-            Value(a, distinct=v.aval.dtype.kind == "f")
-            for a, v in zip(self.input_axes, variables, strict=True)
+        return [
+            Value(axes, distinct=dtype_of(variable).kind == "f")
+            for axes, variable in zip(self.input_axes, variables, strict=True)
         ]
 
-    def _value(
-        self, run: Interpreter, parameter: _Parameter, values: list[Value]
-    ) -> Value:
-        if len(values) == 1:
-            return values[0]
-        pieces = Pieces(parameter.axis, parameter.starts, tuple(values))
-        return in_pieces(run, parameter.shape, pieces)
-
-    def _tiles(self) -> Iterator[Block]:
+    def _tagged_values(self, trace: Trace, dataflow: Dataflow) -> list[Value]:
+        """Returns parameters and inputs with tags, exponents and activations."""
+        params = []
         for index, parameter in enumerate(self.parameters):
-            places = zip(
-                parameter.starts, parameter.segments(self.indices), strict=False
-            )
-            for begin, (first, axes) in places:
-                sizes = [[self.indices.segment_size(s) for s in a] for a in axes]
-                starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
-                if len(parameter.pieces) > 1:
-                    starts[parameter.axis] = [n + begin for n in starts[parameter.axis]]
-                for choice in itertools.product(*(range(len(a)) for a in axes)):
-                    placed = [
-                        (Position(i, first[i] + j, k), o.axis_index)
-                        for i, j in enumerate(choice)
-                        for k, o in enumerate(axes[i][j])
-                    ]
-                    yield Block(
-                        leaf=index,
-                        segments=tuple(first[i] + j for i, j in enumerate(choice)),
-                        bounds=tuple(
-                            (starts[i][j], starts[i][j + 1])
-                            for i, j in enumerate(choice)
-                        ),
-                        positions=tuple(p for p, _ in placed),
-                        indices=tuple(a for _, a in placed),
-                    )
-
-    def _state_of_leaves(self) -> tuple[Any, ...]:
-        """What the passes have found about the parameters' axes so far."""
-        return tuple(
-            [
-                (
-                    o.axis_index,
-                    o.axis_index in self.indices.pins,
-                    self.indices.is_opaque(o.axis_index),
-                )
-                for s in self.indices.normal(axis)
-                for o in s
-            ]
-            for parameter in self.parameters
-            for piece in parameter.pieces
-            for axis in piece
-        )
-
-    def _vectors(self, blocks: Sequence[Block]) -> dict[int, int]:
-        counts = [sum(t.leaf == i for t in blocks) for i in range(len(self.leaves))]
-        return {
-            t.leaf: t.indices[0]
-            for t in blocks
-            if counts[t.leaf] == 1 == len(t.indices)
-        }
-
-    def _second_values(
-        self, run: Interpreter, activations: ActivationBuilder
-    ) -> list[Value]:
-        values = []
-        for index, parameter in enumerate(self.parameters):
-            shift = {index: 1.0} if len(parameter.pieces) == 1 else {}
+            leaves = frozenset({index})
+            shift = {index: 1.0} if len(parameter.parts) == 1 else {}
             parts = []
-            for first, normal in parameter.segments(self.indices):
-                axes: list[Axis] = [
+            for first, axes in parameter.segments(self.indices):
+                tagged: list[Axis] = [
                     [
                         [
                             self._tagged(o, index, Position(i, first[i] + j, k))
@@ -323,70 +268,136 @@ class _Discovery:
                         ]
                         for j, segment in enumerate(axis)
                     ]
-                    for i, axis in enumerate(normal)
+                    for i, axis in enumerate(axes)
                 ]
-                leaf = frozenset({index})
-                parts.append(Value(axes, leaves=leaf, shift=shift, distinct=True))
-            values.append(self._value(run, parameter, parts))
-        inputs = self._first_values(run)[len(self.leaves) :]
-        return values + [
-            replace(x, activations={activations.add_input(i): ()})
-            for i, x in enumerate(inputs)
+                part = Value(tagged, leaves=leaves, shift=shift, distinct=True)
+                parts.append(part)
+            params.append(self._value(trace, parameter, parts))
+        inputs = [
+            replace(x, activations={dataflow.add_input(i): ()})
+            for i, x in enumerate(self._input_values())
         ]
+        return params + inputs
 
     def _tagged(self, o: Occurrence, leaf: int, position: Position) -> Occurrence:
-        tags = frozenset({("p", leaf, position)})
-        if self.indices.is_opaque(o.axis_index):
+        tags = frozenset({ParamTag(leaf, position)})
+        if self.indices.is_unstructured(o.axis_index):
             return Occurrence(o.axis_index, tags)
-        form = ((exponent_variable(leaf, position), Fraction(1)),)
+        form = ((ExponentVar(leaf, position), Fraction(1)),)
         return Occurrence(o.axis_index, tags, form, form)
+
+    def _value(self, trace: Trace, parameter: _Parameter, parts: list[Value]) -> Value:
+        if len(parts) == 1:
+            return parts[0]
+        return trace.split_value(
+            parameter.shape, parameter.axis, parameter.starts, parts
+        )
+
+    def _blocks(self) -> Iterator[Block]:
+        """Yields the blocks of all leaves, with indices of the union-find."""
+        for index, parameter in enumerate(self.parameters):
+            parts = parameter.segments(self.indices)
+            for begin, (first, axes) in zip(parameter.starts, parts, strict=False):
+                sizes = [[self.indices.segment_size(s) for s in a] for a in axes]
+                starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
+                if len(parameter.parts) > 1:
+                    starts[parameter.axis] = [n + begin for n in starts[parameter.axis]]
+                for choice in itertools.product(*(range(len(a)) for a in axes)):
+                    chosen = [*enumerate(choice)]
+                    factors = [
+                        (Position(i, first[i] + j, k), o.axis_index)
+                        for i, j in chosen
+                        for k, o in enumerate(axes[i][j])
+                    ]
+                    yield Block(
+                        leaf=index,
+                        segments=tuple(first[i] + j for i, j in chosen),
+                        bounds=tuple(
+                            (starts[i][j], starts[i][j + 1]) for i, j in chosen
+                        ),
+                        positions=tuple(position for position, _ in factors),
+                        indices=tuple(axis_index for _, axis_index in factors),
+                    )
+
+    def _state_of_leaves(self) -> tuple[Any, ...]:
+        """Returns all that the passes know about the parameters' axes so far."""
+        return tuple(
+            [
+                (
+                    o.axis_index,
+                    o.axis_index in self.indices.pins,
+                    self.indices.is_unstructured(o.axis_index),
+                )
+                for s in self.indices.normal(axis)
+                for o in s
+            ]
+            for parameter in self.parameters
+            for part in parameter.parts
+            for axis in part
+        )
+
+    def _vectors(self, blocks: Sequence[Block]) -> dict[int, int]:
+        """Returns the index of each leaf that is a vector in one block."""
+        counts = [sum(b.leaf == i for b in blocks) for i in range(len(self.leaves))]
+        return {
+            b.leaf: b.indices[0]
+            for b in blocks
+            if counts[b.leaf] == 1 and len(b.indices) == 1
+        }
 
     def _assemble(
         self,
-        run: Interpreter,
-        activations: ActivationBuilder,
+        trace: Trace,
+        dataflow: Dataflow,
         blocks: Sequence[Block],
         ends: Sequence[Value],
     ) -> Symmetry:
-        order = dict.fromkeys(a for t in blocks for a in t.indices)
-        order |= dict.fromkeys(sorted(activations.atoms_in_use()))
+        """Numbers the indices and finds the groups.
+
+        Args:
+            trace: The second pass.
+            dataflow: Its activations and edges.
+            blocks: Blocks of all leaves, with indices of the union-find.
+            ends: Parameters, inputs and outputs.
+        """
+        order = dict.fromkeys(a for b in blocks for a in b.indices)
+        order |= dict.fromkeys(sorted(dataflow.unit_indices()))
         number = {axis_index: i for i, axis_index in enumerate(order)}
-        tensors = [*run.tensors, *(a for v in ends for a in _axes_of(v))]
+        tensors = [*trace.tensors, *(axes for v in ends for axes in _axes_of(v))]
         nest = {
-            number[b]: frozenset(number[a] for a in beside)
-            for b, beside in nesting(self.indices, tensors, order).items()
+            number[b]: frozenset(number[a] for a in parents)
+            for b, parents in nesting(self.indices, tensors, order).items()
         }
         pins = self.indices.pins
         indices = tuple(Index(self.indices.size(a), pins.get(a)) for a in order)
         numbered = tuple(
-            Block(t.leaf, t.segments, t.bounds, t.positions,
-                 tuple(number[a] for a in t.indices))
-            for t in blocks
-        )  # fmt: skip
-        opaque = frozenset(number[a] for a in order if self.indices.is_opaque(a))
-        in_tiles = {a for t in numbered for a in t.indices}
-        free = {a: n for a, n in nest.items() if a in in_tiles}
+            replace(b, indices=tuple(number[a] for a in b.indices)) for b in blocks
+        )
+        unstructured = {number[a] for a in order if self.indices.is_unstructured(a)}
+        in_blocks = {a for b in numbered for a in b.indices}
+        free = {a: parents for a, parents in nest.items() if a in in_blocks}
         scaling_groups = find_scaling_groups(
             numbered,
-            run.equations,
-            run.phases,
-            opaque,
+            trace.equations,
+            trace.phases,
+            unstructured,
             nest,
-            activations.parameter_edges,
+            dataflow.parameter_edges,
         )
         entrywise = {
-            number[a] for a in map(self.indices.find, run.entrywise) if a in number
+            number[a] for a in map(self.indices.find, dataflow.entrywise) if a in number
         }
+        groups = name_linear(find_groups(indices, free), scaling_groups, entrywise)
         return Symmetry(
             leaves=self.leaves,
             indices=indices,
             blocks=numbered,
-            groups=name_linear(find_groups(indices, free), scaling_groups, entrywise),
+            groups=groups,
             scaling_groups=scaling_groups,
-            activations=activations.finished(number),
-            parameter_edges=tuple(activations.parameter_edges),
-            identity_edges=tuple(activations.identity_edges),
-            unknown=tuple(sorted(run.unknown.items())),
+            activations=dataflow.activations(number),
+            parameter_edges=tuple(dataflow.parameter_edges),
+            identity_edges=tuple(dataflow.identity_edges),
+            unknown=tuple(sorted(trace.unknown.items())),
             notes=tuple(tuple(self.indices.notes.get(a, ())) for a in order),
             program=outline(self.closed.jaxpr),
             state_outputs=self.state_outputs,
@@ -394,6 +405,5 @@ class _Discovery:
 
 
 def _axes_of(value: Value) -> list[list[Axis]]:
-    return (
-        [value.axes] if value.pieces is None else [p.axes for p in value.pieces.values]
-    )
+    parts = [value] if value.split is None else value.split.parts
+    return [part.axes for part in parts]

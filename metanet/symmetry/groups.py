@@ -1,6 +1,6 @@
-"""Permutation groups from the nesting of atoms.
+"""Permutation groups from the nesting of indices.
 
-The permutation of atom b may depend on the index of a if a stands beside b in every
+The permutation of index b may depend on the value of a if a occurs beside b in every
 tensor of the program that contains b. This one rule yields channels within heads, groups
 of a GroupNorm, experts, grouped convolutions, ensembles and stacked layers.
 """
@@ -13,15 +13,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from metanet.symmetry.indices import Axis, Indices
-from metanet.symmetry.structure import Index, PermutationGroup, ScalingGroup
+from metanet.symmetry.symmetry import Index, PermutationGroup, ScalingGroup
 
 
 def nesting(
-    indices: Indices, tensors: Iterable[list[Axis]], wanted: Iterable[int]
+    indices: Indices, tensors: Iterable[Sequence[Axis]], wanted: Iterable[int]
 ) -> dict[int, frozenset[int]]:
-    """Per wanted atom: the wanted atoms that stand beside it wherever it stands."""
+    """Returns, per wanted index, those that occur beside it in every tensor.
+
+    Args:
+        indices: The union-find.
+        tensors: Axes that occur together.
+        wanted: Representatives of indices.
+    """
     wanted = set(wanted)
-    seen: set[tuple[int, ...]] = set()
+    products: set[tuple[int, ...]] = set()
     for axes in tensors:
         segments = [
             [
@@ -31,33 +37,38 @@ def nesting(
             for axis in axes
         ]
         for choice in itertools.product(*segments):
-            seen.add(tuple(sorted(a for segment in choice for a in segment)))
+            products.add(tuple(sorted(a for segment in choice for a in segment)))
     nest: dict[int, frozenset[int]] = {}
-    for members in seen:
-        fast_compile_options = {
-            a for a in members if members.count(a) == 1 and not indices.is_opaque(a)
+    for members in products:
+        once = {
+            a
+            for a in members
+            if members.count(a) == 1 and not indices.is_unstructured(a)
         }
         for b in wanted.intersection(members):
-            beside = frozenset((fast_compile_options - {b}) & wanted)
-            nest[b] = nest[b] & beside if b in nest else beside
+            parents = frozenset((once - {b}) & wanted)
+            nest[b] = nest[b] & parents if b in nest else parents
     return {b: nest.get(b, frozenset()) for b in wanted}
 
 
 def find_groups(
     indices: tuple[Index, ...], nest: Mapping[int, frozenset[int]]
 ) -> tuple[PermutationGroup, ...]:
-    """The permutation groups, parents before children.
+    """Returns the permutation groups, parents before children.
 
-    Two free atoms that nest in each other are permuted jointly, as one index.
+    Two free indices that nest in each other are permuted jointly, as one index.
+
+    Args:
+        indices: All indices.
+        nest: Per index the indices on which its permutation may depend.
     """
-    groups, done = [], set()
-    for b, axis_index in enumerate(indices):
-        if b in done or axis_index.pinned or b not in nest:
+    groups: list[PermutationGroup] = []
+    done: set[int] = set()
+    for b, index in enumerate(indices):
+        if b in done or index.pinned or b not in nest:
             continue
-        joint = [
-            b,
-            *sorted(a for a in nest[b] if b in nest[a] and not indices[a].pinned),
-        ]
+        mutual = [a for a in nest[b] if b in nest[a] and not indices[a].pinned]
+        joint = [b, *sorted(mutual)]
         done.update(joint)
         parents = frozenset.intersection(*(nest[j] for j in joint)) - set(joint)
         groups.append(
@@ -80,19 +91,20 @@ def name_linear(
 
     Args:
         groups: The permutation groups.
-        families: The scale and sign families; a matrix takes the place of a family's
-            factors where all exponents are 1 or -1.
-        entrywise: Atoms on whose single entries some equation acts.
+        scaling_groups: Groups of scales and signs; a matrix replaces the factors of a
+            group all of whose exponents are 1 or -1.
+        entrywise: Indices on whose single entries some equation acts.
     """
     kinds: dict[int, set[str]] = {}
     for scaling_group in scaling_groups:
         if all(abs(e.power) == 1 for e in scaling_group.exponents):
             kinds.setdefault(scaling_group.axis_index, set()).add(scaling_group.kind)
-    named = []
-    for group in groups:
-        held = kinds.get(group.indices[0], set())
-        linear = len(group.indices) == 1 and group.indices[0] not in entrywise
-        if linear and "sign" in held:
-            group = replace(group, linear="GL" if "positive" in held else "O")
-        named.append(group)
-    return tuple(named)
+
+    def linear(group: PermutationGroup) -> str:
+        index = group.indices[0]
+        scalings = kinds.get(index, set())
+        if len(group.indices) > 1 or index in entrywise or "sign" not in scalings:
+            return ""
+        return "GL" if "positive" in scalings else "O"
+
+    return tuple(replace(g, linear=linear(g) or g.linear) for g in groups)

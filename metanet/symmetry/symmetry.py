@@ -1,4 +1,11 @@
-"""The result of discovery: printable, hashable, explained, and writable as JSON."""
+"""Data model of a discovered symmetry: leaves, blocks, indices, groups, activations.
+
+All of it is static and hashable (usable as a jit-static argument and as a dictionary key)
+and free of arrays, so that a `Symmetry` can be printed, compared and written as JSON.
+Indices are referred to by their number in `Symmetry.indices`, leaves by their number in
+`Symmetry.leaves` (the flattening order of the parameter pytree), activations by their
+number in `Symmetry.activations`.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +19,246 @@ from fractions import Fraction
 from typing import Any
 
 from metanet.errors import MetanetError, suggest
-from metanet.symmetry.structure import (
-    Activation,
-    Block,
-    IdentityEdge,
-    Index,
-    Leaf,
-    ParameterEdge,
-    PermutationGroup,
-    ScalingGroup,
-)
+
+# Slice of an axis, and size and unit (or -1) of each of its factors.
+ViewAxis = tuple[int, int, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of the parameter pytree: its path ("layers/0/kernel"), shape, dtype."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """Independent index of the program: an axis, or a factor or part of one.
+
+    Attributes:
+        size: Number of values the index takes.
+        pinned: Reason for which the index cannot be permuted (an output, a kernel
+            position, a constant that varies along it, an unknown primitive); None if it
+            is free.
+    """
+
+    size: int
+    pinned: str | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Position of an index in a leaf: axis, segment of the axis, factor of the segment."""
+
+    axis: int
+    segment: int
+    factor: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Block of a leaf: one segment per axis, factored into indices.
+
+    ``leaf[slices]`` reshaped to the sizes of ``indices`` (axes in order, factors major
+    first) has one array axis per index. A leaf without concatenated axes is one block. A
+    scalar leaf is one block without indices.
+
+    Attributes:
+        leaf: Number of the leaf.
+        segments: Number of the segment per axis of the leaf.
+        bounds: ``(start, stop)`` per axis of the leaf.
+        positions: Position of each index.
+        indices: Number of the index at each position (axes of size 1 have none).
+    """
+
+    leaf: int
+    segments: tuple[int, ...]
+    bounds: tuple[tuple[int, int], ...]
+    positions: tuple[Position, ...]
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PermutationGroup:
+    """Independent permutations of a joint index, one per value of the parents.
+
+    Attributes:
+        indices: Indices permuted jointly (usually one).
+        parents: Indices on which the permutation may depend (heads for the channels
+            within heads).
+        degree: Number of permuted units, the product of the sizes of ``indices``.
+        copies: Number of independent permutations, the product of the parents' sizes.
+        linear: "GL" if the permutations are part of the group of all invertible
+            matrices, "O" for all orthogonal ones: the index occurs in linear algebra
+            alone. Elements of a symmetry are permutations nonetheless.
+    """
+
+    indices: tuple[int, ...]
+    parents: tuple[int, ...]
+    degree: int
+    copies: int
+    linear: str = ""
+
+    @property
+    def order(self) -> int:
+        """Order of the group."""
+        return math.factorial(self.degree) ** self.copies
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """Power with which a factor multiplies one leaf along one position."""
+
+    leaf: int
+    position: Position
+    power: Fraction
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Term that a phase adds to one leaf, per half turn of its unit (SIREN)."""
+
+    leaf: int
+    position: Position
+    amount: float
+
+
+@dataclass(frozen=True)
+class ScalingGroup:
+    """Free factors, one per value of an index (and of its parents).
+
+    Attributes:
+        kind: "positive": any factor > 0 (ReLU); "nonzero": any factor except 0, which
+            discovery represents by a positive and a sign group; "sign": factor -1 or 1
+            (tanh, sine); "phase": an integer k per unit, factor (-1)^k and shifts of k
+            times ``Shift.amount`` (sine: b -> b + k pi / w0).
+        axis_index: Number of the index.
+        parents: Indices on which the factors may depend.
+        exponents: Powers with which the factors multiply the leaves.
+        shifts: Terms that a phase adds.
+    """
+
+    kind: str
+    axis_index: int
+    parents: tuple[int, ...]
+    exponents: tuple[Exponent, ...]
+    shifts: tuple[Shift, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """Units of an activation in an array of the traced program.
+
+    Attributes:
+        location: Path of equation indices from the outermost jaxpr, then the operand's
+            number (``operand`` True) or the result's.
+        operand: The array is an operand of the equation, not a result.
+        axes: Per axis None (carries no unit), or ``(start, stop, factors)`` with factors
+            ``(size, unit)``, unit -1 for an index that is no unit.
+        turns: Per `scan` around the array, outermost first, the unit that its
+            iterations are, or -1.
+    """
+
+    location: tuple[int, ...]
+    operand: bool
+    axes: tuple[ViewAxis | None, ...]
+    turns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Activation that a parametrised or combining operation produces.
+
+    Attributes:
+        kind: "input" (also a constant that parameters read like one), "output",
+            "hidden" or "state" (of a loop).
+        units: Indices whose joint values enumerate the nodes, major first; () is one
+            node.
+        location: Path of equation indices from the outermost jaxpr to the equation that
+            produced the value, then the number of its output; for an input ``(-1, i)``,
+            for a constant array that parameters read like one ``(-2, i)``.
+        view: The array to capture, as the first reader reads it; None if it cannot be
+            captured.
+    """
+
+    kind: str
+    units: tuple[int, ...]
+    location: tuple[int, ...]
+    view: View | None = None
+
+
+@dataclass(frozen=True)
+class Role:
+    """End of an edge that a position of a block indexes.
+
+    Attributes:
+        end: "source" or "target".
+        unit: Number in the ``units`` of the activation at that end.
+    """
+
+    end: str
+    unit: int
+
+
+@dataclass(frozen=True)
+class ParameterEdge:
+    """Use of a parameter block: its edges between two activations.
+
+    Attributes:
+        leaf: Number of the leaf.
+        segments: Segment per axis of the leaf: identifies the block.
+        source: Activation read, or None (bias, scale, token: from a bias node).
+        target: Activation produced.
+        kind: "weight", "conv", "bias", "scale", "embedding", ...
+        chain: Nonlinearities applied to the source before it is read, in order ("sin",).
+        roles: Roles of each position of the block. () is a multiplicity index (kernel or
+            spatial position); source and target both: a diagonal index.
+        join: Pairs (source unit, target unit) that agree without indexing the block.
+        attributes: Further static facts, sorted: (("stride", (2, 2)), ("dilation", ...)).
+    """
+
+    leaf: int
+    segments: tuple[int, ...]
+    source: int | None
+    target: int
+    kind: str
+    chain: tuple[str, ...]
+    roles: tuple[tuple[Role, ...], ...]
+    join: tuple[tuple[int, int], ...] = ()
+    attributes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class IdentityEdge:
+    """Parameter-free edge set: an edge wherever the joined units agree.
+
+    Attributes:
+        source: Activation read.
+        target: Activation produced.
+        kind: "residual", "gate", "pairing", "recurrence", "bias" or "scale" (from the
+            activation before the addition of a bias), ...
+        chain: Nonlinearities applied to the source before it is read, in order.
+        join: Pairs (source unit, target unit).
+    """
+
+    source: int
+    target: int
+    kind: str
+    chain: tuple[str, ...]
+    join: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a network has a symmetry.
+    """Share of a network that has a symmetry.
 
     Attributes:
         share: Share of the parameters that some element moves or changes.
         parameters: Number of parameters.
-        pinned: Reason -> number of pinned atoms.
-        unknown: Primitives without a rule -> where they were met first.
+        pinned: Reason -> number of pinned indices.
+        unknown: Primitives without a rule -> description of the first equation.
     """
 
     share: float
@@ -43,20 +269,24 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """The weight symmetries of a network, and its program's sites and uses.
+    """Weight symmetries of a network, with the activations and edges of its program.
 
     Static and hashable; two discoveries of one architecture are equal.
 
     Attributes:
-        leaves, atoms, tiles: The parameters and their indices.
+        leaves: The parameters.
+        indices: Independent indices of the program.
+        blocks: Blocks of the parameters over these indices.
         groups: Permutation groups, parents before children.
-        families: Scale, sign and phase families.
-        sites, uses, joins: The raw parameter graph, see `metanet.graphs`.
-        unknown: Primitives without a rule, and where they were met.
-        notes: Per atom the equations that joined axes to it.
+        scaling_groups: Groups of scales, signs and phases.
+        activations: Activations of the program.
+        parameter_edges, identity_edges: Edges between them; `metanet.graphs` builds the
+            parameter graph of these.
+        unknown: Primitives without a rule, and their first equations.
+        notes: Per index the equations that joined axes to it.
         program: Digest of the program's equations; locations refer to it.
-        mirrors: Pairs (output, leaf): outputs that are a leaf's next value (statistics
-            of a batch) and so move along with it; see `discover`.
+        state_outputs: Pairs (output, leaf): outputs that are a leaf's next value
+            (statistics of a batch) and so move along with it; see `discover`.
     """
 
     leaves: tuple[Leaf, ...]
@@ -74,7 +304,7 @@ class Symmetry:
 
     @property
     def order(self) -> int:
-        """Number of elements of the permutation group."""
+        """Order of the permutation group."""
         return math.prod(g.order for g in self.groups)
 
     def __str__(self) -> str:
@@ -103,17 +333,17 @@ class Symmetry:
         return "\n".join(lines)
 
     def axes_of(self, indices: tuple[int, ...]) -> list[str]:
-        """Where atoms stand: "path[axis]" of every parameter axis."""
-        found = {
+        """Returns "path[axis]" for every parameter axis that contains one of the indices."""
+        axes = {
             f"{self.leaves[t.leaf].path}[{p.axis}]"
             for t in self.blocks
             for p, a in zip(t.positions, t.indices, strict=True)
             if a in indices
         }
-        return sorted(found)
+        return sorted(axes)
 
     def explain(self, path: str, axis: int) -> str:
-        """Why an axis of a parameter is permuted, joined to others, or pinned.
+        """Explains in words why an axis is permuted, joined to others, or pinned.
 
         Args:
             path: Path of the parameter ("layers/0/kernel").
@@ -122,7 +352,7 @@ class Symmetry:
         Raises:
             MetanetError: for an unknown path or axis.
         """
-        index, axis = self._place(path, axis)
+        index, axis = self._find_axis(path, axis)
         indices = dict.fromkeys(
             a
             for t in self.blocks
@@ -144,7 +374,7 @@ class Symmetry:
                 lines.append(f"    joined by {note}")
         return "\n".join(lines)
 
-    def _place(self, path: str, axis: int) -> tuple[int, int]:
+    def _find_axis(self, path: str, axis: int) -> tuple[int, int]:
         paths = [leaf.path for leaf in self.leaves]
         if path not in paths:
             raise MetanetError(f"no parameter {path!r}.{suggest(path, paths)}")
@@ -155,7 +385,7 @@ class Symmetry:
         return index, axis % rank
 
     def coverage(self) -> Coverage:
-        """Share of the parameters with a symmetry, and what stands in the way."""
+        """Returns the share of parameters with a symmetry, and the reasons of pinning."""
         moved = {a for g in self.groups for a in g.indices if g.degree > 1}
         scaled = {
             (e.leaf, e.position)
@@ -179,15 +409,15 @@ class Symmetry:
         return Coverage(covered / max(total, 1), total, pinned, dict(self.unknown))
 
     def to_json(self) -> str:
-        """The symmetry as JSON text."""
+        """Returns the symmetry as JSON text."""
         return json.dumps(_encode(self))
 
     @classmethod
     def from_json(cls, text: str) -> Symmetry:
-        """Reads `to_json` text.
+        """Reads text that `to_json` wrote.
 
         Raises:
-            MetanetError: when it is no such text.
+            MetanetError: if it is no such text.
         """
         try:
             return _decode(cls, json.loads(text))

@@ -1,8 +1,8 @@
-"""Abstract values: what the interpreter knows of an array of the traced program."""
+"""Abstract values: the interpreter's knowledge of an array of the traced program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,18 +11,18 @@ from metanet.symmetry.indices import Axis, Indices, Occurrence
 Chain = tuple[str, ...]
 
 
-class Pieces(NamedTuple):
+class SplitValue(NamedTuple):
     """An array as the parts into which one of its axes is cut.
 
     Attributes:
         axis: The axis.
-        starts: Where each part begins, and the axis's size.
-        values: The parts, each with the axis.
+        starts: First entry of each part, and the axis's size.
+        parts: The parts, each with the axis.
     """
 
     axis: int
     starts: tuple[int, ...]
-    values: tuple[Value, ...]
+    parts: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,21 @@ class Value:
 
     Attributes:
         axes: Its axes.
-        sites: Sites that the value carries, with the nonlinearities since.
+        activations: Activations that the value is made of, each with the nonlinearities
+            applied since.
         leaves: Parameter leaves that it is made of without any activation.
         constant: It depends on neither parameters nor inputs.
         zero: It is a constant of zeros.
-        scalar: The number that fills a constant, if one does.
+        scalar: The number that fills a constant; None if its entries differ.
         shift: Per leaf the factor by which adding to the leaf adds to this value.
-        index_of: For an array of indices into an axis (of the greatest entry, say): that
-            axis. Whatever reads the array, and is not known to treat them as indices,
-            pins the axis.
-        wrapped: The indices are counted from the end of the axis.
-        distinct: Whether entries differ from each other in general, so that which of
-            them is the greatest does not depend on their order. Rectified and rounded
-            ones may not, nor rows that may be all zero.
-        pieces: For an array that is only read in pieces: these; nothing else holds.
+        index_of: The axis that an array of integers indexes (of the greatest entry, say).
+            Equations that do not treat the array as indices pin the axis.
+        from_end: The indices are counted from the end of the axis.
+        distinct: Entries are generically different, so that argmax and sort commute with
+            permutations. Rectified and rounded entries may be equal, as may rows of
+            zeros.
+        split: The parts of an array that is only read part by part; then the other
+            attributes say nothing.
     """
 
     axes: list[Axis]
@@ -55,23 +56,22 @@ class Value:
     scalar: float | None = None
     shift: dict[int, float] = field(default_factory=dict)
     index_of: Axis | None = None
-    wrapped: bool = False
+    from_end: bool = False
     distinct: bool = False
-    pieces: Pieces | None = None
+    split: SplitValue | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:
-        """The same value with its indices arranged otherwise."""
+        """Returns the value with its indices in other axes."""
         return replace(self, axes=axes)
 
     def through(self, name: str) -> Value:
-        """The value after a nonlinearity."""
-        return replace(
-            self, activations={s: (*c, name) for s, c in self.activations.items()}
-        )
+        """Returns the value after a nonlinearity."""
+        chains = {a: (*chain, name) for a, chain in self.activations.items()}
+        return replace(self, activations=chains)
 
 
 def map_occurrences(
-    indices: Indices, axes: list[Axis], function: Callable[[Occurrence], Occurrence]
+    indices: Indices, axes: Sequence[Axis], function: Callable[[Occurrence], Occurrence]
 ) -> list[Axis]:
     """Applies a function to every occurrence of refined axes."""
     return [

@@ -1,4 +1,4 @@
-"""Numerical proof that a symmetry leaves its network's function unchanged."""
+"""Numerical verification that a symmetry leaves its network's function unchanged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import numpy as np
 
 from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
-from metanet.symmetry.elements import Element, act, factor_shape, invert
-from metanet.symmetry.structure import PermutationGroup, ScalingGroup
-from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.action import Element, act, factor_shape, invert
+from metanet.symmetry.symmetry import PermutationGroup, ScalingGroup, Symmetry
 
 _TOLERANCE = {np.float64: 1e-6, np.float32: 2e-3}
 
 
 class SymmetryError(MetanetError):
-    """A group or family that was found does change the function."""
+    """Error for a discovered group that changes the function."""
 
 
 def check(
@@ -30,25 +29,25 @@ def check(
     *inputs: Any,
     seed: int = 0,
 ) -> float:
-    """Acts with random elements in float64 and compares outputs.
+    """Applies random elements in float64 and compares outputs.
 
-    Parameters and floating inputs are perturbed first, so that zeros and ones of an
-    initialisation hide nothing. A program that only runs in float32 (a loop whose state
+    Parameters and floating inputs are perturbed first, because the zeros and ones of an
+    initialisation would hide differences. A program that only runs in float32 (a loop whose state
     has that type) is checked in float32, with a wider tolerance.
 
     Args:
-        symmetry: What is to be proved.
+        symmetry: The symmetry in question.
         apply_fn: ``apply_fn(params, *inputs)``.
         params: Pytree of arrays.
         *inputs: Example inputs.
-        seed: Of the perturbation and the elements.
+        seed: Seed of the perturbation and the elements.
 
     Returns:
         The largest deviation, relative to the outputs' size.
 
     Raises:
-        SymmetryError: naming the group or family that changes the outputs, or saying
-            that the outputs are not finite, so that nothing can be compared.
+        SymmetryError: for a group that changes the outputs (named in the message), and
+            for outputs that are not finite, so that nothing can be compared.
     """
     with jax.enable_x64(True):
         probe = _Probe(symmetry, apply_fn, params, inputs, seed, np.float64)
@@ -57,12 +56,23 @@ def check(
         except TypeError:  # the program fixes float32 somewhere
             probe = None
         if probe is not None:
-            return probe.worst()
-    return _Probe(symmetry, apply_fn, params, inputs, seed, np.float32).worst()
+            return probe.largest_deviation()
+    return _Probe(
+        symmetry, apply_fn, params, inputs, seed, np.float32
+    ).largest_deviation()
 
 
 class _Probe:
-    """A perturbed network, and its outputs after an element has acted."""
+    """Perturbed network, and its outputs after an element has acted.
+
+    Args:
+        symmetry: The symmetry.
+        apply_fn: The network.
+        params: Its parameters before the perturbation.
+        inputs: Its inputs before the perturbation.
+        seed: Seed of the perturbation and the elements.
+        dtype: Type of the parameters and floating inputs.
+    """
 
     def __init__(
         self,
@@ -77,29 +87,31 @@ class _Probe:
         self.rng = np.random.default_rng(seed)
         self.params = jax.tree.map(lambda x: self.generic(x, 0.1), params)
         self.inputs = jax.tree.map(lambda x: self.generic(x, 1.0), inputs)
-        self.run = jax.jit(
-            lambda e, p, *x: apply_fn(act(symmetry, e, p), *x),
-            compiler_options=fast_compile_options(),
-        )
+
+        def apply_after(element: Element, params: Any, *inputs: Any) -> Any:
+            return apply_fn(act(symmetry, element, params), *inputs)
+
+        self.run = jax.jit(apply_after, compiler_options=fast_compile_options())
 
     def generic(self, x: Any, level: float) -> Any:
-        """An array with noise that keeps positive values (variances) positive."""
+        """Adds noise that leaves positive values (variances) positive."""
         if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
             return x
-        held = np.asarray(x, self.dtype)
-        noise = self.rng.normal(size=held.shape)
-        if held.size and held.min() >= 0:
+        values = np.asarray(x, self.dtype)
+        noise = self.rng.normal(size=values.shape)
+        if values.size and values.min() >= 0:
             noise = np.abs(noise)
-        return (held + level * noise).astype(self.dtype)
+        return (values + level * noise).astype(self.dtype)
 
     def element(self) -> Element:
-        """A random element, no part of which is the identity."""
+        """Draws an element, no part of which is the identity."""
         return _element(
             [self.cycles(g) for g in self.symmetry.groups],
             [self.factors(f) for f in self.symmetry.scaling_groups],
         )
 
     def identity(self) -> Element:
+        """Returns the identity, of host arrays."""
         return _element(
             [np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups],
             [
@@ -109,6 +121,7 @@ class _Probe:
         )
 
     def cycles(self, group: PermutationGroup) -> np.ndarray:
+        """Draws ``[copies, degree]`` cyclic permutations."""
         rows = []
         for _ in range(group.copies):
             order = self.rng.permutation(group.degree)
@@ -118,6 +131,7 @@ class _Probe:
         return np.stack(rows)
 
     def factors(self, scaling_group: ScalingGroup) -> np.ndarray:
+        """Draws the factors ``[*parents, size]`` of a scaling group."""
         shape = factor_shape(self.symmetry, scaling_group)
         if scaling_group.kind == "positive":
             return np.exp(0.3 * self.rng.normal(size=shape)).astype(self.dtype)
@@ -128,76 +142,74 @@ class _Probe:
         return (1 - 2 * values).astype(self.dtype)
 
     def outputs(self, element: Element) -> np.ndarray:
-        """All outputs as one vector, next values of parameters moved back."""
+        """Returns all outputs as one vector, next values of parameters moved back."""
         leaves = jax.tree.leaves(self.run(element, self.params, *self.inputs))
         if self.symmetry.state_outputs:
             flat, treedef = jax.tree.flatten(self.params)
             for output, leaf in self.symmetry.state_outputs:
                 flat[leaf] = leaves[output]
-            back = jax.jit(
-                lambda e, p: act(self.symmetry, invert(self.symmetry, e), p),
-                compiler_options=fast_compile_options(),
-            )
-            flat = jax.tree.leaves(back(element, jax.tree.unflatten(treedef, flat)))
+            undo = jax.jit(self.undo, compiler_options=fast_compile_options())
+            flat = jax.tree.leaves(undo(element, jax.tree.unflatten(treedef, flat)))
             for output, leaf in self.symmetry.state_outputs:
                 leaves[output] = flat[leaf]
         return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])
 
-    def worst(self) -> float:
-        """The largest deviation over two random elements."""
-        plain = self.identity()
-        reference = self.outputs(plain)
-        seen = np.isfinite(reference)
-        if not seen.any():
+    def undo(self, element: Element, params: Any) -> Any:
+        """Applies the inverse of an element."""
+        return act(self.symmetry, invert(self.symmetry, element), params)
+
+    def largest_deviation(self) -> float:
+        """Returns the largest deviation over two random elements."""
+        identity = self.identity()
+        reference = self.outputs(identity)
+        finite = np.isfinite(reference)
+        if not finite.any():
             raise SymmetryError(
                 "check: the outputs are not finite; give other parameters or inputs"
             )
-        scale = np.abs(reference[seen]).max() + 1e-9
+        scale = np.abs(reference[finite]).max() + 1e-9
 
         def deviation(element: Element) -> float:
             outputs = self.outputs(element)
-            if (np.isfinite(outputs) != seen).any():
+            if (np.isfinite(outputs) != finite).any():
                 return math.inf
-            return float(np.abs(outputs[seen] - reference[seen]).max() / scale)
+            return float(np.abs(outputs[finite] - reference[finite]).max() / scale)
 
         tolerance, worst = _TOLERANCE[self.dtype], 0.0
         for element in (self.element(), self.element()):
-            found = deviation(element)
-            if found > tolerance:
-                self.blame(element, plain, deviation, tolerance)
+            change = deviation(element)
+            if change > tolerance:
+                self.blame(element, identity, deviation, tolerance)
                 raise SymmetryError(
-                    f"random elements change the outputs by {found:.1e}"
+                    f"random elements change the outputs by {change:.1e}"
                 )
-            worst = max(worst, found)
+            worst = max(worst, change)
         return worst
 
     def blame(
         self,
         element: Element,
-        plain: Element,
+        identity: Element,
         deviation: Callable[[Element], float],
         tolerance: float,
     ) -> None:
-        """Raises for the group or family of an element that changes the outputs."""
+        """Raises an error for the group of an element that changes the outputs."""
         parts: list[tuple[str, Element]] = []
         for i, group in enumerate(self.symmetry.groups):
-            only = _with(plain.permutations, i, element.permutations[i])
-            where = ", ".join(self.symmetry.axes_of(group.indices))
-            name = f"permutations S{group.degree} of {where}"
-            parts.append((name, plain._replace(permutations=only)))
+            only = _with(identity.permutations, i, element.permutations[i])
+            axes = ", ".join(self.symmetry.axes_of(group.indices))
+            name = f"permutations S{group.degree} of {axes}"
+            parts.append((name, identity._replace(permutations=only)))
         for i, scaling_group in enumerate(self.symmetry.scaling_groups):
-            only = _with(plain.factors, i, element.factors[i])
-            where = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
-            parts.append(
-                (
-                    f"{scaling_group.kind} family of {where}",
-                    plain._replace(factors=only),
-                )
-            )
+            only = _with(identity.factors, i, element.factors[i])
+            axes = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
+            name = f"{scaling_group.kind} group of {axes}"
+            parts.append((name, identity._replace(factors=only)))
         for name, part in parts:
-            if (found := deviation(part)) > tolerance:
+            change = deviation(part)
+            if change > tolerance:
                 raise SymmetryError(
-                    f"{name}: changes the outputs by {found:.1e}, is not a symmetry"
+                    f"{name}: changes the outputs by {change:.1e}, is not a symmetry"
                 )
 
 
@@ -206,5 +218,5 @@ def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
 
 
 def _element(permutations: list[Any], factors: list[Any]) -> Element:
-    """An element of host arrays: nothing is compiled to draw it."""
+    """Returns an element of host arrays, for which nothing is compiled."""
     return Element(tuple(permutations), tuple(factors))

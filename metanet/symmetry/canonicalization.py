@@ -1,4 +1,4 @@
-"""The canonical representative of a network's scale, sign and phase orbit."""
+"""Canonical representatives of the orbits of scales, signs and phases."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metanet.symmetry.elements import Element, act, factor_shape
-from metanet.symmetry.structure import Block, Exponent, Position, ScalingGroup, Shift
-from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.action import Element, act, factor_shape
+from metanet.symmetry.scaling import incoming_positions
+from metanet.symmetry.symmetry import (
+    Block,
+    Exponent,
+    Position,
+    ScalingGroup,
+    Shift,
+    Symmetry,
+)
 
 _ORDER = {"positive": 0, "nonzero": 0, "phase": 1, "sign": 2}
 
 
 def canonicalize(symmetry: Symmetry, params: Any) -> Any:
-    """Moves parameters to one representative per orbit of scales, signs and phases.
+    """Moves parameters to the canonical representative of their orbit.
 
     Scales: incoming weights of each unit, with its bias, have norm 1. Phases: biases lie
     within a quarter turn of 0. Signs: biases (without one, the sums of the incoming
-    weights' cubes) are not negative. Permutations are left alone. The representative
-    jumps where a bias crosses the border of its range; everywhere else it is smooth.
+    weights' cubes) are not negative. Permutations are not applied. The
+    representative is discontinuous where a bias crosses the border of its range, and
+    smooth everywhere else.
 
     Pure; works under `jit` and `vmap`. Source of the idea for SIREN: Kalogeropoulos et
     al. 2024, appendix A.
@@ -47,22 +55,23 @@ def canonicalize(symmetry: Symmetry, params: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A tile that a family multiplies by ``power`` along one position."""
+    """Block that a scaling group multiplies by ``power`` along one position."""
 
     block: Block
     position: Position
     power: Fraction
 
     @property
-    def place(self) -> tuple[int, tuple[int, ...], Position]:
+    def key(self) -> tuple[int, tuple[int, ...], Position]:
+        """Key of `incoming_positions`."""
         return self.block.leaf, self.block.segments, self.position
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A family, and the tiles that fix its factors.
+    """Scaling group, and the blocks that determine its factors.
 
-    Tiles of one tier are read together; where they are all 0 (biases at the start of
+    Blocks of one tier are read together; where they are all 0 (biases at the start of
     training), the next tier decides.
     """
 
@@ -72,46 +81,46 @@ class _Step:
 
 @lru_cache(maxsize=64)
 def _plan(symmetry: Symmetry) -> tuple[_Step, ...]:
-    """The order of families, and what each is fixed by.
+    """Returns the order of the scaling groups, and the blocks that determine each.
 
-    A family is fixed by tiles that no family fixed later changes, so nothing is undone.
-    Families whose tiles all depend on each other's in a circle are left out: they keep
-    what they have (signs per head beside signs per channel of normalised queries).
+    A group is determined by blocks that no later group changes, so that nothing is
+    undone. Groups whose blocks depend on each other in a circle are left out: their
+    factors stay as they are (signs per head beside signs per channel of normalised
+    queries).
     """
     scaling_groups = symmetry.scaling_groups
-    incoming = _incoming(symmetry)
-    open_ = sorted(
-        range(len(scaling_groups)), key=lambda i: _rank(symmetry, scaling_groups[i])
-    )
-    steps: list[_Step] = []
-    while open_:
-        found = None
-        # First a family that all of its incoming tiles can fix, then one that a weight
-        # or a gain can, then one that only biases can: these may all be 0.
+    incoming = incoming_positions(symmetry.blocks, symmetry.parameter_edges)
+
+    def rank(index: int) -> tuple[int, int]:
+        return _rank(symmetry, scaling_groups[index])
+
+    remaining = sorted(range(len(scaling_groups)), key=rank)
+
+    def next_step() -> _Step | None:
+        # First a group that all of its incoming blocks can determine, then one that a
+        # weight or a gain can, then one that only biases can: these may all be 0.
         for need in ("all", "weight", "any"):
-            for index in open_:
-                others = [scaling_groups[i] for i in open_ if i != index]
+            for index in remaining:
+                others = [scaling_groups[i] for i in remaining if i != index]
                 step = _step(symmetry, index, others, incoming, need)
                 if step is not None:
-                    found = step
-                    break
-            if found is not None:
-                break
-        if found is None:
-            break
-        steps.append(found)
-        open_.remove(found.scaling_group)
+                    return step
+        return None
+
+    steps: list[_Step] = []
+    while (step := next_step()) is not None:
+        steps.append(step)
+        remaining.remove(step.scaling_group)
     return tuple(steps)
 
 
 def _rank(symmetry: Symmetry, scaling_group: ScalingGroup) -> tuple[int, int]:
-    """From the inputs to the outputs; per unit scales, phases, signs."""
-    at = [
-        i
-        for i, s in enumerate(symmetry.activations)
-        if scaling_group.axis_index in s.units
-    ]
-    return (at[0] if at else len(symmetry.activations), _ORDER[scaling_group.kind])
+    """Orders groups from the inputs to the outputs; per unit scales, phases, signs."""
+    order = _ORDER[scaling_group.kind]
+    for i, activation in enumerate(symmetry.activations):
+        if scaling_group.axis_index in activation.units:
+            return i, order
+    return len(symmetry.activations), order
 
 
 def _step(
@@ -121,11 +130,22 @@ def _step(
     incoming: dict[tuple[int, tuple[int, ...], Position], str],
     need: str,
 ) -> _Step | None:
+    """Returns the step of a scaling group, or None if other groups disturb it.
+
+    Args:
+        symmetry: The symmetry.
+        index: Number of the group.
+        others: Groups that are determined later.
+        incoming: See `incoming_positions`.
+        need: Blocks that no other group may change: "all" incoming ones, a "weight" or
+            "any".
+    """
     scaling_group = symmetry.scaling_groups[index]
     if scaling_group.kind == "phase":
-        blocks = [t for t in symmetry.blocks if t.leaf == scaling_group.shifts[0].leaf]
-        moved = any(_disturbs(o, t, scaling_group.kind) for o in others for t in blocks)
-        return None if moved else _Step(index, ())
+        leaf = scaling_group.shifts[0].leaf
+        blocks = [b for b in symmetry.blocks if b.leaf == leaf]
+        disturbed = any(_disturbs(o, b, "phase") for o in others for b in blocks)
+        return None if disturbed else _Step(index, ())
     readings = _readings(symmetry, scaling_group)
     if not readings:
         return None
@@ -134,12 +154,12 @@ def _step(
         for r in readings
         if not any(_disturbs(o, r.block, scaling_group.kind) for o in others)
     ]
-    into = {r for r in readings if r.place in incoming and r.power == 1}
-    weights = [r for r in free if incoming.get(r.place, "bias") != "bias"]
+    into = {r for r in readings if r.key in incoming and r.power == 1}
+    weights = [r for r in free if incoming.get(r.key, "bias") != "bias"]
     enough = {"all": into and into <= set(free), "weight": weights, "any": free}
     if not enough[need]:
         return None
-    # Incoming tiles first, the bias, which is the smallest, before all.
+    # Incoming blocks first, and the bias, which is the smallest, before all others.
     free.sort(key=lambda r: (r not in into, len(r.block.indices), r.block.leaf))
     tiers: list[tuple[_Reading, ...]] = [(r,) for r in free]
     if scaling_group.kind != "sign":
@@ -148,8 +168,8 @@ def _step(
 
 
 def _readings(symmetry: Symmetry, scaling_group: ScalingGroup) -> list[_Reading]:
-    """The tiles that a family multiplies along exactly one of their indices."""
-    found = []
+    """Returns the blocks that a group multiplies along exactly one of their indices."""
+    readings = []
     for block in symmetry.blocks:
         here = [
             e
@@ -162,48 +182,31 @@ def _readings(symmetry: Symmetry, scaling_group: ScalingGroup) -> list[_Reading]
             and odd
             and block.indices.count(scaling_group.axis_index) == 1
         ):
-            found.append(_Reading(block, here[0].position, here[0].power))
-    return found
+            readings.append(_Reading(block, here[0].position, here[0].power))
+    return readings
 
 
 def _disturbs(other: ScalingGroup, block: Block, kind: str) -> bool:
-    """Whether another family changes what fixes a family of a kind.
+    """Returns True if another group changes the block as a group of a kind reads it.
 
-    Norms, and the range of a bias (symmetric about 0), do not see signs.
+    Norms, and the range of a bias (symmetric about 0), do not depend on signs.
     """
 
-    def here(term: Exponent | Shift) -> bool:
+    def acts_on_block(term: Exponent | Shift) -> bool:
         return term.leaf == block.leaf and term.position in block.positions
 
-    if any(here(s) for s in other.shifts):
+    if any(acts_on_block(s) for s in other.shifts):
         return True
-    sees = kind == "sign" or other.kind not in ("sign", "phase")
-    return sees and any(here(e) for e in other.exponents)
-
-
-def _incoming(
-    symmetry: Symmetry,
-) -> dict[tuple[int, tuple[int, ...], Position], str]:
-    """Places of tiles that index the units which a use ends at, and its kind."""
-    blocks = {(t.leaf, t.segments): t for t in symmetry.blocks}
-    return {
-        (parameter_edge.leaf, parameter_edge.segments, position): parameter_edge.kind
-        for parameter_edge in symmetry.parameter_edges
-        for position, roles in zip(
-            blocks[parameter_edge.leaf, parameter_edge.segments].positions,
-            parameter_edge.roles,
-            strict=True,
-        )
-        if any(r.end == "target" for r in roles)
-    }
+    reads_factor = kind == "sign" or other.kind not in ("sign", "phase")
+    return reads_factor and any(acts_on_block(e) for e in other.exponents)
 
 
 def _turns(
     symmetry: Symmetry, scaling_group: ScalingGroup, leaves: Sequence[jax.Array]
 ) -> jax.Array:
-    """Half turns that bring biases next to 0."""
+    """Returns the half turns that bring biases next to 0."""
     shift = scaling_group.shifts[0]
-    block = next(t for t in symmetry.blocks if t.leaf == shift.leaf)
+    block = next(b for b in symmetry.blocks if b.leaf == shift.leaf)
     bias = leaves[shift.leaf].reshape([symmetry.indices[a].size for a in block.indices])
     return -jnp.floor(bias / shift.amount + 0.5)
 
@@ -214,15 +217,15 @@ def _factors(
     step: _Step,
     leaves: Sequence[jax.Array],
 ) -> jax.Array:
-    """Factors ``[*parents, size]`` that bring a family's units to their places."""
+    """Returns the factors ``[*parents, size]`` that lead to the representative."""
     sign = scaling_group.kind == "sign"
     factors = jnp.ones(factor_shape(symmetry, scaling_group))
     for tier in reversed(step.tiers):
         total = jnp.zeros_like(factors)
         for r in tier:
-            where = tuple(slice(*b) for b in r.block.bounds)
+            slices = tuple(slice(*b) for b in r.block.bounds)
             sizes = [symmetry.indices[a].size for a in r.block.indices]
-            array = leaves[r.block.leaf][where].reshape(sizes)
+            array = leaves[r.block.leaf][slices].reshape(sizes)
             total += _over_unit(scaling_group, r, array**3 if sign else array * array)
         if sign:
             factors = jnp.where(total == 0, factors, jnp.sign(total))
@@ -236,9 +239,9 @@ def _factors(
 def _over_unit(
     scaling_group: ScalingGroup, reading: _Reading, array: jax.Array
 ) -> jax.Array:
-    """Sums a tile's array to ``[*parents, size]`` of a family."""
+    """Sums a block's array to the shape ``[*parents, size]`` of a scaling group."""
     block = reading.block
-    kept = [block.indices.index(p) for p in scaling_group.parents]
-    kept.append(block.positions.index(reading.position))
-    total = array.sum(axis=tuple(i for i in range(array.ndim) if i not in kept))
-    return total.transpose([sorted(kept).index(k) for k in kept])
+    axes = [block.indices.index(p) for p in scaling_group.parents]
+    axes.append(block.positions.index(reading.position))
+    total = array.sum(axis=tuple(i for i in range(array.ndim) if i not in axes))
+    return total.transpose([sorted(axes).index(k) for k in axes])

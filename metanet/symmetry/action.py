@@ -2,12 +2,13 @@
 
 An element first permutes, then multiplies (scales, signs, (-1)^k of phases), then adds
 (phase shifts). Convention of permutations: ``new[i] = old[perm[i]]``. All functions are
-pure and work under `jit`, `vmap` and `grad`; what depends on the symmetry alone is
+pure and work under `jit`, `vmap` and `grad`; data that depends on the symmetry alone is
 Python data and costs nothing at run time.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,18 +17,24 @@ import jax
 import jax.numpy as jnp
 
 from metanet.errors import MetanetError
-from metanet.symmetry.blocks import Bounds, join_blocks
-from metanet.symmetry.structure import Block, PermutationGroup, Position, ScalingGroup
-from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.symmetry import (
+    Block,
+    PermutationGroup,
+    Position,
+    ScalingGroup,
+    Symmetry,
+)
+
+Bounds = tuple[tuple[int, int], ...]
 
 
 class Element(NamedTuple):
-    """An element of a symmetry.
+    """Element of a symmetry.
 
     Attributes:
         permutations: Per group ``[copies, degree]`` indices.
-        factors: Per family ``[*parents, size]``: the factors; for a phase the numbers k
-            of half turns (as floats).
+        factors: Per scaling group ``[*parents, size]``: the factors; for a phase the
+            numbers k of half turns (as floats).
     """
 
     permutations: tuple[jax.Array, ...]
@@ -35,6 +42,7 @@ class Element(NamedTuple):
 
 
 def factor_shape(symmetry: Symmetry, scaling_group: ScalingGroup) -> tuple[int, ...]:
+    """Returns the shape ``[*parents, size]`` of the factors of a scaling group."""
     return tuple(
         symmetry.indices[a].size
         for a in (*scaling_group.parents, scaling_group.axis_index)
@@ -42,7 +50,7 @@ def factor_shape(symmetry: Symmetry, scaling_group: ScalingGroup) -> tuple[int, 
 
 
 def identity(symmetry: Symmetry) -> Element:
-    """The element that changes nothing."""
+    """Returns the element that changes nothing."""
     permutations = tuple(
         jnp.broadcast_to(jnp.arange(g.degree)[None], (g.copies, g.degree))
         for g in symmetry.groups
@@ -63,26 +71,31 @@ def random_element(
     scales: bool = True,
     phases: bool = True,
 ) -> Element:
-    """A random element; parts that are switched off are the identity.
+    """Draws a random element.
 
     Permutations and signs are uniform, scales log-normal with deviation 0.3, phases -1,
     0 or 1 half turns.
+
+    Args:
+        symmetry: The network's symmetry.
+        key: Random key.
+        permutations, signs, scales, phases: False: the identity for groups of this kind.
     """
     plain = identity(symmetry)
     drawn = []
     for i, group in enumerate(symmetry.groups):
         if permutations:
             keys = jax.random.split(jax.random.fold_in(key, i), group.copies)
-            row = jax.vmap(lambda k, n=group.degree: jax.random.permutation(k, n))
-            drawn.append(row(keys))
+            draw = functools.partial(jax.random.permutation, x=group.degree)
+            drawn.append(jax.vmap(draw)(keys))
         else:
             drawn.append(plain.permutations[i])
     factors = []
-    wanted = {"sign": signs, "positive": scales, "nonzero": scales, "phase": phases}
+    enabled = {"sign": signs, "positive": scales, "nonzero": scales, "phase": phases}
     for i, scaling_group in enumerate(symmetry.scaling_groups):
         k = jax.random.fold_in(key, 1_000_003 + i)
         shape = factor_shape(symmetry, scaling_group)
-        if not wanted[scaling_group.kind]:
+        if not enabled[scaling_group.kind]:
             factors.append(plain.factors[i])
         elif scaling_group.kind == "phase":
             factors.append(jax.random.randint(k, shape, -1, 2).astype(jnp.float32))
@@ -94,7 +107,7 @@ def random_element(
 
 
 def _parity(k: jax.Array) -> jax.Array:
-    """``(-1)^k`` for whole numbers stored as floats."""
+    """Returns ``(-1)^k`` for whole numbers stored as floats."""
     return 1 - 2 * jnp.abs(k - 2 * jnp.floor(k / 2))
 
 
@@ -111,7 +124,7 @@ def _permute(
     array: jax.Array,
     indices: tuple[int, ...],
 ) -> jax.Array:
-    """Applies all groups to an array with one axis per atom, parents before children."""
+    """Applies all groups to an array with one axis per index, parents before children."""
     for group, perm in zip(symmetry.groups, permutations, strict=True):
         if not set(group.indices) & set(indices) or group.degree == 1:
             continue
@@ -147,20 +160,20 @@ def _permute_once(
 def _spread(
     scaling_group: ScalingGroup, values: jax.Array, block: Block, position: Position
 ) -> jax.Array:
-    """Values ``[*parents, size]`` as an array that broadcasts over a tile's atoms."""
-    places = [block.indices.index(p) for p in scaling_group.parents]
-    places.append(block.positions.index(position))
-    order = sorted(range(len(places)), key=places.__getitem__)
+    """Reshapes ``[*parents, size]`` to an array that broadcasts over a block's indices."""
+    axes = [block.indices.index(p) for p in scaling_group.parents]
+    axes.append(block.positions.index(position))
+    order = sorted(range(len(axes)), key=axes.__getitem__)
     shape = [1] * len(block.indices)
-    for place, size in zip(places, values.shape, strict=True):
-        shape[place] = size
+    for axis, size in zip(axes, values.shape, strict=True):
+        shape[axis] = size
     return values.transpose(order).reshape(shape)
 
 
-def _tiles(
+def _map_blocks(
     symmetry: Symmetry, params: Any, change: Callable[[Block, jax.Array], jax.Array]
 ) -> Any:
-    """Applies a function to every tile, as an array with one axis per atom."""
+    """Applies a function to every block, as an array with one axis per index."""
     leaves, treedef = jax.tree.flatten(params)
     if len(leaves) != len(symmetry.leaves):
         raise MetanetError(
@@ -178,8 +191,30 @@ def _tiles(
     return jax.tree.unflatten(treedef, leaves)
 
 
+def join_blocks(blocks: Sequence[tuple[Bounds, jax.Array]]) -> jax.Array:
+    """Concatenates blocks that fill an array.
+
+    Writing one block after the other into a copy is no alternative: XLA may read a block
+    from the half-written array (seen with jax 0.10 on CPU).
+
+    Args:
+        blocks: Per block ``(start, stop)`` along each of the array's last axes, and its
+            values ``[..., *sizes]``.
+    """
+    if len(blocks) == 1:
+        return blocks[0][1]
+    rank = len(blocks[0][0])
+    for axis in range(rank):
+        cuts = sorted({bounds[axis] for bounds, _ in blocks})
+        apart = all(a[1] <= b[0] for a, b in zip(cuts, cuts[1:], strict=False))
+        if len(cuts) > 1 and apart:
+            rows = [join_blocks([b for b in blocks if b[0][axis] == c]) for c in cuts]
+            return jnp.concatenate(rows, axis - rank)
+    raise AssertionError("blocks that do not fill an array")
+
+
 def act(symmetry: Symmetry, element: Element, params: Any) -> Any:
-    """Moves parameters by an element; the network's function does not change.
+    """Applies an element to parameters; the network's function does not change.
 
     Args:
         symmetry: The network's symmetry.
@@ -204,7 +239,7 @@ def act(symmetry: Symmetry, element: Element, params: Any) -> Any:
                     shift = value if shift is None else shift + value
         return array if shift is None else array + shift.astype(array.dtype)
 
-    return _tiles(symmetry, params, change)
+    return _map_blocks(symmetry, params, change)
 
 
 def _permuted_factors(
@@ -224,7 +259,7 @@ def _permuted_factors(
 def _source_index(
     symmetry: Symmetry, elements: Sequence[Sequence[jax.Array]], group: PermutationGroup
 ) -> jax.Array:
-    """Where each joint index of a group comes from after elements act in turn."""
+    """Returns the origin of each joint index of a group after elements act in turn."""
     indices = (*group.parents, *group.indices)
     sizes = [symmetry.indices[a].size for a in indices]
     index = jnp.arange(math.prod(sizes)).reshape(sizes)
@@ -233,10 +268,15 @@ def _source_index(
     return index.reshape(-1)
 
 
+def _as_permutation(group: PermutationGroup, source: jax.Array) -> jax.Array:
+    """Returns ``[copies, degree]`` from the origin of each joint index."""
+    return (source % group.degree).reshape(group.copies, group.degree)
+
+
 def _turn_signs(
     symmetry: Symmetry, factors: Sequence[jax.Array], scaling_group: ScalingGroup
 ) -> jax.Array | float:
-    """The sign that the sign families give to the biases of a phase family."""
+    """Returns the sign that sign groups give to the biases of a phase group."""
     sign: jax.Array | float = 1.0
     for other, values in zip(symmetry.scaling_groups, factors, strict=True):
         for e in other.exponents:
@@ -247,33 +287,30 @@ def _turn_signs(
 
 
 def compose(symmetry: Symmetry, a: Element, b: Element) -> Element:
-    """The element that acts as b first, then a."""
+    """Returns the element that acts like b, then a."""
+    both = (b.permutations, a.permutations)
     permutations = tuple(
-        (_source_index(symmetry, (b.permutations, a.permutations), g) % g.degree)
-        .reshape(g.copies, g.degree)
-        for g in symmetry.groups
-    )  # fmt: skip
+        _as_permutation(g, _source_index(symmetry, both, g)) for g in symmetry.groups
+    )
     moved = _permuted_factors(symmetry, a.permutations, b.factors)
     factors = []
-    for scaling_group, mine, theirs in zip(
+    for scaling_group, last, first in zip(
         symmetry.scaling_groups, a.factors, moved, strict=True
     ):
         if scaling_group.kind == "phase":
-            factors.append(
-                mine + _turn_signs(symmetry, a.factors, scaling_group) * theirs
-            )
+            signs = _turn_signs(symmetry, a.factors, scaling_group)
+            factors.append(last + signs * first)
         else:
-            factors.append(mine * theirs)
+            factors.append(last * first)
     return Element(permutations, tuple(factors))
 
 
 def invert(symmetry: Symmetry, a: Element) -> Element:
-    """The element that undoes a."""
+    """Returns the inverse of an element."""
     permutations = tuple(
-        (jnp.argsort(_source_index(symmetry, (a.permutations,), g)) % g.degree)
-        .reshape(g.copies, g.degree)
+        _as_permutation(g, jnp.argsort(_source_index(symmetry, (a.permutations,), g)))
         for g in symmetry.groups
-    )  # fmt: skip
+    )
     undone = [
         -_turn_signs(symmetry, a.factors, scaling_group) * values
         if scaling_group.kind == "phase"

@@ -1,15 +1,16 @@
-"""Hand-written permutation specs of other projects, to and from a `Symmetry`.
+"""Conversion between a `Symmetry` and hand-written specs of other projects.
 
 * Git Re-Basin (Ainsworth et al. 2023; ``axes_to_perm`` in samuela/git-re-basin): per
-  parameter path a tuple with the name of the permutation of each axis, or None. Their
-  matching, unlike the form, excludes one permutation on two axes of an array.
+  parameter path a tuple with the name of the permutation of each axis, or None. The
+  format, unlike their matching, allows one permutation on two axes of an array.
 * Universal Neural Functionals (Zhou et al. 2024; ``perm_spec`` in
   AllanYangZhou/universal_neural_functional): the parameters' pytree with a tuple of
-  integers per array, one per axis. Any integers do; axes with equal ones are permuted
-  alike. No value says that an axis must not move: such integers stand beside the spec.
+  integers per array, one per axis. Axes with equal integers are permuted alike. No value
+  means that an axis is fixed: the integers of such axes are listed beside the spec.
 
-Neither can say that a permuted axis is a concatenation or product of indices, that axes
-are permuted as one, or that a permutation depends on another index (heads' channels).
+Neither can express that a permuted axis is a concatenation or product of indices, that
+axes are permuted jointly, or that a permutation depends on another index (the channels of
+heads).
 """
 
 from __future__ import annotations
@@ -20,45 +21,52 @@ from typing import Any
 import jax
 
 from metanet.errors import MetanetError, suggest
-from metanet.symmetry.structure import Block, Index, Leaf, PermutationGroup, Position
-from metanet.symmetry.symmetry import Symmetry
+from metanet.symmetry.symmetry import (
+    Block,
+    Index,
+    Leaf,
+    PermutationGroup,
+    Position,
+    Symmetry,
+)
 
 AxisNames = dict[str, tuple[str | None, ...]]
 
 
 def _axes(symmetry: Symmetry) -> list[list[int | tuple[Any, ...]]]:
-    """Per leaf and axis the atom that is permuted, or a tuple where nothing is.
+    """Returns, per leaf and axis, the permuted index, or a tuple for a fixed axis.
 
-    Two axes made of the same pinned atoms have equal tuples.
+    Two axes made of the same pinned indices have equal tuples.
 
     Raises:
-        MetanetError: for a permuted axis that is more than one index with one group.
+        MetanetError: for a permuted axis that is not one index with one permutation.
     """
     groups = {a: g for g in symmetry.groups for a in g.indices}
-    found = []
+    rows = []
     for index, leaf in enumerate(symmetry.leaves):
-        blocks = [t for t in symmetry.blocks if t.leaf == index]
+        blocks = [b for b in symmetry.blocks if b.leaf == index]
         row = []
         for axis in range(len(leaf.shape)):
-            parts = sorted({(t.bounds[axis], _atoms_along(t, axis)) for t in blocks})
-            indices = [a for _, held in parts for a in held]
+            parts = sorted({(b.bounds[axis], _indices_along(b, axis)) for b in blocks})
+            indices = [a for _, members in parts for a in members]
             free = [a for a in indices if symmetry.indices[a].pinned is None]
             if not free:
                 row.append(tuple(parts) if indices else (index, axis))
-            elif why := _obstacle(symmetry, parts, groups[free[0]]):
+                continue
+            why = _obstacle(symmetry, parts, groups[free[0]])
+            if why:
                 raise MetanetError(
-                    f"{leaf.path}: axis {axis} {why}, which a spec by axes cannot say; "
-                    "use the Symmetry itself"
+                    f"{leaf.path}: axis {axis} {why}, which a spec by axes cannot "
+                    "express; use the Symmetry itself"
                 )
-            else:
-                row.append(free[0])
-        found.append(row)
-    return found
+            row.append(free[0])
+        rows.append(row)
+    return rows
 
 
-def _atoms_along(block: Block, axis: int) -> tuple[int, ...]:
-    placed = zip(block.indices, block.positions, strict=True)
-    return tuple(a for a, p in placed if p.axis == axis)
+def _indices_along(block: Block, axis: int) -> tuple[int, ...]:
+    pairs = zip(block.indices, block.positions, strict=True)
+    return tuple(a for a, p in pairs if p.axis == axis)
 
 
 def _obstacle(
@@ -66,7 +74,7 @@ def _obstacle(
     parts: list[tuple[tuple[int, int], tuple[int, ...]]],
     group: PermutationGroup,
 ) -> str:
-    """Why a permuted axis is not one index with one permutation; "" where it is."""
+    """Returns the reason why an axis is not one index with one permutation, or ""."""
     if len({bounds for bounds, _ in parts}) > 1:
         return "is a concatenation of several indices"
     if len(parts) > 1:
@@ -74,22 +82,23 @@ def _obstacle(
     indices = parts[0][1]
     if len(indices) > 1:
         return "is a product of several indices"
-    if beside := tuple(a for a in group.indices if a not in indices):
-        return f"is permuted jointly with {', '.join(symmetry.axes_of(beside))}"
+    others = tuple(a for a in group.indices if a not in indices)
+    if others:
+        return f"is permuted jointly with {', '.join(symmetry.axes_of(others))}"
     if group.parents:
-        where = ", ".join(symmetry.axes_of(group.parents))
-        return f"has a permutation for each value of another index ({where})"
+        axes = ", ".join(symmetry.axes_of(group.parents))
+        return f"has a permutation for each value of another index ({axes})"
     return ""
 
 
 def to_rebasin(symmetry: Symmetry) -> AxisNames:
-    """A symmetry in Git Re-Basin's form, ``{"fc/kernel": (None, "P_0")}``.
+    """Converts a symmetry to Git Re-Basin's format, ``{"fc/kernel": (None, "P_0")}``.
 
-    Permutations are numbered in the order of their groups. Scale, sign and phase
-    families are left out.
+    Permutations are numbered in the order of their groups. Groups of scales,
+    signs and phases are left out.
 
     Raises:
-        MetanetError: naming the parameter and axis that the form cannot describe.
+        MetanetError: for an axis that the format cannot describe.
     """
     names: dict[int, str] = {}
     return {
@@ -102,7 +111,7 @@ def to_rebasin(symmetry: Symmetry) -> AxisNames:
 
 
 def from_rebasin(axes: Mapping[str, tuple[str | None, ...]], params: Any) -> Symmetry:
-    """The permutations of a spec in Git Re-Basin's form.
+    """Converts a spec in Git Re-Basin's format to a symmetry of permutations.
 
     Nothing is checked against a network; see `check`. Groups are in the order of the
     parameters' axes: a discovered symmetry's own, after a round trip.
@@ -113,7 +122,7 @@ def from_rebasin(axes: Mapping[str, tuple[str | None, ...]], params: Any) -> Sym
         params: The parameters, or their shapes.
 
     Raises:
-        MetanetError: for a parameter that is unknown, missing or given twice, a wrong
+        MetanetError: for a parameter that is unknown, missing or specified twice, a wrong
             number of axes, or one permutation of axes of different lengths.
     """
     leaves = _leaves(params)
@@ -131,7 +140,7 @@ def from_rebasin(axes: Mapping[str, tuple[str | None, ...]], params: Any) -> Sym
 
 
 def to_unf(symmetry: Symmetry, params: Any) -> tuple[Any, frozenset[int]]:
-    """A symmetry in the form of Universal Neural Functionals.
+    """Converts a symmetry to the format of Universal Neural Functionals.
 
     Args:
         symmetry: The symmetry.
@@ -143,8 +152,8 @@ def to_unf(symmetry: Symmetry, params: Any) -> tuple[Any, frozenset[int]]:
         permutations, so that these need position encodings.
 
     Raises:
-        MetanetError: naming the parameter and axis that the form cannot describe, or
-            when the parameters are not those of the symmetry.
+        MetanetError: for an axis that the format cannot describe, and for parameters
+            that are not those of the symmetry.
     """
     known = [(leaf.path, leaf.shape) for leaf in symmetry.leaves]
     if [(leaf.path, leaf.shape) for leaf in _leaves(params)] != known:
@@ -159,7 +168,7 @@ def to_unf(symmetry: Symmetry, params: Any) -> tuple[Any, frozenset[int]]:
 
 
 def from_unf(spec: Any, params: Any, fixed: Collection[int] = ()) -> Symmetry:
-    """The permutations of a spec in the form of Universal Neural Functionals.
+    """Converts a spec of Universal Neural Functionals to a symmetry of permutations.
 
     Args:
         spec: The parameters' pytree with a tuple of integers in place of each array.
@@ -167,7 +176,7 @@ def from_unf(spec: Any, params: Any, fixed: Collection[int] = ()) -> Symmetry:
         fixed: Integers of axes that must not be permuted (inputs and outputs).
 
     Raises:
-        MetanetError: when the spec has another structure than the parameters, a wrong
+        MetanetError: if the spec has another structure than the parameters, a wrong
             number of axes, or one permutation of axes of different lengths.
     """
     try:
@@ -201,20 +210,20 @@ def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
     blocks = []
     for index, (leaf, row) in enumerate(zip(leaves, rows, strict=True)):
         _require_axes(leaf, row)
-        placed = []
+        factors = []
         for axis, (name, size) in enumerate(zip(row, leaf.shape, strict=True)):
-            here, axis_index = f"{leaf.path} axis {axis}", len(indices)
+            label, axis_index = f"{leaf.path} axis {axis}", len(indices)
             if name is not None:
                 axis_index, known, first = names.setdefault(
-                    name, (axis_index, size, here)
+                    name, (axis_index, size, label)
                 )
                 if known != size:
                     raise MetanetError(
                         f"permutation {name}: of length {known} at {first}, but {size} "
-                        f"at {here}"
+                        f"at {label}"
                     )
-            if size != 1:  # Axes of size 1 have no atom, as in discovery.
-                placed.append((Position(axis, 0, 0), axis_index))
+            if size != 1:  # Axes of size 1 have no index, as in discovery.
+                factors.append((Position(axis, 0, 0), axis_index))
                 if axis_index == len(indices):
                     pin = "not permuted in the given specification"
                     indices.append(Index(size, pin if name is None else None))
@@ -223,8 +232,8 @@ def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
                 leaf=index,
                 segments=(0,) * len(row),
                 bounds=tuple((0, n) for n in leaf.shape),
-                positions=tuple(p for p, _ in placed),
-                indices=tuple(a for _, a in placed),
+                positions=tuple(p for p, _ in factors),
+                indices=tuple(a for _, a in factors),
             )
         )
     groups = tuple(
@@ -233,9 +242,15 @@ def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
         if size != 1
     )
     return Symmetry(
-        tuple(leaves), tuple(indices), tuple(blocks), groups,
-        scaling_groups=(), activations=(), parameter_edges=(), identity_edges=(),
-    )  # fmt: skip
+        leaves=tuple(leaves),
+        indices=tuple(indices),
+        blocks=tuple(blocks),
+        groups=groups,
+        scaling_groups=(),
+        activations=(),
+        parameter_edges=(),
+        identity_edges=(),
+    )
 
 
 def _require_axes(leaf: Leaf, row: Any) -> None:

@@ -1,0 +1,162 @@
+"""Rules of primitives that look up, scatter and rank entries by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from jax.extend.core import JaxprEqn
+
+from metanet.programs import shape_of
+from metanet.symmetry.indices import Axis
+from metanet.symmetry.recorder import Trace, register_rule
+from metanet.symmetry.values import Value
+
+
+@register_rule("iota")
+def _iota(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    along, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
+    axes = [
+        trace.fresh(n, trace.why if i == along else None, uniform=i != along)
+        for i, n in enumerate(shape)
+    ]
+    return [Value(axes, constant=True, index_of=axes[along])]
+
+
+@register_rule("sort")
+def _sort(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Sorts keys, and counters along with them: these become indices."""
+    along = eqn.params["dimension"]
+    keys = inputs[0]
+    are_counters = all(x.constant and x.index_of == x.axes[along] for x in inputs[1:])
+    by_rank = keys.distinct and eqn.params["num_keys"] == 1 and are_counters
+    if by_rank:
+        return _ranked(trace, eqn, keys, along)
+    return [
+        _reordered(trace, x, along, shape_of(variable), "sort")
+        for x, variable in zip(inputs, eqn.outvars, strict=True)
+    ]
+
+
+@register_rule("top_k")
+def _top_k(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    along = len(x.axes) - 1
+    if x.distinct:
+        return _ranked(trace, eqn, x, along)
+    return [
+        _reordered(trace, x, along, shape_of(variable), "top_k")
+        for variable in eqn.outvars
+    ]
+
+
+def _ranked(trace: Trace, eqn: JaxprEqn, keys: Value, along: int) -> list[Value]:
+    """Returns keys by rank, then their indices.
+
+    Ranks do not depend on the order of what is ranked; indices move along with it.
+    """
+    ranked, outputs = keys.axes[along], []
+    for number, variable in enumerate(eqn.outvars):
+        trace.forbid_phase(keys)
+        x = trace.map_indices(keys, trace.without_exponents)
+        rank = trace.fresh(shape_of(variable)[along], trace.why)
+        axes = [*x.axes[:along], rank, *x.axes[along + 1 :]]
+        trace.record([*axes, ranked])
+        x = replace(x, axes=axes, index_of=ranked if number else None)
+        outputs.append(trace.chain(x, eqn.primitive.name))
+    return outputs
+
+
+def _reordered(
+    trace: Trace, x: Value, along: int, shape: Sequence[int], name: str
+) -> Value:
+    """Returns a value in another order along an axis, which is pinned."""
+    x = trace.map_indices(x, trace.without_exponents)
+    axes = trace.replaced_axes(x, {along}, shape)
+    return trace.chain(replace(x, axes=axes, index_of=None), name)
+
+
+def _sliced_axes(
+    trace: Trace, eqn: JaxprEqn, operands: Sequence[Value]
+) -> Iterable[Axis]:
+    """Returns the axes of which a gather does not read the whole."""
+    for axis, size in zip(operands[0].axes, eqn.params["slice_sizes"], strict=True):
+        if trace.indices.axis_size(axis) != size:
+            yield axis
+
+
+@register_rule("gather", entrywise=_sliced_axes)
+def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Looks up whole rows.
+
+    The axis looked up is pinned (an embedding's vocabulary), unless the indices index an
+    axis that is the same (experts by rank).
+    """
+    x, index = inputs
+    trace.forbid_phase(x, index)
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    for axis in index.axes:
+        trace.pinned_axis(axis, trace.why)
+    removed = {
+        *numbers.collapsed_slice_dims,
+        *getattr(numbers, "operand_batching_dims", ()),
+    }
+    axes = [trace.fresh(n, trace.why) for n in after]
+    windows = [i for i in range(len(before)) if i not in removed]
+    looked_up = [x.axes[i] for i in sorted(removed)]
+    ended = list(looked_up)
+    for d, i in zip(numbers.offset_dims, windows, strict=True):
+        if sizes[i] == before[i]:
+            axes[d] = x.axes[i]
+        else:
+            ended.append(x.axes[i])
+    start_axes = numbers.start_index_map
+    indexed = None if index.constant or index.from_end else index.index_of
+    single = len(start_axes) == 1 and len(ended) == 1 and len(removed) == 1
+    if indexed is not None and single and sizes[start_axes[0]] == 1:
+        trace.mark_index_use()
+        aligned = trace.indices.align(ended[0], indexed, trace.why)
+        if aligned is not None:
+            trace.forbid_exponents(Value([*aligned]))
+    else:
+        for axis in ended:
+            trace.pinned_axis(axis, trace.why)
+    trace.record([*axes, *ended])
+    value = Value(axes, {**index.activations, **x.activations}, x.leaves | index.leaves)
+    if not x.leaves:
+        return [value]
+    return [trace.dataflow.connect(trace, "embedding", value, looked_up, value.leaves)]
+
+
+@register_rule("scatter-add", "scatter", "scatter-min", "scatter-max")
+def _scatter(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Adds whole rows by index (messages of a graph): only indexed axes are pinned."""
+    x, index, updates = inputs
+    name, numbers = eqn.primitive.name, eqn.params["dimension_numbers"]
+    trace.forbid_phase(*inputs)
+    for axis in index.axes:
+        trace.pinned_axis(axis, trace.why)
+    inserted = {
+        *numbers.inserted_window_dims,
+        *getattr(numbers, "operand_batching_dims", ()),
+    }
+    window_axes = [i for i in range(len(x.axes)) if i not in inserted]
+    windows = dict(zip(window_axes, numbers.update_window_dims, strict=True))
+    shape, rows = shape_of(eqn.invars[0]), shape_of(eqn.invars[2])
+    whole = {i: d for i, d in windows.items() if shape[i] == rows[d]}
+    if name in ("scatter-min", "scatter-max"):
+        x = trace.map_indices(x, trace.without_sign)
+        updates = trace.map_indices(updates, trace.without_sign)
+    for d in set(range(len(rows))) - set(whole.values()):
+        trace.pinned_axis(updates.axes[d], trace.why)
+    touched = [i for i in range(len(shape)) if i not in whole]
+    axes = trace.replaced_axes(x, touched, shape)
+    for i, d in whole.items():
+        aligned = trace.indices.align(axes[i], updates.axes[d], trace.why)
+        if aligned is not None:
+            axes[i] = trace.joined_axis(aligned, not x.zero, not updates.zero)
+    trace.record([*axes, *updates.axes])
+    activations = {**x.activations, **updates.activations}
+    value = Value(axes, activations, x.leaves | updates.leaves)
+    return [trace.chain(value, name)]

@@ -1,0 +1,242 @@
+"""Rules of primitives that cut, join, pad and reverse axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from jax.extend.core import JaxprEqn
+
+from metanet.programs import shape_of
+from metanet.symmetry.indices import Axis
+from metanet.symmetry.recorder import Trace, register_rule
+from metanet.symmetry.split_values import partition, read_intervals
+from metanet.symmetry.values import Chain, Value
+
+# Cuts.
+
+
+@register_rule("split")
+def _split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    (x,) = inputs
+    return _all_parts(trace, x, eqn.params["axis"], eqn.params["sizes"])
+
+
+@register_rule("unstack")
+def _unstack(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    (x,), at, count = inputs, eqn.params["axis"], len(eqn.outvars)
+    parts = _all_parts(trace, x, at, (1,) * count)
+    return [p.with_axes([*p.axes[:at], *p.axes[at + 1 :]]) for p in parts]
+
+
+@register_rule("slice")
+def _slice(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    params, shape = eqn.params, shape_of(eqn.invars[0])
+    (x,) = inputs
+    strides = params["strides"] or (1,) * len(shape)
+    strided = [i for i, s in enumerate(strides) if s != 1]
+    if strided:
+        trace.forbid_phase(x)
+        axes = trace.replaced_axes(x, strided, shape_of(eqn.outvars[0]))
+        x = replace(x, axes=axes, shift={})
+    bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
+    cuts = {
+        i: (start, stop - start, size - stop)
+        for i, (start, stop, size) in enumerate(bounds)
+        if stop - start != size and i not in strided
+    }
+    return [_middle_part(trace, x, cuts)]
+
+
+def _all_parts(trace: Trace, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+    """Returns all parts of an array that is cut along one axis."""
+    # A part of a bias can be used as the whole is not.
+    trace.forbid_phase(x)
+    parts = _cut_axis(trace, x.axes[axis], sizes)
+    if parts is None:
+        # Cut across its factors: the axis is pinned, the others are as before.
+        pinned = trace.pinned_axis(x.axes[axis], trace.why)
+        x = x.with_axes(_with_axis(x.axes, axis, pinned))
+        parts = [trace.fresh(size, trace.why) for size in sizes]
+        for part in parts:
+            trace.record([*_with_axis(x.axes, axis, part), pinned])
+    return [_part(trace, x, _with_axis(x.axes, axis, part)) for part in parts]
+
+
+def _middle_part(
+    trace: Trace, x: Value, cuts: Mapping[int, tuple[int, int, int]]
+) -> Value:
+    """Returns the middle one of three parts along each axis that is cut."""
+    trace.forbid_phase(x)
+    axes = list(x.axes)
+    for i, sizes in cuts.items():
+        parts = _cut_axis(trace, x.axes[i], sizes)
+        if parts is not None:
+            axes[i] = parts[1]
+            continue
+        pinned = trace.pinned_axis(x.axes[i], trace.why)
+        x = x.with_axes(_with_axis(x.axes, i, pinned))
+        axes[i] = trace.fresh(sizes[1], trace.why)
+        trace.record([*axes, pinned])
+    return _part(trace, x, axes)
+
+
+def _cut_axis(trace: Trace, axis: Axis, sizes: Sequence[int]) -> list[Axis] | None:
+    """Returns consecutive parts of an axis, [] for those of size 0; None if impossible."""
+    parts = trace.indices.split_axis(axis, [n for n in sizes if n], trace.why)
+    if parts is None:
+        return None
+    rest = iter(parts)
+    return [next(rest) if n else [] for n in sizes]
+
+
+def _with_axis(axes: Sequence[Axis], position: int, axis: Axis) -> list[Axis]:
+    return [*axes[:position], axis, *axes[position + 1 :]]
+
+
+def _part(trace: Trace, x: Value, axes: list[Axis]) -> Value:
+    activations = trace.dataflow.remaining(x, axes)
+    return replace(x, axes=axes, activations=activations, shift={})
+
+
+@register_rule("dynamic_slice")
+def _dynamic_slice(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Pins the axes that are cut at an index that the program computes."""
+    x, *starts = inputs
+    trace.forbid_phase(x)
+    trace.forbid_exponents(*starts)
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    touched = [i for i, n in enumerate(before) if n != after[i]]
+    return [_part(trace, x, trace.replaced_axes(x, touched, after))]
+
+
+# Joins.
+
+
+@register_rule("concatenate")
+def _concatenate(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    return join_along(trace, eqn, inputs, eqn.params["dimension"])
+
+
+@register_rule("stack")
+def _stack(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    at = eqn.params["axis"]
+    rows = [x.with_axes([*x.axes[:at], trace.fresh(1), *x.axes[at:]]) for x in inputs]
+    return join_along(trace, eqn, rows, at)
+
+
+def join_along(
+    trace: Trace, eqn: JaxprEqn, inputs: list[Value], at: int
+) -> list[Value]:
+    """Returns the concatenation of values along an axis.
+
+    Args:
+        trace: The pass.
+        eqn: The equation.
+        inputs: The values.
+        at: The axis.
+    """
+    trace.forbid_phase(*inputs)
+    if any(x.activations for x in inputs):
+        # A parameter joined to activations (a class token) is an activation itself.
+        inputs = [
+            trace.dataflow.connect(trace, "token", x, [], x.leaves)
+            if x.leaves and not x.activations
+            else x
+            for x in inputs
+        ]
+    shape = shape_of(eqn.outvars[0])
+    sizes = [trace.indices.axis_size(x.axes[at]) for x in inputs]
+    starts = tuple(itertools.accumulate(sizes, initial=0))
+    intervals = read_intervals(trace.readers, eqn.outvars[0], at, merged=True)
+    if eqn.primitive.name != "reshape" and partition(intervals, starts[-1]) == starts:
+        return [trace.split_value(shape, at, starts, inputs)]
+    axes = [trace.indices.normal(a) for a in inputs[0].axes]
+    live = not inputs[0].zero
+    for x in inputs[1:]:
+        for i in range(len(axes)):
+            if i == at:
+                axes[i] = axes[i] + trace.indices.normal(x.axes[i])
+                continue
+            aligned = trace.indices.align(axes[i], x.axes[i], trace.why)
+            if aligned is None:
+                old = [axes[i], x.axes[i]]
+                axes[i] = trace.fresh(shape[i], trace.why)
+                trace.record([*axes, *old])
+                continue
+            axes[i] = trace.joined_axis(aligned, live, not x.zero)
+        live = live or not x.zero
+    activations: dict[int, Chain] = {}
+    for x in inputs:
+        activations |= x.activations
+    joined = Value(
+        axes,
+        activations,
+        frozenset().union(*(x.leaves for x in inputs)),
+        constant=all(x.constant for x in inputs),
+        zero=all(x.zero for x in inputs),
+        distinct=all(x.distinct for x in inputs),
+    )
+    return [joined]
+
+
+# Padding and reversal.
+
+
+def _entrywise_in_padding(
+    trace: Trace, eqn: JaxprEqn, operands: Sequence[Value]
+) -> Iterable[Axis]:
+    """Returns no axis for padding by zeros, which is linear, else all."""
+    if operands[1].zero:
+        return ()
+    return [axis for x in operands for axis in x.axes]
+
+
+@register_rule("pad", entrywise=_entrywise_in_padding)
+def _pad(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Concatenates zeros to units; other axes are pinned."""
+    x, filler = inputs
+    config, shape = eqn.params["padding_config"], shape_of(eqn.outvars[0])
+    trace.forbid_phase(x)
+    if not filler.zero:
+        x = trace.map_indices(x, trace.without_exponents)
+    touched: list[int] = []
+    concatenated: dict[int, tuple[int, int]] = {}
+    for i, (low, high, interior) in enumerate(config):
+        if low == high == interior == 0:
+            continue
+        surrounds = filler.zero and interior == 0 and min(low, high) >= 0
+        if surrounds and _has_free_index(trace, x.axes[i]):
+            concatenated[i] = (low, high)
+        else:
+            touched.append(i)
+    axes = trace.replaced_axes(x, touched, shape)
+    for i, (low, high) in concatenated.items():
+        before = trace.fresh(low, uniform=True) if low else []
+        after = trace.fresh(high, uniform=True) if high else []
+        axes[i] = [*before, *trace.indices.normal(axes[i]), *after]
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None, distinct=False)
+    # Zeros around an image are no nonlinearity: a convolution may add them itself.
+    return [trace.chain(value, "pad") if touched and not filler.zero else value]
+
+
+def _has_free_index(trace: Trace, axis: Axis) -> bool:
+    """Returns True if some index of an axis is not pinned (yet)."""
+    indices = trace.indices
+    return any(
+        o.axis_index not in indices.pins and not indices.is_uniform(o.axis_index)
+        for segment in indices.normal(axis)
+        for o in segment
+    )
+
+
+@register_rule("rev")
+def _reverse(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Pins the axes whose order is reversed."""
+    (x,) = inputs
+    trace.forbid_phase(x)
+    touched = set(eqn.params["dimensions"])
+    axes = trace.replaced_axes(x, touched, shape_of(eqn.outvars[0]))
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
+    return [trace.chain(value, "rev")]

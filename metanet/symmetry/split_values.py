@@ -1,0 +1,247 @@
+"""Arrays that are only read part by part: fused projections, stacked layers.
+
+``reshape(..., 3, heads, width)`` whose result is only read one index of the new axis at
+a time is a concatenation of three arrays, not a product: refined as a product it would
+tie the three together. Likewise a parameter of which every layer reads its own slice is
+several parameters. Looking ahead at the readers of an array decides; its value is then a
+tuple of values, which meet only where the program joins them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from jax.extend.core import JaxprEqn, Var
+
+from metanet.programs import Readers, call_jaxpr, readers_of, shape_of, traits_of
+from metanet.symmetry.indices import Axis
+from metanet.symmetry.recorder import Trace
+from metanet.symmetry.values import SplitValue, Value
+
+Interval = tuple[int, int]
+
+
+def read_intervals(
+    readers: Readers, variable: Any, axis: int, merged: bool = False
+) -> set[Interval] | None:
+    """Returns the intervals of an axis that are read; None if all of it is read at once.
+
+    Args:
+        readers: Readers of every variable of the jaxpr.
+        variable: The array.
+        axis: Its axis.
+        merged: A reshape that merges the axis with the next, as a concatenation does,
+            reads its entries one by one.
+    """
+    intervals: set[Interval] = set()
+    for eqn in readers.get(variable, ()):
+        if eqn is None:
+            return None
+        more = _intervals_of(readers, eqn, variable, axis, merged)
+        if more is None:
+            return None
+        intervals |= more
+    return intervals
+
+
+def _intervals_of(
+    readers: Readers, eqn: JaxprEqn, variable: Var, axis: int, merged: bool
+) -> set[Interval] | None:
+    """Returns the intervals of an axis that one equation reads."""
+    shape, params, name = shape_of(variable), eqn.params, eqn.primitive.name
+    inner = call_jaxpr(eqn)
+    if inner is not None:
+        intervals: set[Interval] = set()
+        for outside, inside in zip(eqn.invars, inner[0].invars, strict=True):
+            if outside is variable:
+                more = read_intervals(readers_of(inner[0]), inside, axis, merged)
+                if more is None:
+                    return None
+                intervals |= more
+        return intervals
+    if name == "slice":
+        bounds = [*zip(params["start_indices"], params["limit_indices"], strict=True)]
+        others = [b == (0, n) for b, n in zip(bounds, shape, strict=True)]
+        del others[axis]
+        strided = any(s != 1 for s in params["strides"] or ())
+        return {bounds[axis]} if all(others) and not strided else None
+    if name == "split" and params["axis"] == axis:
+        ends = [*itertools.accumulate(params["sizes"], initial=0)]
+        return {*itertools.pairwise(ends)}
+    unstacks = name == "unstack" and params["axis"] == axis
+    if unstacks or (merged and name == "reshape" and _merges_with_next(eqn, axis)):
+        return {(i, i + 1) for i in range(shape[axis])}
+    after = _axis_after(eqn, variable, axis)
+    if after is None:
+        return None
+    return read_intervals(readers, eqn.outvars[0], after, merged)
+
+
+def _merges_with_next(eqn: JaxprEqn, axis: int) -> bool:
+    """Returns True for a reshape that only merges an axis with the next."""
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    pair = before[axis : axis + 2]
+    return after == (*before[:axis], math.prod(pair), *before[axis + 2 :])
+
+
+def _axis_after(eqn: JaxprEqn, variable: Any, axis: int) -> int | None:
+    """Returns the axis of the result that is an axis of the operand; None if none is."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "transpose":
+        return tuple(params["permutation"]).index(axis)
+    if name == "squeeze":
+        return axis - sum(d < axis for d in params["dimensions"])
+    before, after = shape_of(variable), shape_of(eqn.outvars[0])
+    if name == "broadcast_in_dim":
+        target = params["broadcast_dimensions"][axis]
+        unchanged = after[target] == before[axis]
+        return target if unchanged and len(eqn.invars) == 1 else None
+    unchanged = len(before) == len(after) and before[axis] == after[axis]
+    return axis if traits_of(name).elementwise and unchanged else None
+
+
+def partition(intervals: set[Interval] | None, size: int) -> tuple[int, ...] | None:
+    """Returns starts and end of the parts if intervals cover an axis without overlap."""
+    ordered = sorted(intervals or ())
+    ends = [0, *(stop for _, stop in ordered)]
+    if len(ordered) < 2 or [start for start, _ in ordered] != ends[:-1]:
+        return None
+    return tuple(ends) if ends[-1] == size else None
+
+
+def unstack_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
+    """Returns the result of a reshape in parts, or None if it is not read in parts."""
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    added = len(after) - len(before)
+    if added < 1:
+        return None
+    for i, size in enumerate(before):
+        factors = after[i : i + added + 1]
+        around = (*before[:i], *factors, *before[i + 1 :])
+        if size == 1 or around != after:
+            continue
+        # Axes of size 1 may precede the one that is read index by index.
+        lead = next(k for k, n in enumerate(factors) if n != 1)
+        count, axis = factors[lead], i + lead
+        intervals = read_intervals(trace.readers, eqn.outvars[0], axis)
+        starts = partition(intervals, count)
+        if count == size or starts is None or len(starts) != count + 1:
+            continue
+        parts = _factored_parts(trace, x, i, lead, factors[lead:])
+        if parts is None:
+            return None
+        trace.forbid_phase(x)
+        return trace.split_value(after, axis, starts, parts)
+    return None
+
+
+def _factored_parts(
+    trace: Trace, x: Value, axis: int, lead: int, factors: tuple[int, ...]
+) -> tuple[Value, ...] | None:
+    """Cuts an axis in as many parts as the first factor, each factored by the others."""
+    count, inner = factors[0], factors[1:]
+    widths = [math.prod(inner)] * count
+    cut = trace.indices.split_axis(x.axes[axis], widths, trace.why)
+    if cut is None or any(len(part) > 1 for part in cut):
+        return None
+    values = []
+    for part in cut:
+        sizes = [n for n in inner if n != 1]
+        split = trace.indices.factor_segment(part[0], sizes, trace.why)
+        if split is None:
+            return None
+        rest = iter(split)
+        new: list[Axis] = [[next(rest)] if n != 1 else trace.fresh(1) for n in inner]
+        ones = [trace.fresh(1) for _ in range(lead + 1)]
+        axes = [*x.axes[:axis], *ones, *new, *x.axes[axis + 1 :]]
+        activations = trace.dataflow.remaining(x, axes)
+        values.append(replace(x, axes=axes, activations=activations, shift={}))
+    return tuple(values)
+
+
+def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Returns the results of an equation that reads values in parts."""
+    name, params = eqn.primitive.name, eqn.params
+    number, split = next((i, x.split) for i, x in enumerate(inputs) if x.split)
+    if name == "slice":
+        start = params["start_indices"][split.axis]
+        return [split.parts[split.starts.index(start)]]
+    if name == "split":
+        starts = itertools.accumulate(params["sizes"][:-1], initial=0)
+        return [split.parts[split.starts.index(s)] for s in starts]
+    if name == "unstack":
+        return [p.with_axes(_without(p.axes, split.axis)) for p in split.parts]
+    if name == "reshape":
+        return trace.apply_rule(eqn, inputs)
+    after = _axis_after(eqn, eqn.invars[number], split.axis)
+    assert after is not None
+    operands = [_operand_parts(trace, x, split) for x in inputs]
+    shape = shape_of(eqn.outvars[0])
+    values = []
+    # A part does not know its position in the whole, which is what is captured.
+    with trace.not_capturable():
+        for k, (start, stop) in enumerate(itertools.pairwise(split.starts)):
+            size = stop - start
+            shapes = [
+                _resized(shape_of(variable), split.axis, size)
+                if len({id(part) for part in parts}) > 1
+                else shape_of(variable)
+                for variable, parts in zip(eqn.invars, operands, strict=True)
+            ]
+            smaller = _resized_equation(eqn, shapes, _resized(shape, after, size))
+            (value,) = trace.apply_rule(smaller, [parts[k] for parts in operands])
+            trace.record(value.axes)
+            values.append(value)
+    return [trace.split_value(shape, after, split.starts, values)]
+
+
+def _operand_parts(trace: Trace, x: Value, split: SplitValue) -> list[Value]:
+    """Returns an operand part by part; the same for all if it is constant along them."""
+    sizes = [stop - start for start, stop in itertools.pairwise(split.starts)]
+    if x.split is not None:
+        # Both are read by the same later equations, hence cut alike.
+        assert x.split.starts == split.starts and x.split.axis == split.axis
+        return list(x.split.parts)
+    axis = split.axis
+    if len(x.axes) <= axis or trace.indices.axis_size(x.axes[axis]) == 1:
+        return [x] * len(sizes)
+    trace.forbid_phase(x)
+    cut = trace.indices.split_axis(x.axes[axis], sizes, trace.why)
+    if cut is None:
+        return [x] * len(sizes)
+    parts = []
+    for part in cut:
+        axes = [*x.axes[:axis], part, *x.axes[axis + 1 :]]
+        activations = trace.dataflow.remaining(x, axes)
+        parts.append(replace(x, axes=axes, activations=activations, shift={}))
+    return parts
+
+
+def _without(axes: Sequence[Axis], axis: int) -> list[Axis]:
+    return [*axes[:axis], *axes[axis + 1 :]]
+
+
+def _resized(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _resized_equation(
+    eqn: JaxprEqn, shapes: Sequence[tuple[int, ...]], shape: tuple[int, ...]
+) -> JaxprEqn:
+    """Returns the equation with operands and result of other shapes, for a rule."""
+
+    def variable(like: Any, shape: tuple[int, ...]) -> SimpleNamespace:
+        return SimpleNamespace(aval=SimpleNamespace(shape=shape, dtype=like.aval.dtype))
+
+    resized = SimpleNamespace(
+        primitive=eqn.primitive,
+        params=eqn.params,
+        invars=[variable(v, s) for v, s in zip(eqn.invars, shapes, strict=True)],
+        outvars=[variable(eqn.outvars[0], shape)],
+    )
+    return cast(JaxprEqn, resized)
