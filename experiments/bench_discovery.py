@@ -32,7 +32,9 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        norm = lambda: nn.BatchNorm(use_running_average=True)
+        def norm():
+            return nn.BatchNorm(use_running_average=True)
+
         h = nn.relu(norm()(nn.Conv(self.width, (1, 1), use_bias=False)(x)))
         h = nn.Conv(self.width, (3, 3), strides=self.stride, use_bias=False)(h)
         h = norm()(nn.Conv(4 * self.width, (1, 1), use_bias=False)(nn.relu(norm()(h))))

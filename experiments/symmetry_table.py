@@ -1,11 +1,11 @@
 # pyright: reportMissingImports=false
-"""Symmetries found in networks of many families and libraries, as a Markdown table.
+"""Symmetries of networks of many families and libraries, as a Markdown table.
 
     python experiments/symmetry_table.py                      # prints the table
     python experiments/symmetry_table.py --only='lstm|gru'    # some of the rows
     python experiments/symmetry_table.py --output=metanet/symmetry/TABLE.md
 
-Rows of jnp, Flax NNX and Flax Linen need nothing more; those of Equinox and PyTorch need
+Rows of jnp, Flax NNX and Flax Linen need no further packages; those of Equinox and PyTorch need
 ``pip install equinox torch timm transformers onnx onnxscript onnxruntime`` and are left
 out without. PyTorch modules are exported to ONNX with random weights and read back;
 their outputs are compared with onnxruntime's. About 6 minutes on 2 cores for all.
@@ -22,6 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,28 +61,32 @@ relative change of the outputs (float64) under two random elements; "runtime err
 largest difference from onnxruntime, relative to the outputs; "seconds" is discovery from
 shapes, tracing included, without the check.
 
-"On paper" counts permutations. Known to be missed, never falsely found:
+"On paper" counts permutations. Known to be missed (nothing false is reported):
 
 * Queries, keys and values fused *per head* (`reshape(heads, 3, width)`, GPT-NeoX): the
-  index that is read piece by piece stands inside a product, so that the channels of all
-  three and of all heads are tied, and here held by the rotation.
+  index that is read part by part is a factor of a product, so that the channels of all
+  three and of all heads are tied, and in GPT-NeoX pinned by the rotation.
 * Weights of experts that are *gathered* by a router's indices: experts are permuted, but
   the hidden channels of all experts are tied. With masks they are free.
-* Permutations that need a factor beside them: units times a constant vector; the two
-  leaves of a soft tree's split, which change places when the split changes its sign.
-* Every second entry of units (`h[::2]`) and units along which a program sorts, sums up
+* Permutations that are a symmetry only together with a factor: units times a constant
+  vector; the two leaves of a soft tree's split, exchanged when the split's sign changes.
+* Every second entry of units (`h[::2]`) and units along which a program sorts, cumulates
   or counts.
-* Continuous groups are named (GL, O), not acted with; the shift that a softmax does not
-  see, and biases before a batch norm, are not reported.
+* Continuous groups are named (GL, O), but elements are permutations; the shift to which
+  a softmax is invariant, and biases before a batch norm, are not reported.
 """
 
 
 class Row(NamedTuple):
-    """A network of the table.
+    """Row of the table.
 
     Attributes:
-        order: Of the permutation group on paper; None where it was not derived.
-        error: Of the outputs against onnxruntime's; None for JAX networks.
+        name: Name of the network.
+        family: Its family.
+        library: Its library.
+        network: The network.
+        order: Order of the permutation group on paper; None if it was not derived.
+        error: Error of the outputs against onnxruntime's; None for JAX networks.
     """
 
     name: str
@@ -96,7 +101,7 @@ Maker = Callable[[], Row]
 
 
 def rows() -> Iterator[tuple[str, str, Maker]]:
-    """Name, library and maker of every network."""
+    """Yields name, library and constructor of every network."""
     cases = [
         ("jnp, Flax NNX", symmetry_networks.NETWORKS),
         ("jnp", symmetry_families.FAMILIES),
@@ -108,17 +113,18 @@ def rows() -> Iterator[tuple[str, str, Maker]]:
         print("left out: Equinox is not installed", file=sys.stderr)
     for library, networks in cases:
         for name, build in networks.items():
-            yield name, library, lambda n=name, b=build, l=library: _of_case(n, l, b())
+            yield name, library, partial(_of_case, name, library, build)
     missing = ", ".join(torch_networks.missing())
     if missing:
         print(f"left out: PyTorch networks need {missing}", file=sys.stderr)
         return
     for name, network in torch_networks.NETWORKS.items():
         library = f"{network.library} via ONNX"
-        yield name, library, lambda n=name, t=network, l=library: _of_torch(n, l, t)
+        yield name, library, partial(_of_torch, name, library, network)
 
 
-def _of_case(name: str, library: str, case: Any) -> Row:
+def _of_case(name: str, library: str, build: Callable[[], Any]) -> Row:
+    case = build()
     network = Network(case.apply_fn, case.params, case.inputs)
     if library == "jnp, Flax NNX":
         nnx = case.apply_fn.__qualname__.startswith("functionalize")
@@ -139,19 +145,19 @@ def _of_torch(name: str, library: str, entry: torch_networks.TorchNetwork) -> Ro
         i.name: np.asarray(x).astype(kinds[i.type])
         for i, x in zip(session.get_inputs(), network.inputs, strict=True)
     }
-    wanted = np.asarray(session.run(None, feed)[0])
-    found = np.asarray(jax.jit(network.apply_fn)(network.params, *network.inputs))
-    error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    selected = np.asarray(session.run(None, feed)[0])
+    symmetry = np.asarray(jax.jit(network.apply_fn)(network.params, *network.inputs))
+    error = float(np.abs(symmetry - selected).max() / np.abs(selected).max())
     order = None
     if entry.paper is not None:
         order = math.prod(math.factorial(d) ** n for d, n in entry.paper.items())
     return Row(name, entry.family, library, network, order, error)
 
 
-def _group(found: sym.Symmetry) -> str:
+def _group(symmetry: sym.Symmetry) -> str:
     counts: Counter[int] = Counter()
     linear: Counter[str] = Counter()
-    for group in found.groups:
+    for group in symmetry.groups:
         if group.degree > 1:
             counts[group.degree] += group.copies
             linear[group.linear] += group.copies
@@ -161,29 +167,38 @@ def _group(found: sym.Symmetry) -> str:
 
 
 def line(row: Row) -> str:
-    """The row of a network: discovery, its check, and what was expected."""
+    """Returns the row of a network: discovery, its check, and the group on paper."""
     shapes = jax.eval_shape(lambda: row.network.params)
     start = time.perf_counter()
-    found = sym.discover(row.network.apply_fn, shapes, *row.network.inputs, check=False)
+    symmetry = sym.discover(
+        row.network.apply_fn, shapes, *row.network.inputs, check=False
+    )
     seconds = time.perf_counter() - start
     deviation = sym.check(
-        found, row.network.apply_fn, row.network.params, *row.network.inputs
+        symmetry, row.network.apply_fn, row.network.params, *row.network.inputs
     )
-    kinds = Counter(f.kind for f in found.scaling_groups)
+    kinds = Counter(f.kind for f in symmetry.scaling_groups)
     scaling_groups = (
         ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "-"
     )
     if row.order is None:
         paper = "not derived"
-    elif row.order == found.order:
+    elif row.order == symmetry.order:
         paper = "the same"
     else:
-        paper = f"larger by a factor of {_short(row.order // found.order)}"
+        paper = f"larger by a factor of {_short(row.order // symmetry.order)}"
     cells = (
-        row.name, row.family, row.library, _group(found), paper, scaling_groups,
-        f"{found.coverage().share:.1%}", f"{deviation:.0e}",
-        "" if row.error is None else f"{row.error:.0e}", f"{seconds:.2f}",
-    )  # fmt: skip
+        row.name,
+        row.family,
+        row.library,
+        _group(symmetry),
+        paper,
+        scaling_groups,
+        f"{symmetry.coverage().share:.1%}",
+        f"{deviation:.0e}",
+        "" if row.error is None else f"{row.error:.0e}",
+        f"{seconds:.2f}",
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -192,14 +207,14 @@ def _short(number: int) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Makes the rows one after the other; one that fails is named and left out."""
+    """Writes the table; rows that fail are listed on the standard error."""
     warnings.filterwarnings("ignore")
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.disable(logging.WARNING)
-    wanted = [r for r in rows() if re.search(_ONLY.value, f"{r[0]} {r[1]}", re.I)]
+    selected = [r for r in rows() if re.search(_ONLY.value, f"{r[0]} {r[1]}", re.I)]
     lines, failed = [], []
-    with track(len(wanted), "symmetries", unit="networks") as progress:
-        for name, library, make in wanted:
+    with track(len(selected), "symmetries", unit="networks") as progress:
+        for name, library, make in selected:
             try:
                 lines.append(line(make()))
             except Exception as error:

@@ -23,7 +23,7 @@ Index = tuple[int, ...]
 
 
 class Expanded:
-    """An undirected coloured graph under construction."""
+    """Undirected coloured graph under construction."""
 
     def __init__(self):
         self.ids: dict[Hashable, int] = {}
@@ -55,14 +55,14 @@ def units(node: NodeSet) -> Iterator[Index]:
     return itertools.product(*(range(n) for n in node.units))
 
 
-def parallel(edge: EdgeSet, index: Index) -> Index:
-    """The kernel or spatial position of a parameter."""
+def multiplicity_index(edge: EdgeSet, index: Index) -> Index:
+    """Returns the kernel or spatial position of a parameter."""
     ends = zip(index, edge.units, strict=True)
     return tuple(i for i, (s, t) in ends if s < 0 and t < 0)
 
 
 def agrees(edge: EdgeSet, index: Index, source: Index, target: Index) -> bool:
-    """Whether the parameter lies on an edge between two nodes."""
+    """Returns True if the parameter belongs to an edge between two nodes."""
     return all(
         (s < 0 or source[s] == i) and (t < 0 or target[t] == i)
         for i, (s, t) in zip(index, edge.units, strict=True)
@@ -81,21 +81,21 @@ def expand(topology: Topology) -> Expanded:
             sources = list(units(topology.nodes[edge.source]))
         targets = list(units(topology.nodes[edge.target]))
         for index in itertools.product(*(range(edge.split[i]) for i in edge.order)):
-            place = parallel(edge, index)
-            # Tied uses meet in the parameter: named by its place in the leaf.
-            home = tuple(index[edge.order.index(i)] for i in range(len(index)))
-            parameter = graph.vertex((*block, home), (*block, place))
+            position = multiplicity_index(edge, index)
+            # Uses of a tied parameter share its vertex, whose key is its index in the leaf.
+            leaf_index = tuple(index[edge.order.index(i)] for i in range(len(index)))
+            parameter = graph.vertex((*block, leaf_index), (*block, position))
             for source, target in itertools.product(sources, targets):
                 if not agrees(edge, index, source, target):
                     continue
                 key = (e, index, source, target)
-                end = graph.vertex(("end", *key), ("end", e, place))
+                end = graph.vertex(("end", *key), ("end", e, position))
                 graph.adjacent[end] += [
                     parameter,
                     graph.node(topology, edge.target, target),
                 ]
                 if edge.source is not None:
-                    start = graph.vertex(("start", *key), ("start", e, place))
+                    start = graph.vertex(("start", *key), ("start", e, position))
                     node = graph.node(topology, edge.source, source)
                     graph.adjacent[start] += [end, node]
     for j, join in enumerate(topology.identity_edges):
@@ -120,5 +120,5 @@ def test_automorphisms_are_the_permutations(name, fuse):
     symmetry = discover(network.apply_fn, network.params, *network.inputs, check=False)
     order = math.prod(g.order for g in symmetry.groups)
     assert order > 1
-    found = expand(build_topology(symmetry, fuse)).automorphisms()
-    assert found == pytest.approx(order, rel=1e-9)
+    automorphisms = expand(build_topology(symmetry, fuse)).automorphisms()
+    assert automorphisms == pytest.approx(order, rel=1e-9)

@@ -34,7 +34,7 @@ def channels_first(kernel, x):
 
 
 def half_by_each(kernel, x):
-    """Padded in one function, convolved in another, by a filler that is computed."""
+    """Pads in one function by a computed filler, convolves in another."""
     filler = jnp.zeros((1,)).reshape(())
     x = jax.jit(lambda x: lax.pad(x, filler, [(0, 0, 0), *[(0, 1, 0)] * 2, (0, 0, 0)]))(
         x
@@ -43,12 +43,16 @@ def half_by_each(kernel, x):
 
 
 def scanned(kernel, x):
-    step = lambda state, _: (state, conv(x, kernel, ((0, 1), (0, 1))))
+    def step(state, _):
+        return state, conv(x, kernel, ((0, 1), (0, 1)))
+
     return lax.scan(step, 0.0, length=2)
 
 
 def branches(kernel, x):
-    slide = lambda x: conv(x, kernel, ((0, 1), (0, 1)))
+    def slide(x):
+        return conv(x, kernel, ((0, 1), (0, 1)))
+
     return lax.cond(x[0, 0, 0, 0] > 0, slide, lambda x: slide(2 * x), x)
 
 
@@ -66,7 +70,9 @@ def test_the_same_windows_however_written(program):
     [
         # Padding by copies of the edge is none of the convolution.
         (
-            lambda k, x: conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge"), k, "VALID"),
+            lambda k, x: conv(
+                jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge"), k, "VALID"
+            ),
             ["a convolution over 3 x 3, stride 2, padding 0"],
         ),
         (
@@ -82,13 +88,23 @@ def test_the_same_windows_however_written(program):
             ["a sum over 3, stride 1, padding 0"],
         ),
         # Over constants (how many values a mean has), over all places, and patches.
-        (lambda k, x: k.sum() * x / nnx.avg_pool(jnp.ones_like(x), (2, 2), (1, 1), "SAME"), []),
+        (
+            lambda k, x: (
+                k.sum() * x / nnx.avg_pool(jnp.ones_like(x), (2, 2), (1, 1), "SAME")
+            ),
+            [],
+        ),
         (lambda k, x: nnx.avg_pool(x * k.sum(), (9, 9)), []),
-        (lambda k, x: lax.conv_general_dilated(x, k, (3, 3), "SAME", dimension_numbers=LAST), []),
+        (
+            lambda k, x: lax.conv_general_dilated(
+                x, k, (3, 3), "SAME", dimension_numbers=LAST
+            ),
+            [],
+        ),
         (lambda k, x: k.sum() * x + jax.random.normal(KEY, x.shape), []),
         (lambda k, x: x.reshape(2, -1) @ jnp.ones((243, 1)) * k.sum(), []),
     ],
-)  # fmt: skip
+)
 def test_kinds(program, kinds):
     windows = sliding_windows(program, KERNEL, IMAGE)
     assert list(windows.kinds) == kinds

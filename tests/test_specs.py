@@ -1,4 +1,4 @@
-"""Hand-written specs of other projects agree with what is discovered."""
+"""Hand-written specs of other projects agree with discovered symmetries."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,9 @@ def residual(p, x):
 
 
 def recurrent(p, xs):
-    step = lambda h, x: (jnp.tanh(x @ p["wi"] + h @ p["wh"]), None)
+    def step(h, x):
+        return jnp.tanh(x @ p["wi"] + h @ p["wh"]), None
+
     return jax.lax.scan(step, jnp.zeros((xs.shape[1], 4)), xs)[0] @ p["o"]
 
 
@@ -61,47 +63,62 @@ def layers_in_one_array(p, x):
 
 RESIDUAL = {
     "stem": (3, 3, 2, 4),
-    "a": {"conv": (3, 3, 4, 3), "norm": {"scale": (3,), "bias": (3,)},
-          "out": (3, 3, 3, 4)},
+    "a": {
+        "conv": (3, 3, 4, 3),
+        "norm": {"scale": (3,), "bias": (3,)},
+        "out": (3, 3, 3, 4),
+    },
     "b": {"conv": (3, 3, 4, 5), "out": (3, 3, 5, 6), "cut": (1, 1, 4, 6)},
     "o": (6, 2),
-}  # fmt: skip
+}
 ONE_LAYER = {"w": (None, "A"), "o": ("A", None)}
 CASES = {
     "mlp": (
         case(mlp, 0, {}, w1=(3, 4), b1=(4,), w2=(4, 5), b2=(5,), o=(5, 2)),
-        {"w1": (None, "A"), "b1": ("A",), "w2": ("A", "B"), "b2": ("B",),
-         "o": ("B", None)},
+        {
+            "w1": (None, "A"),
+            "b1": ("A",),
+            "w2": ("A", "B"),
+            "b2": ("B",),
+            "o": ("B", None),
+        },
     ),
     "residual": (
         case(residual, 0, {}, (2, 4, 4, 2), **RESIDUAL),
-        {"stem": (None, None, None, "A"),
-         "a/conv": (None, None, "A", "B"), "a/norm/scale": ("B",),
-         "a/norm/bias": ("B",), "a/out": (None, None, "B", "A"),
-         "b/conv": (None, None, "A", "C"), "b/out": (None, None, "C", "D"),
-         "b/cut": (None, None, "A", "D"), "o": ("D", None)},
+        {
+            "stem": (None, None, None, "A"),
+            "a/conv": (None, None, "A", "B"),
+            "a/norm/scale": ("B",),
+            "a/norm/bias": ("B",),
+            "a/out": (None, None, "B", "A"),
+            "b/conv": (None, None, "A", "C"),
+            "b/out": (None, None, "C", "D"),
+            "b/cut": (None, None, "A", "D"),
+            "o": ("D", None),
+        },
     ),
     "recurrent": (
         case(recurrent, 0, {}, (5, 2, 3), wi=(3, 4), wh=(4, 4), o=(4, 2)),
         {"wi": (None, "A"), "wh": ("A", "A"), "o": ("A", None)},
     ),
     "flattened": (
-        case(flattened, 0, {}, (5, 2, 3, 2), w=(12, 4), o=(4, 2)), ONE_LAYER,
+        case(flattened, 0, {}, (5, 2, 3, 2), w=(12, 4), o=(4, 2)),
+        ONE_LAYER,
     ),
     "fourier": (case(fourier, 0, {}, w=(6, 4), o=(4, 2)), ONE_LAYER),
     "one unit": (
         case(flattened, 0, {}, w=(3, 1), o=(1, 2)),
         {"w": (None, None), "o": (None, None)},
     ),
-}  # fmt: skip
+}
 
 
-def found(network):
+def discover(network):
     return sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
 
 
 def renamed(spec):
-    """A spec with permutations named in order of appearance, by path."""
+    """Returns a spec with permutations named in order of appearance, by path."""
     names: dict = {}
     return {
         path: tuple(n and names.setdefault(n, len(names) + 1) for n in spec[path])
@@ -113,37 +130,43 @@ def renamed(spec):
 def test_discovery_finds_the_hand_written_spec(name, key):
     network, spec = CASES[name]
     params = network.params
-    own = found(network)
-    assert renamed(sym.to_rebasin(own)) == renamed(spec)
-    integers, fixed = sym.to_unf(own, params)
+    symmetry = discover(network)
+    assert renamed(sym.to_rebasin(symmetry)) == renamed(spec)
+    integers, fixed = sym.to_unf(symmetry, params)
     others = (
         sym.from_rebasin(spec, params),
-        sym.from_rebasin(sym.to_rebasin(own), params),
+        sym.from_rebasin(sym.to_rebasin(symmetry), params),
         sym.from_unf(integers, params, fixed),
     )
-    element = sym.random_element(own, key, signs=False, scales=False, phases=False)
-    moved = sym.act(own, element, params)
+    element = sym.random_element(symmetry, key, signs=False, scales=False, phases=False)
+    moved = sym.act(symmetry, element, params)
     for other in others:
         sym.check(other, network.apply_fn, params, *network.inputs)
         assert renamed(sym.to_rebasin(other)) == renamed(spec)
-        assert other.order == own.order and len(other.groups) == len(own.groups)
+        assert other.order == symmetry.order and len(other.groups) == len(
+            symmetry.groups
+        )
         # Groups are in the same order: permutations of one act through the other.
         same = sym.Element(element.permutations, ())
         jax.tree.map(np.testing.assert_array_equal, sym.act(other, same, params), moved)
-        undone = sym.compose(other, sym.invert(other, same), same)
+        product = sym.compose(other, sym.invert(other, same), same)
         jax.tree.map(
-            np.testing.assert_array_equal, sym.act(other, undone, params), params
+            np.testing.assert_array_equal, sym.act(other, product, params), params
         )
 
 
 def test_the_integers_of_an_mlp():
     """Pinned axes that belong together share an integer, as an output and its bias."""
     network = case(
-        lambda p, x: relu(x @ p["a"]["w"] + p["a"]["b"][None]) @ p["c"]["w"]
-        + p["c"]["b"][None],
-        0, {}, a={"w": (3, 4), "b": (4,)}, c={"w": (4, 2), "b": (2,)},
-    )  # fmt: skip
-    spec, fixed = sym.to_unf(found(network), network.params)
+        lambda p, x: (
+            relu(x @ p["a"]["w"] + p["a"]["b"][None]) @ p["c"]["w"] + p["c"]["b"][None]
+        ),
+        0,
+        {},
+        a={"w": (3, 4), "b": (4,)},
+        c={"w": (4, 2), "b": (2,)},
+    )
+    spec, fixed = sym.to_unf(discover(network), network.params)
     # Leaves in order: a/b, a/w, c/b, c/w.
     assert spec == {"a": {"b": (0,), "w": (1, 0)}, "c": {"b": (2,), "w": (0, 2)}}
     assert fixed == {1, 2}
@@ -155,7 +178,7 @@ def test_specs_are_checked_against_the_network():
     wrong = sym.from_rebasin({**spec, "o": (None, None)}, network.params)
     with pytest.raises(sym.SymmetryError, match="permutations S6 of b/cut"):
         sym.check(wrong, *arguments)
-    integers, _ = sym.to_unf(found(network), network.params)
+    integers, _ = sym.to_unf(discover(network), network.params)
     with pytest.raises(sym.SymmetryError, match="is not a symmetry"):
         sym.check(sym.from_unf(integers, network.params), *arguments)
 
@@ -194,7 +217,7 @@ def test_errors_of_integer_specs(change, message):
 
 
 @pytest.mark.parametrize(
-    ("network", "message"),
+    ("make_network", "message"),
     [
         (NETWORKS["lstm"], "b: axis 0 is a concatenation"),
         (NETWORKS["grouped query"], "axis 1 is a product of several indices"),
@@ -214,11 +237,11 @@ def test_errors_of_integer_specs(change, message):
             "h: axis 1 is another index in each part",
         ),
     ],
-)  # fmt: skip
-def test_what_axes_cannot_say_is_refused(network, message):
-    made = network()
-    symmetry = found(made)
-    for write in (sym.to_rebasin, lambda s: sym.to_unf(s, made.params)):
+)
+def test_symmetries_beyond_axes_are_refused(make_network, message):
+    network = make_network()
+    symmetry = discover(network)
+    for write in (sym.to_rebasin, lambda s: sym.to_unf(s, network.params)):
         with pytest.raises(MetanetError, match=f"{message}.*use the Symmetry itself"):
             write(symmetry)
 
@@ -231,7 +254,7 @@ def test_names_with_dots():
         sym.from_rebasin({**spec, "layer/kernel": (None, "A")}, params)
 
 
-def test_integers_are_for_the_symmetry_s_own_parameters():
+def test_integers_require_the_parameters_of_the_symmetry():
     network, _ = CASES["mlp"]
     with pytest.raises(MetanetError, match="other paths or shapes"):
-        sym.to_unf(found(network), {"w": array(3, 4)})
+        sym.to_unf(discover(network), {"w": array(3, 4)})

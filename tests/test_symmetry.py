@@ -1,7 +1,9 @@
-"""Discovery finds the whole group on paper, and nothing that is false."""
+"""Discovery yields the group derived on paper, and no false symmetry."""
 
+import functools
 import math
 from math import factorial as fac
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.networks import functionalize
+from metanet.programs import PRIMITIVES
 
 KEY = jax.random.key(7)
 relu, tanh = jax.nn.relu, jnp.tanh
@@ -51,7 +54,10 @@ class Residual(nnx.Module):
 
     def __init__(self, shortcut: bool):
         r = nnx.Rngs(0)
-        norm = lambda: nnx.BatchNorm(4, use_running_average=True, rngs=r)
+
+        def norm():
+            return nnx.BatchNorm(4, use_running_average=True, rngs=r)
+
         self.c0, self.n0 = nnx.Conv(2, 4, (3, 3), rngs=r), norm()
         self.c1, self.n1 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
         self.c2, self.n2 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
@@ -129,99 +135,168 @@ NETWORKS = {
     "swiglu": (
         plain(
             lambda p, x: (jax.nn.silu(x @ p["g"]) * (x @ p["u"])) @ p["d"],
-            g=(3, 4), u=(3, 4), d=(4, 2),
+            g=(3, 4),
+            u=(3, 4),
+            d=(4, 2),
         ),
         24,
         {"positive": 1, "sign": 1},
     ),
     "attention": (
-        (heads, {n: array(i, *s) for i, (n, s) in enumerate(
-            {"query": (4, 6), "key": (4, 6), "value": (4, 6), "out": (6, 2)}.items()
-        )}, (array(97, 2, 5, 4),)),
+        (
+            heads,
+            {
+                n: array(i, *s)
+                for i, (n, s) in enumerate(
+                    {
+                        "query": (4, 6),
+                        "key": (4, 6),
+                        "value": (4, 6),
+                        "out": (6, 2),
+                    }.items()
+                )
+            },
+            (array(97, 2, 5, 4),),
+        ),
         2 * 6**2 * 6**2,
         None,
     ),
     "lora": (
         plain(
             lambda p, x: relu(x @ (p["w"] + p["a"] @ p["b"])) @ p["o"],
-            w=(3, 4), a=(3, 2), b=(2, 4), o=(4, 2),
+            w=(3, 4),
+            a=(3, 2),
+            b=(2, 4),
+            o=(4, 2),
         ),
         24 * 2,
         None,
     ),
     "tied": (
-        plain(lambda p, x: tanh(tanh(tanh(x @ p["i"]) @ p["w"]) @ p["w"]) @ p["o"],
-              i=(3, 4), w=(4, 4), o=(4, 2)),
+        plain(
+            lambda p, x: tanh(tanh(tanh(x @ p["i"]) @ p["w"]) @ p["w"]) @ p["o"],
+            i=(3, 4),
+            w=(4, 4),
+            o=(4, 2),
+        ),
         24,
         {"sign": 1},
     ),
     "reshape no-op": (
-        plain(lambda p, x: tanh((x @ p["w"]).reshape(5, 3, 4)).reshape(5, 12) @ p["o"],
-              w=(3, 12), o=(12, 2)),
+        plain(
+            lambda p, x: tanh((x @ p["w"]).reshape(5, 3, 4)).reshape(5, 12) @ p["o"],
+            w=(3, 12),
+            o=(12, 2),
+        ),
         fac(12),
         None,
     ),
     "group pooling": (
-        plain(lambda p, x: tanh(x @ p["w"]).reshape(5, 3, 4).mean(-1) @ p["o"],
-              w=(3, 12), o=(3, 2)),
+        plain(
+            lambda p, x: tanh(x @ p["w"]).reshape(5, 3, 4).mean(-1) @ p["o"],
+            w=(3, 12),
+            o=(3, 2),
+        ),
         24**3 * 6,
         None,
     ),
     "skip of a slice": (
-        plain(lambda p, x: (lambda h: jnp.concatenate(
-            [h[:, :2], relu(h[:, 2:])], 1) @ p["o"])(x @ p["w"]), w=(3, 6), o=(6, 2)),
+        plain(
+            lambda p, x: (
+                lambda h: jnp.concatenate([h[:, :2], relu(h[:, 2:])], 1) @ p["o"]
+            )(x @ p["w"]),
+            w=(3, 6),
+            o=(6, 2),
+        ),
         2 * 24,
         None,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_finds_the_group_on_paper(name):
     (apply_fn, params, inputs), order, scaling_groups = NETWORKS[name]
-    found = sym.discover(apply_fn, params, *inputs)  # checks itself in float64
-    assert found.order == order
-    assert not found.unknown
+    symmetry = sym.discover(apply_fn, params, *inputs)  # verifies itself in float64
+    assert symmetry.order == order
+    assert not symmetry.unknown
     if scaling_groups is not None:
-        kinds = [f.kind for f in found.scaling_groups]
+        kinds = [g.kind for g in symmetry.scaling_groups]
         assert {k: kinds.count(k) for k in kinds} == scaling_groups
 
 
-# Programs that tempt a rule to find too much: whatever is found must hold.
+# Programs for which a wrong rule would yield a false symmetry.
 ADVERSARIAL = {
-    "maxout": (lambda p: (X @ p["w"]).reshape(5, 4, 2).max(-1) @ p["o"], (3, 8), (4, 2)),
+    "maxout": (
+        lambda p: (X @ p["w"]).reshape(5, 4, 2).max(-1) @ p["o"],
+        (3, 8),
+        (4, 2),
+    ),
     "shuffle": (
-        lambda p: tanh(X @ p["w"]).reshape(5, 2, 3).transpose(0, 2, 1).reshape(5, 6)
-        @ p["o"], (3, 6), (6, 2),
+        lambda p: (
+            tanh(X @ p["w"]).reshape(5, 2, 3).transpose(0, 2, 1).reshape(5, 6) @ p["o"]
+        ),
+        (3, 6),
+        (6, 2),
     ),
     "stride": (lambda p: tanh(X @ p["w"])[:, ::2] @ p["o"], (3, 6), (3, 2)),
     "softmax": (lambda p: jax.nn.softmax(X @ p["w"]) @ p["o"], (3, 4), (4, 2)),
     "top k": (lambda p: jax.lax.top_k(X @ p["w"], 2)[0] @ p["o"], (3, 4), (2, 2)),
-    "pad": (lambda p: jnp.pad(tanh(X @ p["w"]), ((0, 0), (1, 1))) @ p["o"], (3, 4), (6, 2)),
+    "pad": (
+        lambda p: jnp.pad(tanh(X @ p["w"]), ((0, 0), (1, 1))) @ p["o"],
+        (3, 4),
+        (6, 2),
+    ),
     "fft": (lambda p: jnp.real(jnp.fft.fft(X @ p["w"])) @ p["o"], (3, 4), (4, 2)),
-    "constant": (lambda p: (tanh(X @ p["w"]) * jnp.arange(1.0, 5)[None]) @ p["o"], (3, 4), (4, 2)),
-    "offset": (lambda p: tanh(X @ p["w"] + jnp.arange(1.0, 5)[None]) @ p["o"], (3, 4), (4, 2)),
+    "constant": (
+        lambda p: (tanh(X @ p["w"]) * jnp.arange(1.0, 5)[None]) @ p["o"],
+        (3, 4),
+        (4, 2),
+    ),
+    "offset": (
+        lambda p: tanh(X @ p["w"] + jnp.arange(1.0, 5)[None]) @ p["o"],
+        (3, 4),
+        (4, 2),
+    ),
     "clip": (lambda p: jnp.clip(X @ p["w"], 0, 6) @ p["o"], (3, 4), (4, 2)),
-    "threshold": (lambda p: jnp.where(X @ p["w"] > 0.5, X @ p["w"], 0.0) @ p["o"], (3, 4), (4, 2)),
+    "threshold": (
+        lambda p: jnp.where(X @ p["w"] > 0.5, X @ p["w"], 0.0) @ p["o"],
+        (3, 4),
+        (4, 2),
+    ),
     "cumsum": (lambda p: jnp.cumsum(tanh(X @ p["w"]), 1) @ p["o"], (3, 4), (4, 2)),
     "rms": (
-        lambda p: (lambda h: h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True)))(X @ p["w"])
-        @ p["o"], (3, 4), (4, 2),
+        lambda p: (
+            (lambda h: h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True)))(X @ p["w"])
+            @ p["o"]
+        ),
+        (3, 4),
+        (4, 2),
     ),
-    "self gate": (lambda p: (lambda h: tanh(h) * h[:, ::-1])(X @ p["w"]) @ p["o"], (3, 4), (4, 2)),
+    "self gate": (
+        lambda p: (lambda h: tanh(h) * h[:, ::-1])(X @ p["w"]) @ p["o"],
+        (3, 4),
+        (4, 2),
+    ),
     "crelu": (
-        lambda p: (lambda h: jnp.concatenate([relu(h), relu(-h)], 1) @ p["o"])(X @ p["w"]),
-        (3, 4), (8, 2),
+        lambda p: (lambda h: jnp.concatenate([relu(h), relu(-h)], 1) @ p["o"])(
+            X @ p["w"]
+        ),
+        (3, 4),
+        (8, 2),
     ),
     "scan": (
-        lambda p: jax.lax.scan(lambda h, _: (tanh(h @ p["o"]), None), X @ p["w"], length=3)[0],
-        (3, 4), (4, 4),
+        lambda p: jax.lax.scan(
+            lambda h, _: (tanh(h @ p["o"]), None), X @ p["w"], length=3
+        )[0],
+        (3, 4),
+        (4, 4),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_nothing_false_is_found(name):
+def test_adversarial_programs_yield_no_false_symmetry(name):
     function, w, o = ADVERSARIAL[name]
     params = {"w": array(1, *w), "o": array(2, *o)}
     sym.discover(lambda p: function(p), params)
@@ -239,20 +314,20 @@ def distance(a, b) -> float:
 
 
 def test_check_rejects_a_broken_network(siren):
-    apply_fn, params, inputs, found = siren
+    apply_fn, params, inputs, symmetry = siren
 
     def broken(p, x):
         return apply_fn({**p, "b1": p["b1"] * jnp.arange(1.0, 5)}, x)
 
     with pytest.raises(sym.SymmetryError, match="permutations S4 of b1"):
-        sym.check(found, broken, params, *inputs)
+        sym.check(symmetry, broken, params, *inputs)
 
 
 def test_check_rejects_a_false_phase(siren):
-    _, params, inputs, found = siren
+    _, params, inputs, symmetry = siren
     other, _, _ = two_layers(lambda h: jnp.sin(3.1 * h))
     with pytest.raises(sym.SymmetryError, match="phase group"):
-        sym.check(found, other, params, *inputs)
+        sym.check(symmetry, other, params, *inputs)
 
 
 @pytest.mark.parametrize("name", ["siren", "attention", "grouped", "resnet"])
@@ -260,26 +335,28 @@ def test_check_rejects_a_false_phase(siren):
 @settings(max_examples=3, deadline=None, derandomize=True)
 def test_group_laws(name, first, second):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
-    found = sym.discover(apply_fn, params, *inputs, check=False)
-    a = sym.random_element(found, jax.random.key(first))
-    b = sym.random_element(found, jax.random.key(second))
-    act = jax.jit(lambda e, p: sym.act(found, e, p))
-    both = jax.jit(lambda a, b: sym.compose(found, a, b))(a, b)
-    assert distance(act(both, params), act(a, act(b, params))) < 1e-5
-    undone = jax.jit(lambda a: sym.invert(found, a))(a)
-    assert distance(act(undone, act(a, params)), params) < 1e-5
-    assert distance(act(sym.identity(found), params), params) == 0
+    symmetry = sym.discover(apply_fn, params, *inputs, check=False)
+    a = sym.random_element(symmetry, jax.random.key(first))
+    b = sym.random_element(symmetry, jax.random.key(second))
+    act = jax.jit(functools.partial(sym.act, symmetry))
+    product = jax.jit(functools.partial(sym.compose, symmetry))(a, b)
+    assert distance(act(product, params), act(a, act(b, params))) < 1e-5
+    inverse = jax.jit(functools.partial(sym.invert, symmetry))(a)
+    assert distance(act(inverse, act(a, params)), params) < 1e-5
+    assert distance(act(sym.identity(symmetry), params), params) == 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_acting_leaves_the_function_unchanged_under_vmap(name):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
-    found = sym.discover(apply_fn, params, *inputs, check=False)
+    symmetry = sym.discover(apply_fn, params, *inputs, check=False)
 
     @jax.jit
     @jax.vmap
     def outputs(key):
-        return apply_fn(sym.act(found, sym.random_element(found, key), params), *inputs)
+        return apply_fn(
+            sym.act(symmetry, sym.random_element(symmetry, key), params), *inputs
+        )
 
     reference = apply_fn(params, *inputs)
     moved = outputs(jax.random.split(KEY, 3))
@@ -290,44 +367,48 @@ def test_acting_leaves_the_function_unchanged_under_vmap(name):
 @pytest.mark.parametrize("name", ["siren", "mlp tanh", "mlp relu", "resnet"])
 def test_canonical_form_is_one_per_orbit(name):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
-    found = sym.discover(apply_fn, params, *inputs, check=False)
-    canonical = jax.jit(lambda p: sym.canonicalize(found, p))
+    symmetry = sym.discover(apply_fn, params, *inputs, check=False)
+    canonical = jax.jit(functools.partial(sym.canonicalize, symmetry))
     reference = canonical(params)
     change = apply_fn(reference, *inputs) - apply_fn(params, *inputs)
     assert float(jnp.abs(change).max()) < 1e-5
     for seed in range(5):
-        element = sym.random_element(found, jax.random.key(seed), permutations=False)
-        moved = canonical(sym.act(found, element, params))
+        element = sym.random_element(symmetry, jax.random.key(seed), permutations=False)
+        moved = canonical(sym.act(symmetry, element, params))
         assert distance(moved, reference) < 1e-5
         assert distance(canonical(reference), reference) < 1e-6
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "hidden_layer",
     [
         lambda p, h: jnp.sin(3.0 * (h + p["b"][None])) + p["b"][None],
-        lambda p, h: jnp.sin(3.0 * (h + p["b"][None])) * jnp.sin(2.0 * (h + p["b"][None])),
+        lambda p, h: (
+            jnp.sin(3.0 * (h + p["b"][None])) * jnp.sin(2.0 * (h + p["b"][None]))
+        ),
         lambda p, h: jnp.sin(3.0 * (h + p["b"][None]) ** 2),
         lambda p, h: tanh(h + p["b"][None]),
     ],
-)  # fmt: skip
-def test_no_phase_where_the_bias_is_used_otherwise(spoil):
+)
+def test_no_phase_where_the_bias_is_used_otherwise(hidden_layer):
     params = {"w": array(1, 3, 4), "b": array(2, 4), "o": array(3, 4, 2)}
-    found = sym.discover(lambda p, x: spoil(p, x @ p["w"]) @ p["o"], params, X)
-    assert "phase" not in [f.kind for f in found.scaling_groups]
+    symmetry = sym.discover(
+        lambda p, x: hidden_layer(p, x @ p["w"]) @ p["o"], params, X
+    )
+    assert "phase" not in [g.kind for g in symmetry.scaling_groups]
 
 
 def test_explain_names_equation_and_line(siren):
-    found = siren[-1]
-    text = found.explain("w2", 0)
+    symmetry = siren[-1]
+    text = symmetry.explain("w2", 0)
     assert "free" in text and "dot_general" in text and "test_symmetry.py" in text
     assert "b1[0]" in text and "w1[1]" in text
-    assert "an output of the network" in found.explain("w3", 1)
-    assert found.explain("w3", -1) == found.explain("w3", 1)
+    assert "an output of the network" in symmetry.explain("w3", 1)
+    assert symmetry.explain("w3", -1) == symmetry.explain("w3", 1)
     with pytest.raises(MetanetError, match='Did you mean "w2"'):
-        found.explain("w22", 0)
+        symmetry.explain("w22", 0)
     with pytest.raises(MetanetError, match="axis 5"):
-        found.explain("w2", 5)
+        symmetry.explain("w2", 5)
 
 
 def test_unknown_primitives_are_pinned_and_listed():
@@ -337,60 +418,107 @@ def test_unknown_primitives_are_pinned_and_listed():
         h = jnp.linalg.qr(x @ p["w"])[0]
         return tanh(h) @ p["o"]
 
-    found = sym.discover(apply_fn, params, array(3, 5, 4))
-    coverage = found.coverage()
-    assert found.order == 1 and coverage.share == 0 and coverage.parameters == 24
+    symmetry = sym.discover(apply_fn, params, array(3, 5, 4))
+    coverage = symmetry.coverage()
+    assert symmetry.order == 1 and coverage.share == 0 and coverage.parameters == 24
     assert any("test_symmetry.py" in where for where in coverage.unknown.values())
 
 
-def test_a_registered_rule_is_used():
-    from metanet.symmetry import RULES
+@pytest.fixture
+def registries():
+    """Restores the tables of rules and traits."""
+    with mock.patch.dict(sym.RULES), mock.patch.dict(PRIMITIVES):
+        yield
 
+
+def bessel_rule(trace, eqn, inputs):
+    return [trace.nonlinear(inputs[0], "bessel_i1e")]
+
+
+def test_a_registered_rule_is_used(registries):
     params = {"w": array(1, 3, 4), "o": array(2, 4, 2)}
-    apply_fn = lambda p, x: jax.lax.bessel_i1e(x @ p["w"]) @ p["o"]
+
+    def apply_fn(p, x):
+        return jax.lax.bessel_i1e(x @ p["w"]) @ p["o"]
+
     assert sym.discover(apply_fn, params, X).order == 1
+    sym.register_rule("bessel_i1e")(bessel_rule)
+    assert sym.discover(apply_fn, params, X).order == fac(4)
 
-    @sym.register_rule("bessel_i1e")
-    def rule(trace, eqn, inputs):
-        return [trace.nonlinear(inputs[0], "bessel_i1e")]
 
-    try:
-        assert sym.discover(apply_fn, params, X).order == fac(4)
-    finally:
-        del RULES["bessel_i1e"]
+def test_traits_of_a_registered_rule_are_used(registries):
+    """A fused layer stays two layers through a primitive that is declared elementwise."""
+    params = {"w": array(1, 3, 8), "a": array(2, 4, 2), "b": array(3, 4, 2)}
+
+    def apply_fn(p, x):
+        h = jax.lax.bessel_i1e((x @ p["w"]).reshape(5, 2, 4))
+        return h[:, 0] @ p["a"] + h[:, 1] @ p["b"]
+
+    sym.register_rule("bessel_i1e")(bessel_rule)
+    assert sym.discover(apply_fn, params, X).order == 1
+    sym.register_rule("bessel_i1e", elementwise=True)(bessel_rule)
+    assert sym.discover(apply_fn, params, X).order == fac(4) ** 2
+
+
+def test_entrywise_axes_of_a_registered_rule_are_used(registries):
+    """A primitive that is linear along an axis leaves its group part of GL."""
+    params = {"w": array(1, 3, 4), "o": array(2, 4, 2)}
+
+    def apply_fn(p, x):
+        return jax.lax.copy_p.bind(x @ p["w"]) @ p["o"]
+
+    def identity_rule(trace, eqn, inputs):
+        return list(inputs)
+
+    def first_axis(trace, eqn, inputs):
+        return [inputs[0].axes[0]]
+
+    assert sym.discover(apply_fn, params, X).groups[0].linear == "GL"
+    del PRIMITIVES["copy"]
+    sym.register_rule("copy")(identity_rule)
+    assert sym.discover(apply_fn, params, X).groups[0].linear == ""
+    sym.register_rule("copy", entrywise=first_axis)(identity_rule)
+    assert sym.discover(apply_fn, params, X).groups[0].linear == "GL"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_json_round_trip(name):
     (apply_fn, params, inputs), _, _ = NETWORKS[name]
-    found = sym.discover(apply_fn, params, *inputs, check=False)
-    again = sym.Symmetry.from_json(found.to_json())
-    assert again == found and hash(again) == hash(found)
-    assert str(found).startswith("permutations: order")
+    symmetry = sym.discover(apply_fn, params, *inputs, check=False)
+    again = sym.Symmetry.from_json(symmetry.to_json())
+    assert again == symmetry and hash(again) == hash(symmetry)
+    assert str(symmetry).startswith("permutations: order")
 
 
 def test_works_from_shapes_alone(siren):
-    apply_fn, params, inputs, found = siren
+    apply_fn, params, inputs, symmetry = siren
     shapes = jax.eval_shape(lambda: params)
-    assert sym.discover(apply_fn, shapes, *inputs, check=False) == found
+    assert sym.discover(apply_fn, shapes, *inputs, check=False) == symmetry
 
 
 def test_activations_are_those_of_the_network(siren):
-    apply_fn, p, _, found = siren
+    apply_fn, p, _, symmetry = siren
     x = array(5, 7, 3)
     first = jnp.sin(3.0 * (x @ p["w1"] + p["b1"][None]))
     second = jnp.sin(3.0 * (first @ p["w2"] + p["b2"][None]))
     expected = {4: [first.T, second.T], 2: [apply_fn(p, x).T]}
-    values = jax.jit(lambda p, x: sym.compute_activations(apply_fn, found, p, x))(p, x)
-    held = [v for v in values if v is not None]
-    assert held and values[0] is None
-    for wanted in expected[4] + expected[2]:
-        assert any(
-            v.shape == wanted.shape and np.allclose(v, wanted, atol=1e-5) for v in held
-        )
-    total = lambda p: sum(
-        v.sum() for v in sym.compute_activations(apply_fn, found, p, x)[1:]
+    values = jax.jit(lambda p, x: sym.compute_activations(apply_fn, symmetry, p, x))(
+        p, x
     )
+    captured = [v for v in values if v is not None]
+    assert captured and values[0] is None
+    for expected_value in expected[4] + expected[2]:
+        assert any(
+            v.shape == expected_value.shape
+            and np.allclose(v, expected_value, atol=1e-5)
+            for v in captured
+        )
+
+    def total(p):
+        return sum(
+            v.sum() for v in sym.compute_activations(apply_fn, symmetry, p, x)[1:]
+        )
+
     gradient = jax.grad(total)(p)
     assert all(
         math.isfinite(float(jnp.abs(g).sum())) for g in jax.tree.leaves(gradient)
@@ -398,7 +526,7 @@ def test_activations_are_those_of_the_network(siren):
 
 
 def test_a_type_error_in_the_proof_is_not_hidden(siren, monkeypatch):
-    """Only a program that cannot run in float64 is checked in float32."""
+    """Only a program that cannot run in float64 is verified in float32."""
     apply_fn, p, _, symmetry = siren
     calls = []
 

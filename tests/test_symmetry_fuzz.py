@@ -1,4 +1,4 @@
-"""Random programs: whatever discovery finds in them holds numerically."""
+"""Random programs: their discovered symmetries hold numerically."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,10 @@ def routed(h):
 
 
 def rows(h):
-    step = lambda c, r: (tanh(c + r), c * r)
+
+    def step(c, r):
+        return tanh(c + r), c * r
+
     return lax.scan(step, jnp.ones(6, h.dtype), h)[1]
 
 
@@ -108,7 +111,7 @@ STEPS = {
     "remat": jax.checkpoint(lambda h: tanh(h) * h),
     "vmap": jax.vmap(lambda row: row * row.max()),
 }
-# Steps with parameters of their own.
+# Steps that have parameters.
 LAYERS = {
     "layer": {"w": (6, 6), "b": (6,)},
     "residual": {"w": (6, 6)},
@@ -147,15 +150,15 @@ def check(names) -> None:
         h = x @ p["in"]
         for i, name in enumerate(names):
             if name in LAYERS:
-                own = {k: p[f"{i}/{k}"] for k in LAYERS[name]}
-                h = layer(name, own, h)
+                params_of_layer = {k: p[f"{i}/{k}"] for k in LAYERS[name]}
+                h = layer(name, params_of_layer, h)
             else:
                 h = STEPS[name](h)
         return h @ p["out"]
 
     outputs = np.asarray(apply_fn(params, X))
     if np.isfinite(outputs).all() and np.abs(outputs).max() < 1e6:
-        sym.discover(apply_fn, params, X)  # proves what it finds
+        sym.discover(apply_fn, params, X)  # verifies its result
 
 
 PROGRAMS = st.lists(
@@ -176,7 +179,7 @@ def test_many_random_programs_are_sound(names):
     check(names)
 
 
-# Once found wrong, or close to what was.
+# Programs for which an earlier rule yielded a false symmetry, and similar ones.
 @pytest.mark.parametrize(
     "names",
     [
@@ -187,5 +190,5 @@ def test_many_random_programs_are_sound(names):
     ],
     ids=" ".join,
 )
-def test_programs_that_tempted(names):
+def test_earlier_counterexamples_are_sound(names):
     check(names)

@@ -1,4 +1,4 @@
-"""The same kinds of network, as other libraries write them, have the group on paper."""
+"""Networks written in other libraries have the group derived on paper."""
 
 import pytest
 from helpers.symmetry_libraries import LINEN, equinox_cases
@@ -7,9 +7,9 @@ from metanet import symmetry as sym
 
 
 def check(case):
-    found = sym.discover(case.apply_fn, case.params, *case.inputs)
-    assert found.order == case.order
-    assert not found.unknown
+    symmetry = sym.discover(case.apply_fn, case.params, *case.inputs)
+    assert symmetry.order == case.order
+    assert not symmetry.unknown
 
 
 @pytest.mark.parametrize("name", LINEN)
@@ -29,7 +29,7 @@ EQUINOX = (
 )
 
 
-# Equinox adds axes without saying so, which other tests forbid.
+# Equinox promotes ranks implicitly, which other tests forbid.
 @pytest.mark.parametrize("name", EQUINOX)
 def test_equinox(name):
     pytest.importorskip("equinox")

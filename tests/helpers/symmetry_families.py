@@ -1,4 +1,4 @@
-"""More kinds of network whose symmetry group is known on paper, by name."""
+"""Further networks whose symmetry group is known on paper, by name."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def gru(p, xs):
 
 
 def bidirectional(p, xs):
-    """The weights of both directions in one array, their states side by side."""
+    """A recurrence in both directions, whose weights are one array."""
     rows = []
     for d in range(2):
 
@@ -109,7 +109,10 @@ def bidirectional(p, xs):
 
 def state_space(p, x):
     decay = jnp.broadcast_to(jax.nn.sigmoid(p["a"])[None], (x.shape[0], 4))
-    merge = lambda l, r: (l[0] * r[0], l[1] * r[0] + r[1])
+
+    def merge(l, r):
+        return l[0] * r[0], l[1] * r[0] + r[1]
+
     return jax.lax.associative_scan(merge, (decay, x @ p["b"]))[1] @ p["c"]
 
 
@@ -149,7 +152,10 @@ def routed_experts(p, x):
 def cross_attention(p, x):
     memory = p["mem"][None]
     q, k, v = by_head(x @ p["q"], 2), by_head(memory @ p["k"], 2), memory @ p["v"]
-    wide = lambda t: jnp.broadcast_to(t, (x.shape[0], *t.shape[1:]))
+
+    def wide(t):
+        return jnp.broadcast_to(t, (x.shape[0], *t.shape[1:]))
+
     return flat(attention(q, wide(k), wide(by_head(v, 2)))) @ p["o"]
 
 
@@ -167,7 +173,7 @@ def windows(p, x):
 
 
 def biased_after_reshape(p, x):
-    """A fused projection with an elementwise operation before it is taken apart."""
+    """A fused projection with an elementwise operation before it is split."""
     t = (x @ p["qkv"]).reshape(*x.shape[:2], 3, 2, 3)
     t = 1.5 * (t + p["b"].reshape(1, 1, 3, 2, 3)).transpose(2, 0, 1, 3, 4)
     return flat(attention(t[0], t[1], t[2])) @ p["o"]
@@ -190,12 +196,12 @@ def implicit_function(p):
 
 
 def downsampled(p, x):
-    """Every second pixel is kept; channels are not touched."""
+    """Keeps every second pixel; channels are not touched."""
     return relu(conv(relu(conv(x, p["a"]))[:, ::2, ::2], p["b"])).mean((1, 2)) @ p["o"]
 
 
 def padded_shortcut(p, x):
-    """A residual block whose shortcut gets new channels of zeros (ResNet, option A)."""
+    """A residual block whose shortcut is padded by channels of zeros (option A)."""
     h = relu(conv(x, p["a"]))
     short = jnp.pad(h[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (1, 2)))
     branch = conv(relu(conv(h[:, ::2, ::2], p["b"])), p["c"])
@@ -218,19 +224,33 @@ class TrainedNorm(nn.Module):
 def trained_norm() -> Case:
     x, network = array(7, 3), TrainedNorm()
     variables = network.init(jax.random.key(0), x)
-    apply_fn = lambda v, x: network.apply(v, x, mutable=["batch_stats"])
+
+    def apply_fn(v, x):
+        return network.apply(v, x, mutable=["batch_stats"])
+
     return Case(apply_fn, variables, (x,), 24, {"positive": 1, "sign": 1})
 
 
 IMAGE = (2, 4, 4, 2)
 FAMILIES: dict[str, Callable[[], Case]] = {
     "squeeze and excite": lambda: case(
-        squeeze_excite, 6 * 24, {"positive": 2}, IMAGE,
-        a=(3, 3, 2, 4), s1=(4, 3), s2=(3, 4), o=(4, 2),
+        squeeze_excite,
+        6 * 24,
+        {"positive": 2},
+        IMAGE,
+        a=(3, 3, 2, 4),
+        s1=(4, 3),
+        s2=(3, 4),
+        o=(4, 2),
     ),
     "pixel shuffle": lambda: case(
-        pixel_shuffle, 24 * 6, {"positive": 1, "sign": 1}, IMAGE,
-        a=(3, 3, 2, 4), b=(1, 1, 4, 12), o=(1, 1, 3, 2),
+        pixel_shuffle,
+        24 * 6,
+        {"positive": 1, "sign": 1},
+        IMAGE,
+        a=(3, 3, 2, 4),
+        b=(1, 1, 4, 12),
+        o=(1, 1, 3, 2),
     ),
     "resize": lambda: case(
         resize, 24, {"positive": 1}, IMAGE, a=(3, 3, 2, 4), o=(1, 1, 4, 2)
@@ -239,8 +259,17 @@ FAMILIES: dict[str, Callable[[], Case]] = {
         rotations, 24, {"positive": 1}, IMAGE, a=(3, 3, 2, 4), o=(4, 2)
     ),
     "message passing": lambda: case(
-        message_passing, 24 * 24 * 6 * 6, {"positive": 4}, (5, 3),
-        m1=(3, 3), s1=(3, 4), u1=(3, 4), m2=(4, 3), s2=(4, 4), u2=(3, 4), o=(4, 2),
+        message_passing,
+        24 * 24 * 6 * 6,
+        {"positive": 4},
+        (5, 3),
+        m1=(3, 3),
+        s1=(3, 4),
+        u1=(3, 4),
+        m2=(4, 3),
+        s2=(4, 4),
+        u2=(3, 4),
+        o=(4, 2),
     ),
     "linear attention": lambda: case(
         linear_attention, 2 * 36**2, {"positive": 1, "sign": 1}, TOKENS, **QKV, o=(6, 2)
@@ -252,15 +281,26 @@ FAMILIES: dict[str, Callable[[], Case]] = {
         gru, 24, {"sign": 1}, (6, 2, 3), wi=(3, 12), wh=(4, 12), o=(4, 2)
     ),
     "bidirectional": lambda: case(
-        bidirectional, 24**2, {"sign": 2}, (6, 2, 3),
-        wi=(2, 3, 4), wh=(2, 4, 4), o=(8, 2),
+        bidirectional,
+        24**2,
+        {"sign": 2},
+        (6, 2, 3),
+        wi=(2, 3, 4),
+        wh=(2, 4, 4),
+        o=(8, 2),
     ),
     "state space": lambda: case(
         state_space, 24, {"positive": 1, "sign": 1}, (6, 3), a=(4,), b=(3, 4), c=(4, 2)
     ),
     "hypernetwork": lambda: case(
-        hypernetwork, 2 * fac(5) * 24, {"positive": 2, "sign": 2}, (5, 3),
-        z=(2,), h1=(2, 5), h2=(5, 12), o=(4, 2),
+        hypernetwork,
+        2 * fac(5) * 24,
+        {"positive": 2, "sign": 2},
+        (5, 3),
+        z=(2,),
+        h1=(2, 5),
+        h2=(5, 12),
+        o=(4, 2),
     ),
     "soft trees": lambda: case(
         soft_trees, 6, {}, (5, 3), w=(3, 3), b=(3,), leaf=(3, 2, 2)
@@ -269,50 +309,118 @@ FAMILIES: dict[str, Callable[[], Case]] = {
         maxout, 24 * 2**4, {"positive": 1}, (5, 3), w=(3, 2, 4), o=(4, 2)
     ),
     "triplane": lambda: case(
-        triplane, 6 * 24, {"positive": 2, "sign": 1}, (5, 3),
-        a=(4, 4, 3), b=(4, 4, 3), c=(4, 4, 3), w=(3, 4), o=(4, 2),
+        triplane,
+        6 * 24,
+        {"positive": 2, "sign": 1},
+        (5, 3),
+        a=(4, 4, 3),
+        b=(4, 4, 3),
+        c=(4, 4, 3),
+        w=(3, 4),
+        o=(4, 2),
     ),
     "routed experts": lambda: case(
-        routed_experts, 6 * 24**3, {"positive": 1}, (5, 3),
-        r=(3, 3), w=(3, 3, 4), v=(3, 4, 2),
+        routed_experts,
+        6 * 24**3,
+        {"positive": 1},
+        (5, 3),
+        r=(3, 3),
+        w=(3, 3, 4),
+        v=(3, 4, 2),
     ),
     "cross attention": lambda: case(
-        cross_attention, 2 * 36**2 * fac(5) * 24, {"positive": 3, "sign": 3}, TOKENS,
-        mem=(5, 4), **QKV, o=(6, 2),
+        cross_attention,
+        2 * 36**2 * fac(5) * 24,
+        {"positive": 3, "sign": 3},
+        TOKENS,
+        mem=(5, 4),
+        **QKV,
+        o=(6, 2),
     ),
     "multi-query": lambda: case(
-        multi_query, 2 * 6 * 6, {"positive": 2, "sign": 2}, TOKENS,
-        q=(4, 6), k=(4, 3), v=(4, 3), o=(6, 2),
+        multi_query,
+        2 * 6 * 6,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        q=(4, 6),
+        k=(4, 3),
+        v=(4, 3),
+        o=(6, 2),
     ),
     "windows": lambda: case(
-        windows, 24 * 6 * 6, {"positive": 3, "sign": 3}, (2, 6, 3),
-        e=(3, 4), q=(4, 3), k=(4, 3), v=(4, 3), o=(3, 2),
+        windows,
+        24 * 6 * 6,
+        {"positive": 3, "sign": 3},
+        (2, 6, 3),
+        e=(3, 4),
+        q=(4, 3),
+        k=(4, 3),
+        v=(4, 3),
+        o=(3, 2),
     ),
     "biased after reshape": lambda: case(
-        biased_after_reshape, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
-        qkv=(4, 18), b=(18,), o=(6, 2),
+        biased_after_reshape,
+        2 * 36**2,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        qkv=(4, 18),
+        b=(18,),
+        o=(6, 2),
     ),
     "indexed layers": lambda: case(
-        indexed_layers, 24 * 6**2, {"positive": 3, "sign": 1}, (5, 3),
-        i=(3, 4), w=(2, 4, 3), b=(2, 3), v=(2, 3, 4), o=(4, 2),
+        indexed_layers,
+        24 * 6**2,
+        {"positive": 3, "sign": 1},
+        (5, 3),
+        i=(3, 4),
+        w=(2, 4, 3),
+        b=(2, 3),
+        v=(2, 3, 4),
+        o=(4, 2),
     ),
     "implicit function": lambda: Case(
         *case(
-            implicit_function, 24 * 24, {"phase": 2, "sign": 2}, (1,),
-            w=(2, 4), b=(4,), u=(4, 4), c=(4,), o=(4, 1),
-        )[:2], (), 24 * 24, {"phase": 2, "sign": 2},
+            implicit_function,
+            24 * 24,
+            {"phase": 2, "sign": 2},
+            (1,),
+            w=(2, 4),
+            b=(4,),
+            u=(4, 4),
+            c=(4,),
+            o=(4, 1),
+        )[:2],
+        (),
+        24 * 24,
+        {"phase": 2, "sign": 2},
     ),
     "downsampled": lambda: case(
-        downsampled, 24 * 6, {"positive": 2}, IMAGE,
-        a=(3, 3, 2, 4), b=(3, 3, 4, 3), o=(3, 2),
+        downsampled,
+        24 * 6,
+        {"positive": 2},
+        IMAGE,
+        a=(3, 3, 2, 4),
+        b=(3, 3, 4, 3),
+        o=(3, 2),
     ),
     "padded shortcut": lambda: case(
-        padded_shortcut, 6 * 24 * 2, {"positive": 2}, IMAGE,
-        a=(3, 3, 2, 3), b=(3, 3, 3, 4), c=(3, 3, 4, 6), o=(6, 2),
+        padded_shortcut,
+        6 * 24 * 2,
+        {"positive": 2},
+        IMAGE,
+        a=(3, 3, 2, 3),
+        b=(3, 3, 3, 4),
+        c=(3, 3, 4, 6),
+        o=(6, 2),
     ),
     "linear network": lambda: case(
-        linear_network, 24 * 6, {"positive": 2, "sign": 2}, (5, 3),
-        a=(3, 4), b=(4, 3), c=(3, 2),
+        linear_network,
+        24 * 6,
+        {"positive": 2, "sign": 2},
+        (5, 3),
+        a=(3, 4),
+        b=(4, 3),
+        c=(3, 2),
     ),
     "trained norm": trained_norm,
-}  # fmt: skip
+}

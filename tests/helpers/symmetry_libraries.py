@@ -1,4 +1,4 @@
-"""Networks as Flax Linen and Equinox write them, with the group on paper, by name."""
+"""Networks of Flax Linen and Equinox with the group derived on paper, by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from metanet.importers import from_module
 
 
 def of_module(module: Any, order: int, *inputs: Any) -> Case:
-    """A module with noise on its parameters, so that zeros and ones hide nothing."""
+    """Returns a module with noise on its parameters: zeros and ones hide differences."""
     network = from_module(module, *inputs)
-    noise = lambda x: x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
+
+    def noise(x):
+        return x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
+
     params = jax.tree.map(noise, network.params)
     return Case(network.apply_fn, params, inputs, order, {})
 
@@ -34,7 +37,9 @@ class Convolutions(nn.Module):
 class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
-        norm = lambda: nn.BatchNorm(use_running_average=True)
+        def norm():
+            return nn.BatchNorm(use_running_average=True)
+
         x = nn.relu(norm()(nn.Conv(4, (3, 3))(x)))
         h = nn.relu(norm()(nn.Conv(4, (3, 3))(x)))
         x = nn.relu(x + norm()(nn.Conv(4, (3, 3))(h)))
@@ -170,7 +175,10 @@ def equinox_cases() -> dict[str, Callable[[], Case]]:
         def __call__(self, xs):
             zero = jnp.zeros(4, xs.dtype)
             start = (zero, zero) if isinstance(self.cell, eqx.nn.LSTMCell) else zero
-            step = lambda h, x: (self.cell(x, h), None)
+
+            def step(h, x):
+                return (self.cell(x, h), None)
+
             h = jax.lax.scan(step, start, xs)[0]
             return self.last(h[0] if isinstance(h, tuple) else h)
 
@@ -212,7 +220,9 @@ def equinox_cases() -> dict[str, Callable[[], Case]]:
         members: eqx.nn.MLP
 
         def __init__(self):
-            make = lambda key: eqx.nn.MLP(3, 2, 4, 1, key=key)
+            def make(key):
+                return eqx.nn.MLP(3, 2, 4, 1, key=key)
+
             self.members = eqx.filter_vmap(make)(jax.random.split(k, 3))
 
         def __call__(self, x):

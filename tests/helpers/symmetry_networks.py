@@ -18,7 +18,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class Case(NamedTuple):
-    """A network, the order of its permutation group, and its families by kind."""
+    """Network, order of its permutation group, number of scaling groups by kind."""
 
     apply_fn: Callable[..., Any]
     params: Any
@@ -28,13 +28,13 @@ class Case(NamedTuple):
 
 
 def array(*shape: int, seed: int = 0) -> jax.Array:
-    """Random numbers, no two of them equal."""
+    """Returns random numbers, no two of them equal."""
     rng = np.random.default_rng((seed, *shape))
     return jnp.asarray(rng.normal(size=shape), jnp.float32) * 0.5
 
 
 def case(function, order: int, scaling_groups: dict[str, int], inputs=(5, 3), **shapes):
-    """A network of a function and the shapes of its parameters."""
+    """Returns a network of a function and the shapes of its parameters."""
     params = {
         name: jax.tree.map(
             lambda s, i=i: array(*s, seed=i + 1), shape, is_leaf=_is_shape
@@ -48,9 +48,14 @@ def _is_shape(x: Any) -> bool:
     return isinstance(x, tuple)
 
 
-def module(made: nnx.Module, order: int, scaling_groups: dict[str, int], *inputs):
-    network = functionalize(made, *inputs)
-    noise = lambda x: x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
+def module(
+    network_module: nnx.Module, order: int, scaling_groups: dict[str, int], *inputs
+):
+    network = functionalize(network_module, *inputs)
+
+    def noise(x):
+        return x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
+
     params = jax.tree.map(noise, network.params)
     return Case(network.apply_fn, params, inputs, order, scaling_groups)
 
@@ -90,10 +95,10 @@ def fused_unstacked(p, x):
 
 
 def stacked_gates(p, x):
-    """A soft tree of one split per unit; its two leaves are told apart."""
+    """A soft tree of one split per unit, whose two leaves are not interchangeable."""
     gate = jax.nn.sigmoid(x @ p["w"] + p["b"][None])
-    both = jnp.stack([gate, gate * gate], -1)
-    return jnp.einsum("but,uto->bo", both, p["leaf"])
+    leaves_of_split = jnp.stack([gate, gate * gate], -1)
+    return jnp.einsum("but,uto->bo", leaves_of_split, p["leaf"])
 
 
 def query_key_norm(p, x):
@@ -160,7 +165,9 @@ def stacked_layers(p, x):
 
 
 def repeated(p, x):
-    turn = lambda i, h: tanh(h @ p["u"])
+    def turn(i, h):
+        return tanh(h @ p["u"])
+
     return jax.lax.fori_loop(0, jnp.int32(x.shape[0]), turn, x @ p["w"]) @ p["o"]
 
 
@@ -237,7 +244,10 @@ def fourier_features(p, x):
 class GroupNormResidual(nnx.Module):
     def __init__(self):
         r = nnx.Rngs(0)
-        norm = lambda: nnx.GroupNorm(4, num_groups=2, rngs=r)
+
+        def norm():
+            return nnx.GroupNorm(4, num_groups=2, rngs=r)
+
         self.c0, self.n0 = nnx.Conv(2, 4, (3, 3), rngs=r), norm()
         self.c1, self.n1 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
         self.c2, self.n2 = nnx.Conv(4, 4, (3, 3), rngs=r), norm()
@@ -252,7 +262,10 @@ class GroupNormResidual(nnx.Module):
 class Transformer(nnx.Module):
     def __init__(self):
         r = nnx.Rngs(0)
-        norm = lambda: nnx.LayerNorm(8, rngs=r)
+
+        def norm():
+            return nnx.LayerNorm(8, rngs=r)
+
         self.e, self.o = nnx.Linear(3, 8, rngs=r), nnx.Linear(8, 2, rngs=r)
         self.pos = nnx.Param(array(5, 8))
         self.a = nnx.MultiHeadAttention(4, 8, 8, decode=False, rngs=r)
@@ -279,7 +292,10 @@ class Recurrent(nnx.Module):
 class DenseNet(nnx.Module):
     def __init__(self):
         r = nnx.Rngs(0)
-        norm = lambda n: nnx.BatchNorm(n, use_running_average=True, rngs=r)
+
+        def norm(n):
+            return nnx.BatchNorm(n, use_running_average=True, rngs=r)
+
         self.c0, self.b1 = nnx.Conv(2, 3, (3, 3), rngs=r), norm(3)
         self.c1, self.b2 = nnx.Conv(3, 2, (3, 3), rngs=r), norm(5)
         self.c2, self.d = nnx.Conv(5, 2, (3, 3), rngs=r), nnx.Linear(7, 2, rngs=r)
@@ -312,84 +328,177 @@ NETWORKS: dict[str, Callable[[], Case]] = {
         fourier_features, 24, {"positive": 1}, w=(8, 4), b=(4,), o=(4, 2)
     ),
     "fused, split": lambda: case(
-        fused_split, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
-        qkv=(4, 18), b=(18,), o=(6, 2),
+        fused_split,
+        2 * 36**2,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        qkv=(4, 18),
+        b=(18,),
+        o=(6, 2),
     ),
     "fused, reshape": lambda: case(
-        fused_reshape, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
-        qkv=(4, 18), o=(6, 2),
+        fused_reshape,
+        2 * 36**2,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        qkv=(4, 18),
+        o=(6, 2),
     ),
     "fused, unstacked": lambda: case(
-        fused_unstacked, 2 * 36**2, {"positive": 2, "sign": 2}, TOKENS,
-        qkv=(4, 18), o=(6, 2),
+        fused_unstacked,
+        2 * 36**2,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        qkv=(4, 18),
+        o=(6, 2),
     ),
     "stacked gates": lambda: case(
         stacked_gates, 24, {}, w=(3, 4), b=(4,), leaf=(4, 2, 2)
     ),
     "query-key norm": lambda: case(
-        query_key_norm, 2 * 6 * 36, {"positive": 2, "sign": 5}, TOKENS,
-        **QKV, o=(6, 2), gq=(3,), gk=(3,),
+        query_key_norm,
+        2 * 6 * 36,
+        {"positive": 2, "sign": 5},
+        TOKENS,
+        **QKV,
+        o=(6, 2),
+        gq=(3,),
+        gk=(3,),
     ),
     "grouped query": lambda: case(
-        grouped_query, 2 * 4 * 36 * 36, {"positive": 2, "sign": 2}, TOKENS,
-        q=(4, 12), k=(4, 6), v=(4, 6), o=(12, 2),
+        grouped_query,
+        2 * 4 * 36 * 36,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        q=(4, 12),
+        k=(4, 6),
+        v=(4, 6),
+        o=(12, 2),
     ),
     "rotary": lambda: case(
-        rotary, 2 * 24**2, {"positive": 2, "sign": 2}, TOKENS,
-        q=(4, 8), k=(4, 8), v=(4, 8), o=(8, 2),
+        rotary,
+        2 * 24**2,
+        {"positive": 2, "sign": 2},
+        TOKENS,
+        q=(4, 8),
+        k=(4, 8),
+        v=(4, 8),
+        o=(8, 2),
     ),
     "lstm": lambda: case(
         lstm, 24, {"sign": 1}, (6, 2, 3), wi=(3, 16), wh=(4, 16), b=(16,), out=(4, 2)
     ),
     "rnn": lambda: case(
-        tanh_rnn, 24, {"sign": 1}, (6, 2, 3),
-        wi=(3, 4), wh=(4, 4), b=(4,), o=(4, 2), start=(4,),
+        tanh_rnn,
+        24,
+        {"sign": 1},
+        (6, 2, 3),
+        wi=(3, 4),
+        wh=(4, 4),
+        b=(4,),
+        o=(4, 2),
+        start=(4,),
     ),
     "sine rnn": lambda: case(
-        sine_rnn, 24, {"sign": 1, "phase": 1}, (6, 2, 3),
-        wi=(3, 4), wh=(4, 4), b=(4,), o=(4, 2),
+        sine_rnn,
+        24,
+        {"sign": 1, "phase": 1},
+        (6, 2, 3),
+        wi=(3, 4),
+        wh=(4, 4),
+        b=(4,),
+        o=(4, 2),
     ),
     "stacked layers": lambda: case(
-        stacked_layers, 24 * 6**2, {"positive": 2, "sign": 1},
-        i=(3, 4), layers={"w": (2, 4, 3), "b": (2, 3), "v": (2, 3, 4)}, o=(4, 2),
+        stacked_layers,
+        24 * 6**2,
+        {"positive": 2, "sign": 1},
+        i=(3, 4),
+        layers={"w": (2, 4, 3), "b": (2, 3), "v": (2, 3, 4)},
+        o=(4, 2),
     ),
     "loop": lambda: case(repeated, 24, {"sign": 1}, w=(3, 4), u=(4, 4), o=(4, 2)),
     "branches": lambda: case(branched, 24, {"positive": 1}, w=(3, 4), o=(4, 2)),
     "deep sets": lambda: case(
-        deep_sets, 24 * 120, {"positive": 2}, (2, 6, 3),
-        a1=(3, 4), c1=(3, 4), b1=(4,), a2=(4, 5), c2=(4, 5), b2=(5,), o=(5, 2),
+        deep_sets,
+        24 * 120,
+        {"positive": 2},
+        (2, 6, 3),
+        a1=(3, 4),
+        c1=(3, 4),
+        b1=(4,),
+        a2=(4, 5),
+        c2=(4, 5),
+        b2=(5,),
+        o=(5, 2),
     ),
     "experts": lambda: case(
-        experts, 2 * 24**2, {"positive": 1},
-        r=(3, 2), w=(2, 3, 4), b=(2, 4), v=(2, 4, 2),
+        experts,
+        2 * 24**2,
+        {"positive": 1},
+        r=(3, 2),
+        w=(2, 3, 4),
+        b=(2, 4),
+        v=(2, 4, 2),
     ),
     "ensemble": lambda: case(
         ensemble, 24**2, {"sign": 1}, w=(2, 3, 4), b=(2, 4), v=(2, 4, 2)
     ),
     "mixer": lambda: case(
-        mixer, 6 * 6 * 24, {"positive": 3}, (2, 4, 2),
-        e=(2, 3), t1=(4, 3), t2=(3, 4), c1=(3, 4), c2=(4, 3), o=(3, 2),
+        mixer,
+        6 * 6 * 24,
+        {"positive": 3},
+        (2, 4, 2),
+        e=(2, 3),
+        t1=(4, 3),
+        t2=(3, 4),
+        c1=(3, 4),
+        c2=(4, 3),
+        o=(3, 2),
     ),
     "batch statistics": lambda: case(
-        train_norm, 24, {"positive": 1, "sign": 1}, (7, 3),
-        w=(3, 4), b=(4,), g=(4,), c=(4,), o=(4, 2),
+        train_norm,
+        24,
+        {"positive": 1, "sign": 1},
+        (7, 3),
+        w=(3, 4),
+        b=(4,),
+        g=(4,),
+        c=(4,),
+        o=(4, 2),
     ),
     "weight norm": lambda: case(
         weight_norm, 24, {"positive": 2, "sign": 1}, v=(3, 4), g=(4,), b=(4,), o=(4, 2)
     ),
     "u-net": lambda: case(
-        u_net, 6 * 24 * 6, {"positive": 3, "sign": 1}, (2, 6, 6, 2),
-        a=(3, 3, 2, 3), b=(3, 3, 3, 4), u=(2, 2, 4, 3), o=(1, 1, 6, 2),
+        u_net,
+        6 * 24 * 6,
+        {"positive": 3, "sign": 1},
+        (2, 6, 6, 2),
+        a=(3, 3, 2, 3),
+        b=(3, 3, 3, 4),
+        u=(2, 2, 4, 3),
+        o=(1, 1, 6, 2),
     ),
     "vision transformer": lambda: case(
-        vision_transformer, 24 * 2 * 36**2, {"positive": 3, "sign": 3}, (2, 4, 4, 2),
-        e=(2, 2, 2, 4), cls=(1, 1, 4), pos=(5, 4), **QKV, o=(6, 4), h=(4, 2),
+        vision_transformer,
+        24 * 2 * 36**2,
+        {"positive": 3, "sign": 3},
+        (2, 4, 4, 2),
+        e=(2, 2, 2, 4),
+        cls=(1, 1, 4),
+        pos=(5, 4),
+        **QKV,
+        o=(6, 4),
+        h=(4, 2),
     ),
     "group norm": lambda: module(
         GroupNormResidual(), 8**2, {"positive": 2, "sign": 3}, array(2, 5, 5, 2)
     ),
     "transformer": lambda: module(
-        Transformer(), fac(8) * 24 * 2**8 * fac(6), {"positive": 5, "sign": 5},
+        Transformer(),
+        fac(8) * 24 * 2**8 * fac(6),
+        {"positive": 5, "sign": 5},
         array(2, 5, 3),
     ),
     "nnx lstm": lambda: module(Recurrent(), 24, {"sign": 1}, array(2, 6, 3)),
@@ -399,4 +508,4 @@ NETWORKS: dict[str, Callable[[], Case]] = {
     "tied embedding": lambda: module(
         TiedEmbedding(), 24 * 24, {"sign": 2}, jnp.array([[0, 3, 2], [1, 5, 6]])
     ),
-}  # fmt: skip
+}
