@@ -1,0 +1,230 @@
+"""Every graph metanetwork computes the equations of its docstring, dense and packed."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import reference_models as reference
+from helpers.symmetry_networks import NETWORKS
+
+from metanet import symmetry as sym
+from metanet.compiler import fast_compile_options
+from metanet.graphs import (
+    Budget,
+    HeadEdges,
+    ParameterGraph,
+    build_topology,
+    compile_topology,
+    make_layout,
+    pack,
+    to_graph,
+    to_params,
+)
+from metanet.models import MODELS, GraphModel, build_model
+from metanet.networks import Architecture, create
+
+# Two networks of different widths in one bin: kernels of 9 values, and recurrence.
+CASES = {
+    "CNN": lambda: create(
+        Architecture.of("small_cnn", widths=[2, 3], classes=2), jax.random.key(0)
+    ),
+    "RNN": NETWORKS["rnn"],
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gmn": {"dim": 8, "readout": "edges", "bias": "feature"},
+    "gmn sum": {"dim": 8, "aggregate": "sum", "readout": "mean", "bias": "feature"},
+    "gmn attention": {
+        "dim": 8, "aggregate": "attention", "readout": "nodes_edges", "bias": "feature",
+    },
+    "gmn pna": {
+        "dim": 8, "aggregate": "pna", "readout": "attention", "bias": "feature",
+        "directions": "forward",
+    },
+    "ng_gnn": {"dim": 8, "readout": "roles"},
+    "ng_t": {"dim": 8, "edge_dim": 6, "heads": 2, "attention_dim": 4, "readout": "mean"},
+    "product_gmn": {"dim": 8, "heads": 4},
+    "product_gmn moments": {"dim": 8, "heads": 2, "moments": 3, "readout": "moments"},
+    "scale_gmn": {"dim": 8},
+    "scale_gmn_b": {"dim": 8},
+    "scale_product_gmn": {"dim": 8, "heads": 4},
+    "deep_sets": {"dim": 8},
+    "set_transformer": {"dim": 8, "points": 3},
+}  # fmt: skip
+
+
+@functools.cache
+def graphs() -> tuple[ParameterGraph, ...]:
+    """The graph of each case, all parameters random."""
+    out = []
+    for i, make in enumerate(CASES.values()):
+        network = make()
+        symmetry = sym.discover(*network[:2], *network.inputs, check=False)
+        leaves, treedef = jax.tree.flatten(network.params)
+        rng = np.random.default_rng(i)
+        noisy = [
+            jnp.asarray(0.7 * rng.normal(size=x.shape), jnp.float32) for x in leaves
+        ]
+        params = treedef.unflatten(noisy)
+        out.append(to_graph(build_topology(symmetry), params))
+    return tuple(out)
+
+
+def randomized(model: GraphModel) -> GraphModel:
+    """The model with all parameters random: no gain is 1, no offset 0."""
+    state = nnx.state(model, nnx.Param)
+    leaves, treedef = jax.tree.flatten(state)
+    rng = np.random.default_rng(0)
+    drawn = [
+        x + jnp.asarray(0.2 * rng.normal(size=x.shape), jnp.float32) for x in leaves
+    ]
+    nnx.update(model, treedef.unflatten(drawn))
+    return model
+
+
+def build(variant: str) -> GraphModel:
+    name = variant.split()[0]
+    topologies = [graph.topology for graph in graphs()]
+    options = {"depth": 2, **VARIANTS[variant]}
+    model = build_model(name, options, topology=topologies, rngs=nnx.Rngs(0))
+    assert isinstance(model, GraphModel)
+    return randomized(model)
+
+
+def packed_batch(model: GraphModel) -> Any:
+    """Both networks in one bin, with room for padding."""
+    compiled = [compile_topology(g.topology, model.schema).packed for g in graphs()]
+    weights = []
+    for graph in graphs():
+        treedef = jax.tree.structure([0] * len(graph.topology.leaves))
+        leaves = to_params(graph, treedef)
+        weights.append(np.concatenate([np.asarray(x).ravel() for x in leaves]))
+    nodes, edges = (sum(getattr(c, n) for c in compiled) for n in ("nodes", "edges"))
+    return pack(compiled, weights, Budget(nodes + 5, edges + 7, len(compiled) + 1))
+
+
+def batched(graph: ParameterGraph) -> ParameterGraph:
+    return jax.tree.map(lambda x: x[None], graph)
+
+
+def rows(state: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """A dense state of one network as rows of nodes and edges."""
+    x, e, g = state
+    if isinstance(e, HeadEdges):
+        blocks = [jnp.moveaxis(b, 2, -1) for b in e.blocks]
+    else:
+        blocks = [b[:, 0] for b in e]
+    edges = [np.asarray(b, np.float64).reshape(-1, b.shape[-1]) for b in blocks]
+    nodes = np.asarray(jnp.broadcast_to(x, (1, *x.shape[1:])), np.float64)[0]
+    return nodes, np.concatenate(edges), None if g is None else np.float64(g[0])
+
+
+def close(actual: Any, expected: np.ndarray) -> None:
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * scale)
+
+
+def test_every_graph_model_has_a_reference():
+    models = {
+        name
+        for name in MODELS
+        if isinstance(MODELS[name], type)
+        and issubclass(MODELS[name], GraphModel)
+        and MODELS[name].__module__.startswith("metanet.")
+    }
+    assert models == set(reference.BLOCKS) == {v.split()[0] for v in VARIANTS}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_blocks_and_readout(variant):
+    model = build(variant)
+    block_equations = reference.BLOCKS[variant.split()[0]]
+    mean_log_degree = reference.mean_log_degree(list(graphs()))
+
+    graphdef, variables = nnx.split(model)
+
+    def states_and_pooled(variables, batch):
+        model = nnx.merge(graphdef, variables)
+        layout = make_layout(batch, model.schema)
+        states = [model.initial_state(layout)]
+        for block in model.blocks:
+            states.append(block(layout, states[-1], key=None, deterministic=True))
+        return states, model.pool(layout, model.final_state(layout, states[-1]))
+
+    def pooled_of(variables, batch):
+        return nnx.merge(graphdef, variables)(batch).pooled
+
+    options = fast_compile_options()
+    run = jax.jit(states_and_pooled, compiler_options=options)
+    packed = jax.jit(pooled_of, compiler_options=options)(
+        variables, packed_batch(model)
+    )
+    for i, graph in enumerate(graphs()):
+        states, pooled = run(variables, batched(graph))
+        flat = reference.read_graph(graph, mean_log_degree)
+        x, e, g = rows(states[0])
+        assert len(x) == flat.size and len(e) == len(flat.source)
+        for block, state in zip(model.blocks, states[1:], strict=True):
+            x, e, g = block_equations(block, flat, x, e, g)
+            for actual, expected in zip(rows(state), (x, e, g), strict=True):
+                if expected is not None:
+                    close(actual, expected)
+        if (
+            model.homogeneous_readout
+            if hasattr(model, "homogeneous_readout")
+            else False
+        ):
+            continue
+        if "scale" in variant:
+            x = reference.mlp(model.last, reference.invariant(flat, x))
+        expected = reference.readout(model.readout, flat, x, e, g)
+        close(pooled[0], expected)
+        close(packed[i], expected)
+
+
+@pytest.mark.parametrize("variant", ["gmn", "product_gmn moments"])
+def test_encodings_of_weights(variant):
+    """Edges start from their encoded values, nodes also from moments of their edges."""
+    model = build(variant)
+    sample = batched(graphs()[0])
+    model.set_statistics(sample)
+    compiled = compile_topology(graphs()[0].topology, model.schema)
+    layout = make_layout(sample, model.schema)
+    encoded = [np.asarray(e)[0, 0] for e in model.encoder.edges(layout)]
+    seen = 0
+    for entry, actual in zip(compiled.blocks, encoded, strict=True):
+        if entry.block.edge < 0:
+            continue
+        values = np.asarray(sample.edges[entry.block.edge])[0, ..., 0]
+        same_type = [
+            np.asarray(sample.edges[other.block.edge]).ravel()
+            for other in compiled.blocks
+            if other.type == entry.type
+        ]
+        joined = np.concatenate(same_type)
+        statistics = model.encoder.on_edges
+        close(statistics.mean[...][entry.type], joined.mean())
+        close(statistics.deviation[...][entry.type], joined.std())
+        expected = reference.encode(
+            statistics,
+            entry.grid,
+            entry.type,
+            values.reshape(-1, values.shape[-1]),
+            np.asarray(entry.places),
+        )
+        close(actual.reshape(expected.shape), expected)
+        seen += 1
+    assert seen >= 3
+    if "moments" in variant:
+        heads = model.config.heads
+        flat = reference.read_graph(graphs()[0], 0.0)
+        edges = np.concatenate([e.reshape(-1, e.shape[-1]) for e in encoded])
+        expected = np.asarray(model.nodes(layout))[0] + reference.linear(
+            model.moments, reference.moments(flat, edges[:, heads:])
+        )
+        close(model.initial_state(layout).nodes[0], expected)
