@@ -2,8 +2,8 @@
 
     python experiments/bench_discovery.py
 
-Networks are given by shapes alone (`jax.eval_shape`): nothing of their size is held in
-memory. ``discover`` includes tracing and is the median of three, ``topology`` the time
+Discovery reads shapes alone (`jax.eval_shape`), so that large networks need no memory.
+``discover`` includes tracing and is the median of three, ``topology`` the time
 of `build_topology`. ``graph_ratio`` compares, for networks that fit, the compiled view
 of the parameters as a graph with a compiled copy of the parameters in the same run,
 alternating.
@@ -15,15 +15,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from absl import app
 from flax import linen as nn
 
-from metanet.graphs import build_topology, to_graph
+from metanet.graphs import Topology, build_topology, to_graph
 from metanet.symmetry import discover
+
+T = TypeVar("T")
 
 
 class Bottleneck(nn.Module):
@@ -62,13 +65,15 @@ class Decoder(nn.Module):
     layers: int
     heads: int
     width: int
-    schema: int = 50_257
+    vocabulary: int = 50_257
 
     @nn.compact
     def __call__(self, tokens):
-        embed = nn.Embed(self.schema, self.width)
-        places = self.param("places", nn.initializers.normal(), (1024, self.width))
-        x = embed(tokens) + places[None, : tokens.shape[1]]
+        embed = nn.Embed(self.vocabulary, self.width)
+        positions = self.param(
+            "positions", nn.initializers.normal(), (1024, self.width)
+        )
+        x = embed(tokens) + positions[None, : tokens.shape[1]]
         mask = nn.make_causal_mask(tokens)
         for _ in range(self.layers):
             h = nn.LayerNorm()(x)
@@ -85,53 +90,69 @@ NETWORKS: dict[str, tuple[nn.Module, Any]] = {
     "gpt2 small": (Decoder(12, 12, 768), TOKENS),
     "decoder, 1 billion": (Decoder(20, 16, 2048), TOKENS),
 }
-# Larger networks are only looked at by their shapes.
-_HELD = 200_000_000
+# Arrays are made only for networks with fewer parameters.
+_MAX_MATERIALIZED = 200_000_000
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and its result."""
+def timed(function: Callable[..., T], *args: Any) -> tuple[float, T]:
+    """Returns the seconds of a call, and its result."""
     start = time.perf_counter()
-    result = jax.block_until_ready(run())
+    result = jax.block_until_ready(function(*args))
     return time.perf_counter() - start, result
 
 
-def graph_ratio(topology: Any, shapes: Any) -> float:
-    """Time of building a graph under jit, over that of copying the parameters."""
+def graph_ratio(topology: Topology, shapes: Any) -> float:
+    """Returns the time of building a graph over that of copying the parameters.
+
+    Args:
+        topology: The network's topology.
+        shapes: Shapes of its parameters.
+    """
     params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
-    build = jax.jit(lambda p: to_graph(topology, p).edges)
-    copy = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, p))
-    pairs = [(timed(lambda: build(params))[0], timed(lambda: copy(params))[0])
-             for _ in range(9)]  # fmt: skip
-    first, second = zip(*pairs[2:], strict=True)
-    return statistics.median(first) / statistics.median(second)
+
+    @jax.jit
+    def build(params: Any) -> Any:
+        return to_graph(topology, params).edges
+
+    @jax.jit
+    def copy(params: Any) -> Any:
+        return jax.tree.map(lambda x: x + 1, params)
+
+    pairs = [(timed(build, params)[0], timed(copy, params)[0]) for _ in range(9)]
+    build_times, copy_times = zip(*pairs[2:], strict=True)
+    return statistics.median(build_times) / statistics.median(copy_times)
+
+
+def measure(name: str, module: nn.Module, example: Any) -> dict[str, Any]:
+    """Returns sizes and times of a network.
+
+    Args:
+        name: Name of the network.
+        module: Its module.
+        example: Shape of an input.
+    """
+    shapes = jax.eval_shape(partial(module.init, jax.random.key(0)), example)
+    size = sum(x.size for x in jax.tree.leaves(shapes))
+    discover_shapes = partial(discover, module.apply, shapes, example, check=False)
+    runs = [timed(discover_shapes) for _ in range(3)]
+    symmetry = runs[-1][1]
+    seconds, topology = timed(build_topology, symmetry)
+    result = {
+        "network": name,
+        "parameters": size,
+        "discover": round(statistics.median(s for s, _ in runs), 3),
+        "topology": round(seconds, 3),
+        "groups": len(symmetry.groups),
+        "edge_sets": len(topology.edges),
+    }
+    if size < _MAX_MATERIALIZED:
+        result["graph_ratio"] = round(graph_ratio(topology, shapes), 2)
+    return result
 
 
 def main(_: list[str]) -> None:
     for name, (module, example) in NETWORKS.items():
-        shapes = jax.eval_shape(
-            lambda x, m=module: m.init(jax.random.key(0), x), example
-        )
-        size = sum(x.size for x in jax.tree.leaves(shapes))
-        runs = [
-            timed(lambda m=module, s=shapes, x=example: discover(
-                m.apply, s, x, check=False
-            ))
-            for _ in range(3)
-        ]  # fmt: skip
-        found = runs[-1][1]
-        seconds, topology = timed(lambda f=found: build_topology(f))
-        result = {
-            "network": name,
-            "parameters": size,
-            "discover": round(statistics.median(s for s, _ in runs), 3),
-            "topology": round(seconds, 3),
-            "groups": len(found.groups),
-            "edge_sets": len(topology.edges),
-        }
-        if size < _HELD:
-            result["graph_ratio"] = round(graph_ratio(topology, shapes), 2)
-        print(json.dumps(result), flush=True)
+        print(json.dumps(measure(name, module, example)), flush=True)
 
 
 if __name__ == "__main__":
