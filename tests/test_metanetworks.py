@@ -1,4 +1,4 @@
-"""Every metanetwork on every kind of network, stacked and packed."""
+"""Every metanetwork on every kind of network, in dense and packed batches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.graphs import (
     Budget,
+    ParameterGraph,
     Topology,
     build_topology,
     compile_topology,
@@ -69,13 +70,18 @@ SUBJECTS = {
     "RNN": NETWORKS["rnn"],
     "DeepSets": NETWORKS["deep sets"],
 }
+# Change of the pooled feature relative to its largest entry: less than the first under the
+# group, more than the second under a permutation outside of it. Two orders of magnitude
+# lie between them, so that rounding cannot pass for a broken symmetry.
+INVARIANT = 1e-5
+BROKEN = 1e-3
 PROBING = ("probegen", "product_gmn probes")
-# ProbeGen reads outputs that these do not let it capture, or inputs without a batch.
+# Networks whose outputs cannot be captured, or whose inputs have no batch axis.
 UNPROBED = {"transformer block", "GRU", "RNN", "DeepSets", "residual CNN with norm"}
 
 
 class ModelInputs(NamedTuple):
-    """A network, its structure, and three parameter sets stacked."""
+    """A network, its symmetry and topology, and a batch of three parameter sets."""
 
     network: Any
     symmetry: sym.Symmetry
@@ -86,18 +92,21 @@ class ModelInputs(NamedTuple):
 @functools.cache
 def subject(name: str) -> ModelInputs:
     network = SUBJECTS[name]()
-    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
+    symmetry = sym.discover(
+        network.apply_fn, network.params, *network.inputs, check=False
+    )
+    leaves, treedef = jax.tree.flatten(network.params)
 
-    def noisy(key):
-        leaves, treedef = jax.tree.flatten(network.params)
+    def with_noise(leaf: jax.Array, key: jax.Array) -> jax.Array:
+        noise = 0.3 * jax.random.normal(key, leaf.shape)
+        return leaf + noise * (jnp.std(leaf) + 0.1)
+
+    def sample(key: jax.Array) -> Any:
         keys = jax.random.split(key, len(leaves))
-        return treedef.unflatten(
-            [x + 0.3 * jax.random.normal(k, x.shape) * (jnp.std(x) + 0.1)
-             for x, k in zip(leaves, keys, strict=True)]
-        )  # fmt: skip
+        return treedef.unflatten(map(with_noise, leaves, keys))
 
-    params = jax.jit(jax.vmap(noisy))(jax.random.split(jax.random.key(0), 3))
-    return ModelInputs(network, found, build_topology(found), params)
+    params = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0), 3))
+    return ModelInputs(network, symmetry, build_topology(symmetry), params)
 
 
 def build(model: str, subjects: list[ModelInputs], seed: int = 0):
@@ -107,8 +116,10 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
     probe = None
     if model in PROBING:
         apply_fn, shape = first.network.apply_fn, first.network.inputs[0].shape[1:]
-        run = lambda p, x: sym.compute_activations(apply_fn, first.symmetry, p, x)
-        probe = Probe(run, ParamSpec.of(first.network.params), shape)
+        activations = functools.partial(
+            sym.compute_activations, apply_fn, first.symmetry
+        )
+        probe = Probe(activations, ParamSpec.of(first.network.params), shape)
     return build_model(
         model.split()[0],
         {**options, **MODELS_TESTED.get(model, {})},
@@ -124,42 +135,58 @@ def scale_equivariant(model: str) -> bool:
 
 
 def graphs_of(subject: ModelInputs, factors: bool):
-    """Parameters to graphs, canonical but for the factors that some models carry."""
-    left = subject.symmetry
+    """Returns a function from parameters to graphs, which canonicalizes the parameters.
+
+    With ``factors``, factors of nodes remain, for models that are equivariant to them.
+    """
+    symmetry = subject.symmetry
     if factors:
-        left = remaining_symmetry(subject.symmetry, subject.topology)
-    canonical = jax.vmap(lambda p: sym.canonicalize(left, p))
-    return lambda params: to_graph(subject.topology, canonical(params))
+        symmetry = remaining_symmetry(subject.symmetry, subject.topology)
+    canonicalize = jax.vmap(functools.partial(sym.canonicalize, symmetry))
+
+    def graphs(params: Any) -> ParameterGraph:
+        return to_graph(subject.topology, canonicalize(params))
+
+    return graphs
 
 
 def moved(subject: ModelInputs, params: Any, seed: int = 5):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    act = lambda k, p: sym.act(
-        subject.symmetry, sym.random_element(subject.symmetry, k), p
-    )
-    return jax.vmap(act)(keys, params)
+    """Returns three parameter sets under random elements of their symmetry group."""
+
+    def act(key: jax.Array, params: Any) -> Any:
+        element = sym.random_element(subject.symmetry, key)
+        return sym.act(subject.symmetry, element, params)
+
+    return jax.vmap(act)(jax.random.split(jax.random.key(seed), 3), params)
 
 
 @functools.cache
 def moved_and_broken(name: str, factors: bool):
-    """Graphs of three networks, of the same moved, and of others like them."""
+    """Returns graphs of three networks, of equivalent ones, and of changed ones."""
     case = subject(name)
-    # Matrices with their columns in another order: no symmetry of these networks.
-    turn = lambda x: jnp.roll(x, 1, axis=-1) if x.ndim == 3 else x
+
+    def permute_columns(x: jax.Array) -> jax.Array:
+        """Permutes the columns of matrices only, which is no symmetry of the networks."""
+        return jnp.roll(x, 1, axis=-1) if x.ndim == 3 else x
 
     @jax.jit
     def prepare(params):
-        each = (params, moved(case, params), jax.tree.map(turn, params))
-        joined = jax.tree.map(lambda *x: jnp.concatenate(x), *each)
+        broken = jax.tree.map(permute_columns, params)
+        joined = jax.tree.map(concatenate, params, moved(case, params), broken)
         return graphs_of(case, factors)(joined)
 
     return prepare(case.params)
 
 
-def quick(model: str, name: str) -> bool:
-    """Every model on some network, and every network but one with some models.
+def concatenate(*arrays: jax.Array) -> jax.Array:
+    return jnp.concatenate(arrays)
 
-    Kinds of transformers are quick in test_model_families.
+
+def quick(model: str, name: str) -> bool:
+    """Returns True for the pairs of the default suite.
+
+    They contain every model, and every network but the transformer block, whose kinds the
+    default suite tests in test_model_families.
     """
     return name == "siren" or (
         model == "gmn"
@@ -203,16 +230,16 @@ def test_invariant_to_the_discovered_group(model, name):
     before, after, broken = np.split(np.asarray(pooled), 3)
     scale = np.abs(before).max()
     assert before.shape == (3, net.dim)
-    assert np.abs(before - after).max() < 1e-4 * scale
+    assert np.abs(before - after).max() < INVARIANT * scale
     assert 0 < float(size) < float("inf")
-    # Networks differ, and a broken symmetry is noticed.
+    # Different networks have different features, and a change outside the group shows.
     assert np.abs(before[0] - before[1]).max() > 1e-3 * scale
     if model not in ("statnn", "deep_sets", "set_transformer"):
-        assert np.abs(before - broken).max() > 1e-4 * scale
+        assert np.abs(before - broken).max() > BROKEN * scale
 
 
 def packed_quickly(model: str, names: tuple[str, str]) -> bool:
-    """A pair for some models of the package, and all for models from outside."""
+    """Returns True for one pair of some models, and all pairs of models from outside."""
     return PACKED_QUICKLY.get(model) == names or model.split()[0] not in BUILT_IN
 
 
@@ -233,7 +260,7 @@ def flat(params: Any, i: int) -> np.ndarray:
     ],
     ids=lambda x: x if isinstance(x, str) else " and ".join(x),
 )
-def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, names):
+def test_packed_equals_dense_equals_single_and_padding_has_no_effect(model, names):
     cases = [subject(n) for n in names]
     net = build(model, cases)
     plans = [
@@ -246,7 +273,10 @@ def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, name
     )
     batch = pack(plans, weights, budget)
     nnx.jit(lambda net, batch: net.set_statistics(batch))(net, batch)
-    poison = lambda values, graph: np.where((graph > count)[:, None], np.nan, values)
+
+    def poison(values: np.ndarray, graph: np.ndarray) -> np.ndarray:
+        return np.where((graph > count)[:, None], np.nan, values)
+
     poisoned = batch._replace(
         edge_values=poison(batch.edge_values, batch.edge_graph),
         node_values=poison(batch.node_values, batch.node_graph),
@@ -264,24 +294,26 @@ def test_packed_equals_stacked_equals_single_and_padding_never_leaks(model, name
     gradients, packed = run(net, poisoned)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     for i, case in enumerate(cases):
-        stacked, one = stacked_and_single(net, case)
-        np.testing.assert_allclose(packed[2 * i : 2 * i + 2], stacked, atol=1e-5)
-        np.testing.assert_allclose(one, stacked[:1], atol=1e-5)
+        dense, single = dense_and_single(net, case)
+        np.testing.assert_allclose(packed[2 * i : 2 * i + 2], dense, atol=1e-5)
+        np.testing.assert_allclose(single, dense[:1], atol=1e-5)
 
 
-def stacked_and_single(net: Any, case: ModelInputs):
-    """Outputs for the first two networks as a stack, and for the first by itself."""
+def dense_and_single(net: Any, case: ModelInputs):
+    """Returns the outputs for a batch of the first two networks, and for the first."""
 
     @nnx.jit
     def run(net, params):
-        first = lambda n: to_graph(case.topology, jax.tree.map(lambda x: x[:n], params))
-        return net(first(2)).pooled, net(first(1)).pooled
+        two = jax.tree.map(lambda x: x[:2], params)
+        one = jax.tree.map(lambda x: x[:1], params)
+        graphs = functools.partial(to_graph, case.topology)
+        return net(graphs(two)).pooled, net(graphs(one)).pooled
 
     return run(net, case.params)
 
 
 @pytest.mark.parametrize("kind", ["positive", "sign"])
-def test_node_features_of_scale_gmn_carry_the_factors(kind):
+def test_node_features_of_scale_gmn_are_equivariant_to_factors(kind):
     case = subject("mlp" if kind == "positive" else "siren")
     net = build("scale_gmn_b", [case])
     element = sym.random_element(
@@ -293,18 +325,18 @@ def test_node_features_of_scale_gmn_carry_the_factors(kind):
     start, checked = 0, 0
     scaling_groups = [f for f in case.symmetry.scaling_groups if f.kind == kind]
     for node in case.topology.nodes:
-        own = slice(start, start + node.size)
+        nodes = slice(start, start + node.size)
         start += node.size
         if not node.carries:
             np.testing.assert_allclose(
-                after.nodes[:, own], before.nodes[:, own], rtol=2e-4, atol=2e-4
+                after.nodes[:, nodes], before.nodes[:, nodes], rtol=2e-4, atol=2e-4
             )
             continue
-        ratio = after.nodes[:, own] / before.nodes[:, own]
+        ratio = after.nodes[:, nodes] / before.nodes[:, nodes]
         factor = jnp.median(ratio, axis=-1, keepdims=True)
         assert float(jnp.abs(factor - 1).max()) > 0.1
         np.testing.assert_allclose(
-            after.nodes[:, own], before.nodes[:, own] * factor, rtol=2e-3, atol=1e-4
+            after.nodes[:, nodes], before.nodes[:, nodes] * factor, rtol=2e-3, atol=1e-4
         )
         # The same factor for all networks: the one with which the group acts.
         np.testing.assert_allclose(
@@ -316,28 +348,36 @@ def test_node_features_of_scale_gmn_carry_the_factors(kind):
 
 @pytest.mark.parametrize("model", ["scale_gmn_b", "scale_product_gmn"])
 def test_tiny_weights_keep_values_and_gradients_small(model):
-    """All parameters of some units, and all but the biases: long weight decay."""
+    """Parameters of some units are tiny, with and without the biases, as after decay."""
     case = subject("mlp")
     net = build(model, [case])
     net.set_statistics(to_graph(case.topology, case.params))
 
     def energy(net, graphs):
-        found = net(graphs)
-        return (found.pooled**2).mean(), found
+        features = net(graphs)
+        return (features.pooled**2).mean(), features
+
+    def largest(tree: Any) -> float:
+        return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+
+    def decayed(params: Any, rank: int) -> Any:
+        """Decays the first units of arrays of at least some rank, batch axis included."""
+
+        def decay(x: jax.Array) -> jax.Array:
+            return x.at[..., :4].mul(1e-15) if x.ndim >= rank else x
+
+        return jax.tree.map(decay, params)
 
     run = nnx.jit(nnx.grad(energy, has_aux=True))
-    largest = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
     slope, plain = run(net, to_graph(case.topology, case.params))
-    for rank in (2, 3):  # of biases and matrices
-        decay = lambda x, rank=rank: x.at[..., :4].mul(1e-15) if x.ndim >= rank else x
-        gradient, found = run(
-            net, to_graph(case.topology, jax.tree.map(decay, case.params))
-        )
-        assert largest(found.nodes) < 30 * largest(plain.nodes)
+    for rank in (2, 3):  # biases and matrices, matrices only
+        graphs = to_graph(case.topology, decayed(case.params, rank))
+        gradient, features = run(net, graphs)
+        assert largest(features.nodes) < 30 * largest(plain.nodes)
         assert largest(gradient) < 30 * largest(slope)
 
 
-def test_functional_arrays_move_along():
+def test_array_features_of_functionals_are_equivariant():
     case = subject("mlp")
     net = build("unf", [case])
     element = sym.random_element(
@@ -353,22 +393,22 @@ def test_functional_arrays_move_along():
         np.testing.assert_allclose(y, x, atol=1e-4)
 
 
-def test_bins_hold_every_network_once():
+def test_bins_contain_every_network_once():
     rng = np.random.default_rng(0)
     sizes = [(int(n), int(20 * n)) for n in rng.integers(5, 60, 300)]
     budget = Budget(nodes=400, edges=6000, graphs=64)
     bins = first_fit_decreasing(sizes, budget)
-    assert sorted(i for held in bins for i in held) == list(range(300))
-    for held in bins:
-        assert sum(sizes[i][0] for i in held) <= budget.nodes
-        assert sum(sizes[i][1] for i in held) <= budget.edges
+    assert sorted(i for members in bins for i in members) == list(range(300))
+    for members in bins:
+        assert sum(sizes[i][0] for i in members) <= budget.nodes
+        assert sum(sizes[i][1] for i in members) <= budget.edges
     used = sum(e for _, e in sizes) / (len(bins) * budget.edges)
     assert used > 0.95
     with pytest.raises(MetanetError, match="more than the budget"):
         first_fit_decreasing([(500, 10)], budget)
 
 
-def test_what_packing_refuses():
+def test_packing_errors():
     case, other = subject("mlp"), subject("GRU")
     net = build("product_gmn", [case])
     with pytest.raises(MetanetError, match="does not know"):
@@ -382,8 +422,8 @@ def test_what_packing_refuses():
     with pytest.raises(MetanetError, match="exceed the budget"):
         pack([known], [weights], Budget(2, 1000, 4))
     mixer = NETWORKS["mixer"]()
-    found = sym.discover(mixer.apply_fn, mixer.params, *mixer.inputs, check=False)
-    topology = build_topology(found)
+    symmetry = sym.discover(mixer.apply_fn, mixer.params, *mixer.inputs, check=False)
+    topology = build_topology(symmetry)
     net = build_model("gmn", {}, topology=topology, rngs=nnx.Rngs(0))
     with pytest.raises(MetanetError, match="stack graphs of one topology"):
         _ = compile_topology(topology, net.schema).packed

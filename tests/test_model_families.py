@@ -1,4 +1,6 @@
-"""The graph metanetwork takes the graph of every kind of network."""
+"""The graph metanetwork on graphs of every kind of network."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,11 @@ from helpers.symmetry_families import FAMILIES
 from helpers.symmetry_networks import NETWORKS
 
 from metanet import symmetry as sym
-from metanet.graphs import build_topology, to_graph
+from metanet.graphs import ParameterGraph, build_topology, to_graph
 from metanet.models import build_model
 
 CASES = {**NETWORKS, **FAMILIES}
-# Its signs per head and per channel depend on each other: no unique canonical form.
+# Signs per head and per channel depend on each other, so no canonical form is unique.
 CASES.pop("query-key norm")
 QUICK = {
     "experts",
@@ -29,34 +31,44 @@ QUICK = {
 )
 def test_invariant_to_the_discovered_group(name):
     network = CASES[name]()
-    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
-    topology = build_topology(found)
+    symmetry = sym.discover(
+        network.apply_fn, network.params, *network.inputs, check=False
+    )
+    topology = build_topology(symmetry)
     model = build_model(
         "product_gmn", {"dim": 16, "depth": 2}, topology=topology, rngs=nnx.Rngs(0)
     )
 
-    def noisy(key):
-        leaves, treedef = jax.tree.flatten(network.params)
-        keys = jax.random.split(key, len(leaves))
-        pairs = zip(leaves, keys, strict=True)
-        return treedef.unflatten([x * jnp.exp(0.3 * jax.random.normal(k, x.shape))
-                                  for x, k in pairs])  # fmt: skip
+    leaves, treedef = jax.tree.flatten(network.params)
 
-    graphs = lambda p: to_graph(topology, p)
-    canonical = lambda p: graphs(sym.canonicalize(found, p))
-    act = lambda k, p: sym.act(found, sym.random_element(found, k), p)
+    def with_noise(leaf: jax.Array, key: jax.Array) -> jax.Array:
+        return leaf * jnp.exp(0.3 * jax.random.normal(key, leaf.shape))
+
+    def sample(key: jax.Array) -> Any:
+        keys = jax.random.split(key, len(leaves))
+        return treedef.unflatten(map(with_noise, leaves, keys))
+
+    def graphs(params: Any) -> ParameterGraph:
+        return to_graph(topology, params)
+
+    def canonical_graphs(params: Any) -> ParameterGraph:
+        return graphs(sym.canonicalize(symmetry, params))
+
+    def act(key: jax.Array, params: Any) -> Any:
+        return sym.act(symmetry, sym.random_element(symmetry, key), params)
+
     keys = jax.random.split(jax.random.key(0), 3)
 
     @nnx.jit
     def run(model):
-        params = jax.vmap(noisy)(keys)
+        params = jax.vmap(sample)(keys)
         model.set_statistics(jax.vmap(graphs)(params))
         moved = jax.vmap(act)(keys, params)
         both = jax.tree.map(lambda *x: jnp.concatenate(x), params, moved)
-        read = jax.vmap(canonical)(both)
+        canonical = jax.vmap(canonical_graphs)(both)
 
         def energy(model):
-            pooled = model(read).pooled
+            pooled = model(canonical).pooled
             return (pooled[:3] ** 2).mean(), pooled
 
         gradient, pooled = nnx.grad(energy, has_aux=True)(model)
@@ -65,6 +77,6 @@ def test_invariant_to_the_discovered_group(name):
 
     before, after, size = run(model)
     assert float(jnp.abs(before - after).max()) < 1e-4
-    # The networks differ, and an invariant that ignores them would be caught here.
+    # A feature that does not depend on the networks would be invariant too.
     assert float(jnp.abs(before[0] - before[1]).max()) > 1e-3
     assert 0 < float(size) < float("inf")

@@ -1,10 +1,15 @@
-"""Building blocks of models are exact, and node features move along."""
+"""Layers of models against direct computations; equivariance of node features."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import training_cases
 from test_metanetworks import ModelInputs, build, graphs_of, scale_equivariant, subject
 
 from metanet import symmetry as sym
@@ -12,12 +17,12 @@ from metanet.errors import MetanetError
 from metanet.graphs import AxisMap, EdgeBlock, HeadEdges, Rows, map_edges, to_graph
 from metanet.graphs.layouts import block_ops
 from metanet.models import GMN, build_model
-from metanet.models.dmc import halved
+from metanet.models.dmc import strided_windows
 from metanet.models.layers import NormLinear, bf16_products, dropout, product
 
 
 def read(model: str, case: ModelInputs, *params):
-    """What a model makes of each batch of parameter sets, by one program."""
+    """Returns the features of each batch of parameter sets, from one compiled program."""
     net = build(model, [case])
     graphs = graphs_of(case, scale_equivariant(model))
     net.set_statistics(jax.jit(graphs)(case.params))
@@ -26,7 +31,7 @@ def read(model: str, case: ModelInputs, *params):
 
 
 @pytest.mark.parametrize("model", ["flat_mlp", "dmc"])
-def test_models_that_read_an_order_are_not_invariant(model):
+def test_models_of_ordered_weights_are_not_invariant(model):
     case = subject("siren")
     element = sym.random_element(case.symmetry, jax.random.key(5))
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
@@ -34,7 +39,7 @@ def test_models_that_read_an_order_are_not_invariant(model):
     assert float(jnp.abs(before - after).max()) > 1e-2
 
 
-def test_node_features_move_along():
+def test_node_features_are_equivariant():
     case = subject("siren")
     element = sym.random_element(
         case.symmetry, jax.random.key(3), signs=False, phases=False
@@ -44,35 +49,42 @@ def test_node_features_move_along():
     hidden = [i for i, n in enumerate(case.topology.nodes) if n.kind == "hidden"]
     starts = np.cumsum([0, *(n.size for n in case.topology.nodes)])
     for index, perm in zip(hidden, element.permutations, strict=True):
-        own = slice(starts[index], starts[index + 1])
-        expected = before[:, own][:, perm[0]]
-        np.testing.assert_allclose(after[:, own], expected, atol=1e-4)
+        nodes = slice(starts[index], starts[index + 1])
+        expected = before[:, nodes][:, perm[0]]
+        np.testing.assert_allclose(after[:, nodes], expected, atol=1e-4)
+
+
+def sum_of_sines(
+    function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, w: jax.Array
+) -> jax.Array:
+    return jnp.sum(jnp.sin(function(x, w)))
 
 
 @pytest.mark.parametrize("rows", [(7,), (64,), (640,), (2, 3, 5, 64), (1280,)])
-def test_product_equals_the_plain_one(rows):
+def test_product_equals_matrix_multiplication(rows):
     x = jax.random.normal(jax.random.key(0), (*rows, 12))
     w = jax.random.normal(jax.random.key(1), (12, 5))
-    value = lambda f: lambda x, w: jnp.sum(jnp.sin(f(x, w)))
-    plain = jax.value_and_grad(value(lambda x, w: x @ w), (0, 1))(x, w)
-    ours = jax.value_and_grad(value(product), (0, 1))(x, w)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+    expected = jax.value_and_grad(sum_of_sines, (1, 2))(jnp.matmul, x, w)
+    computed = jax.value_and_grad(sum_of_sines, (1, 2))(product, x, w)
+    for a, b in zip(jax.tree.leaves(computed), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def test_bf16_products_round_factors_only():
     x = jax.random.normal(jax.random.key(0), (640, 12))
     w = jax.random.normal(jax.random.key(1), (12, 5))
-    low = lambda v: v.astype(jnp.bfloat16).astype(jnp.float32)
-    value = lambda f: lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+
+    def rounded(v: jax.Array) -> jax.Array:
+        return v.astype(jnp.bfloat16).astype(jnp.float32)
+
     with bf16_products():
-        ours = jax.value_and_grad(value(product), (0, 1))(x, w)
-    exact = low(x) @ low(w)
-    np.testing.assert_allclose(ours[0], jnp.sin(exact).sum(), rtol=1e-4)
-    g = low(jnp.cos(exact))
-    np.testing.assert_allclose(ours[1][0], g @ low(w).T, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(ours[1][1], low(x).T @ g, rtol=1e-3, atol=1e-2)
-    # Outside, and inside when switched off, nothing is rounded.
+        value, gradients = jax.value_and_grad(sum_of_sines, (1, 2))(product, x, w)
+    y = rounded(x) @ rounded(w)
+    np.testing.assert_allclose(value, jnp.sin(y).sum(), rtol=1e-4)
+    g = rounded(jnp.cos(y))
+    np.testing.assert_allclose(gradients[0], g @ rounded(w).T, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(gradients[1], rounded(x).T @ g, rtol=1e-3, atol=1e-2)
+    # Nothing is rounded outside of the context, or inside when it is switched off.
     with bf16_products(False):
         np.testing.assert_array_equal(product(x, w), x @ w)
 
@@ -161,14 +173,19 @@ def test_dropout_keeps_the_mean_and_depends_on_the_key():
     np.testing.assert_array_equal(first, dropout(x, rate, keys[0], False))
     np.testing.assert_array_equal(x, dropout(x, rate, keys[0], True))
     np.testing.assert_array_equal(x, dropout(x, 0.0, keys[0], False))
+    with pytest.raises(ValueError, match="needs a key"):
+        dropout(x, rate, None, False)
 
 
 def test_dropout_of_a_model_acts_in_training_alone():
     case = subject("siren")
     graphs = to_graph(case.topology, case.params)
     model = GMN.for_graphs(case.topology, dim=8, depth=1, dropout=0.5, rngs=nnx.Rngs(0))
-    run = nnx.jit(lambda m, key, plain: m(graphs, key=key, deterministic=plain).pooled,
-                  static_argnums=2)  # fmt: skip
+
+    @functools.partial(nnx.jit, static_argnums=2)
+    def run(model: GMN, key: jax.Array, deterministic: bool) -> jax.Array:
+        return model(graphs, key=key, deterministic=deterministic).pooled
+
     keys = jax.random.split(jax.random.key(0))
     plain = run(model, keys[0], True)
     np.testing.assert_array_equal(plain, run(model, keys[1], True))
@@ -179,6 +196,16 @@ def test_dropout_of_a_model_acts_in_training_alone():
         dropped[~zeros], 2 * np.asarray(plain)[~zeros], rtol=1e-6
     )
     assert (dropped != run(model, keys[1], False)).any()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_every_training_step_has_its_own_dropout_key(rate):
+    """With learning rate 0, losses of the same networks differ by dropout alone."""
+    options = {"name": "flat_mlp", "dim": 8, "depth": 1, "dropout": rate}
+    chosen = training_cases.config(model=options, optimizer={"learning_rate": 0.0})
+    rows = np.broadcast_to(np.arange(16), (3, 1, 16))
+    _, metrics = training_cases.run_steps(training_cases.experiment(chosen), rows)
+    assert len({step["loss"] for step in metrics}) == (3 if rate else 1)
 
 
 def test_for_graphs_equals_build_model():
@@ -195,7 +222,10 @@ def test_for_graphs_equals_build_model():
 
 def test_unknown_names_and_options_are_named():
     topology = subject("siren").topology
-    build = lambda name, **o: build_model(name, o, topology=topology, rngs=nnx.Rngs(0))
+
+    def build(name: str, **options: Any) -> Any:
+        return build_model(name, options, topology=topology, rngs=nnx.Rngs(0))
+
     with pytest.raises(MetanetError, match='Did you mean "gmn"'):
         build("gnm")
     with pytest.raises(MetanetError, match='Did you mean "depth"'):
@@ -214,25 +244,26 @@ def test_unknown_names_and_options_are_named():
 
 
 def test_windows_of_runs_are_a_convolution_of_each():
-    """With stride 2 and zeros behind the end, whatever lies between the runs."""
+    """The convolution has stride 2 and pads zeros; rows between runs have no effect."""
     rng = np.random.default_rng(0)
     lengths, gap, kernel = [7, 0, 1, 12, 2], 3, 4
     start = np.cumsum([0, *(n + gap for n in lengths[:-1])])
     values = rng.standard_normal((start[-1] + lengths[-1] + gap, 5)).astype("f4")
     weight = rng.standard_normal((kernel * 5, 6)).astype("f4")
-    found = halved(
+    windows = strided_windows(
         Rows(jnp.asarray(values), jnp.asarray(start), jnp.asarray(lengths), start),
         kernel,
     )
     for i, n in enumerate(lengths):
-        own = np.asarray(found.values[found.start[i] :][: found.length[i]] @ weight)
-        assert len(own) == -(-n // 2)
+        start_row, count = windows.start[i], windows.length[i]
+        computed = np.asarray(windows.values[start_row:][:count] @ weight)
+        assert len(computed) == -(-n // 2)
         if n:
             direct = jax.lax.conv_general_dilated(
                 values[None, start[i] : start[i] + n],
                 weight.reshape(kernel, 5, 6),
                 (2,),
-                [(0, 2 * len(own) - 2 + kernel - n)],
+                [(0, 2 * len(computed) - 2 + kernel - n)],
                 dimension_numbers=("NWC", "WIO", "NWC"),
             )
-            np.testing.assert_allclose(own, direct[0], atol=1e-5)
+            np.testing.assert_allclose(computed, direct[0], atol=1e-5)

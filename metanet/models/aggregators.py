@@ -1,4 +1,4 @@
-"""From messages on edges to one vector per node: mean, sum, attention, PNA."""
+"""Aggregation of messages on edges to one vector per node: mean, sum, attention, PNA."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ class Aggregator(nnx.Module):
     """Aggregates messages ``[..., dim]`` at an end of their edges.
 
     * "mean", "sum";
-    * "attention": softmax over the edges of a node, by scores read from the messages,
-      four heads;
-    * "pna": mean, minimum, maximum and standard deviation, each as it is and amplified
-      by ``log(degree + 1)`` over its mean (Corso et al. 2020, equation 8; Neural Graphs
-      leave out the attenuation, and so do we).
+    * "attention": softmax over the edges of a node, with four heads whose scores are
+      linear in the messages;
+    * "pna": mean, minimum, maximum and standard deviation, each once unscaled and once
+      multiplied by ``log(degree + 1)`` over its mean (Corso et al. 2020, equation 8,
+      without the attenuating scaler, which Neural Graphs leave out as well).
 
     Attributes:
         width: Width of the result.
+
+    Args:
+        how: Name of the aggregation.
+        dim: Width of the messages.
+        schema: Schema of the graphs, whose mean degree "pna" needs.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class Aggregator(nnx.Module):
         )
 
     def __call__(self, layout: Layout, messages: Edges, end: End) -> jax.Array:
+        """Returns node values ``[..., width]`` of the nodes at an end of the edges."""
         if self.how == "pna":
             return self._pna(layout, messages, end)
         if self.scores is not None:
@@ -57,6 +64,6 @@ class Aggregator(nnx.Module):
         square = layout.reduce(map_edges(jnp.square, messages), end, "mean")
         deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) + 1e-5)
         low, high = (layout.reduce(messages, end, h) for h in ("min", "max"))
-        found = jnp.concatenate([mean, low, high, deviation], axis=-1)
-        amplified = jnp.log1p(layout.degree(end)) / self.log_degree
-        return jnp.concatenate([found, found * amplified], axis=-1)
+        statistics = jnp.concatenate([mean, low, high, deviation], axis=-1)
+        scaler = jnp.log1p(layout.degree(end)) / self.log_degree
+        return jnp.concatenate([statistics, statistics * scaler], axis=-1)

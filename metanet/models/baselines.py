@@ -1,10 +1,10 @@
-r"""Baselines that read weights as a vector or by statistics: flat MLP, StatNN.
+r"""Baselines without equivariant layers: an MLP on flat weights, and StatNN.
 
-They read the same parameter graphs as the graph models, of one architecture, and return
-pooled features only, so that every task and every experiment runs with them unchanged.
+They read parameter graphs of one architecture and return pooled features, so that tasks
+and experiments treat them as graph models.
 
-Equivariance: StatNN is invariant to all permutations within an array; flat MLP to nothing
-but what `canonicalize` removes beforehand.
+Equivariance: StatNN is invariant to all permutations within an array. The flat MLP has no
+invariance; `canonicalize` may remove symmetries beforehand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BaselineConfig(Options):
     Attributes:
         dim: Width of the hidden layers.
         depth: Number of hidden layers.
-        dropout: Rate on the last features.
+        dropout: Dropout rate on the last features.
     """
 
     dim: PositiveInt = 256
@@ -42,7 +42,7 @@ class BaselineConfig(Options):
 
 
 class _Baseline(nnx.Module):
-    """An MLP on a fixed vector of ``inputs`` numbers per network."""
+    """Base class of MLPs on a vector of ``inputs`` numbers per network."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class _Baseline(nnx.Module):
         return max(self.config.dim, self.layers[0].kernel.shape[0])
 
     def vector(self, graphs: ParameterGraph) -> jax.Array:
-        """The numbers ``[B, inputs]`` that the MLP reads."""
+        """Returns the input ``[B, inputs]`` of the MLP."""
         raise NotImplementedError
 
     def __call__(
@@ -75,7 +75,7 @@ class _Baseline(nnx.Module):
         key: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Features:
-        """Pooled features ``[B, dim]``; no node or edge features."""
+        """Returns pooled features ``[B, dim]``, without node or edge features."""
         x = self.vector(require_dense(graphs))
         for layer in self.layers:
             x = jax.nn.silu(layer(x))
@@ -84,12 +84,12 @@ class _Baseline(nnx.Module):
 
 
 def primary(topology: Topology) -> tuple[int, ...]:
-    """Edge sets that hold each parameter once."""
+    """Returns the indices of edge sets that together contain each parameter once."""
     return tuple(i for i, e in enumerate(topology.edges) if e.primary)
 
 
 class FlatWeights(nnx.Module):
-    """All weights of a network as one standardised vector ``[B, P * F]``."""
+    """Standardised flat weights of a network, ``[B, P * F]``."""
 
     def __init__(self, topology: Topology, features: int):
         self.sets = primary(topology)
@@ -114,7 +114,7 @@ class FlatWeights(nnx.Module):
 
 @MODELS.register("flat_mlp")
 class FlatMLP(_Baseline):
-    """MLP on all weights as one vector: not equivariant to anything."""
+    """An MLP on the flat weights; it has no equivariance."""
 
     Config = BaselineConfig
 
@@ -141,7 +141,7 @@ class FlatMLP(_Baseline):
 
 @MODELS.register("statnn")
 class StatNN(_Baseline):
-    """MLP on statistics of every parameter array: invariant to all permutations.
+    """An MLP on statistics of every parameter array, invariant to all permutations.
 
     Source: Unterthiner et al., "Predicting Neural Network Accuracy from Weights"
     (2020): mean, variance and the quantiles 0, 25, 50, 75, 100 % of each tensor.
@@ -168,8 +168,9 @@ class StatNN(_Baseline):
         """Measures mean and deviation of each statistic on a sample of graphs."""
         raw = self._statistics(require_dense(graphs))
         self.mean[...], deviation = raw.mean(0), raw.std(0)
-        # What varies by less than 1e-3 of itself has four digits left in float32, which
-        # the order of summation changes: rounding must not become a feature.
+        # A statistic that varies by less than 1e-3 of its mean has four significant digits
+        # left in float32, and the order of summation changes them. Dividing by its
+        # deviation would turn rounding into a feature.
         varies = deviation > 1e-3 * jnp.abs(raw.mean(0)) + 1e-8
         self.deviation[...] = jnp.where(varies, deviation, 1.0)
 
@@ -187,23 +188,35 @@ class StatNN(_Baseline):
 
 
 def _quantiles(x: jax.Array) -> jax.Array:
-    """Quantiles of each row, ``[B, n] -> [B, 5]``, between entries linearly."""
+    """Returns linearly interpolated quantiles of each row, ``[B, n] -> [B, 5]``."""
     ordered = _sorted(x)
-    at = np.asarray(_QUANTILES) * (x.shape[-1] - 1)
-    low = np.floor(at).astype(int)
-    share = jnp.asarray((at - low)[None], x.dtype)
+    position = np.asarray(_QUANTILES) * (x.shape[-1] - 1)
+    low = np.floor(position).astype(int)
+    share = jnp.asarray((position - low)[None], x.dtype)
     high = np.minimum(low + 1, x.shape[-1] - 1)
     return ordered[:, low] * (1 - share) + ordered[:, high] * share
 
 
 @jax.custom_jvp
 def _sorted(x: jax.Array) -> jax.Array:
-    """Rows in ascending order, as integers of the same order: XLA sorts these several
-    times faster than floats on CPU."""
-    flip = lambda i: i ^ ((i >> 31) & 0x7FFFFFFF)
-    order = flip(jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32))
-    order = jax.lax.sort(order, is_stable=False)
-    return jax.lax.bitcast_convert_type(flip(order), jnp.float32).astype(x.dtype)
+    """Returns rows in ascending order.
+
+    Sorts integers of the same order as the floats, which XLA does several times faster on
+    CPU.
+    """
+    integers = _flip_negative(
+        jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    )
+    integers = _flip_negative(jax.lax.sort(integers, is_stable=False))
+    return jax.lax.bitcast_convert_type(integers, jnp.float32).astype(x.dtype)
+
+
+def _flip_negative(bits: jax.Array) -> jax.Array:
+    """Flips all bits but the sign of negative numbers; its own inverse.
+
+    Bit patterns of floats then compare as the floats do.
+    """
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @_sorted.defjvp

@@ -3,13 +3,13 @@ r"""Deep meta-classifier: convolutions along the weights in the order of the arr
 Source: Eilertsen et al., "Classifying the Classifier: Dissecting the Weight Space of
 Neural Networks" (ECAI 2020), section 4.
 
-Equivariance: to nothing but what `canonicalize` removes beforehand; networks of any
-architecture are read, as their weights in order are a sequence for each.
+Equivariance: none; `canonicalize` may remove symmetries beforehand. The model reads
+networks of any architecture, since the ordered weights of each are a sequence.
 
-Deviations: the whole sequence is read, not a random slice of it. A step of it is an edge
-of the parameter graph (a weight, or a whole kernel), not a single number, so that a
-convolution reads as much of a CNN as of an MLP; parameters of nodes (biases, gains) are a
-sequence of their own.
+Deviations: the model reads the whole sequence, not a random slice of it. A step of the
+sequence is an edge of the parameter graph (a weight, or a whole kernel), not a single
+number, so that a convolution covers as much of a CNN as of an MLP. Parameters of nodes
+(biases, gains) form a separate sequence.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class DMCConfig(Options):
     Attributes:
         dim: Channels of the last convolution; earlier ones have fewer.
         depth: Number of convolutions, each of which halves the length.
-        kernel: Their width.
-        dropout: Rate on the last features.
+        kernel: Width of the convolutions.
+        dropout: Dropout rate on the last features.
     """
 
     dim: PositiveInt = 128
@@ -103,53 +103,57 @@ class DMC(nnx.Module):
         key: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Features:
-        """Pooled features ``[G, dim]``; no node or edge features."""
+        """Returns pooled features ``[G, dim]``, without node or edge features."""
         layout = make_layout(graphs, self.schema)
         rows = layout.rows(
             layout.encode_nodes(self.on_nodes), layout.encode_edges(self.on_edges)
         )
         for linear in self.filters:
-            windows = halved(rows, self.config.kernel)
+            windows = strided_windows(rows, self.config.kernel)
             rows = windows._replace(values=jax.nn.silu(linear(windows.values)))
         x = _means(rows, layout.size)
         x = dropout(x, self.config.dropout, key, deterministic)
         return Features(None, None, x)
 
 
-def halved(rows: Rows, kernel: int) -> Rows:
-    """Every second window of each run, ``kernel`` rows behind one another.
+def strided_windows(rows: Rows, kernel: int) -> Rows:
+    """Returns every second window of ``kernel`` consecutive rows of each run.
 
-    Behind a run's end it reads zeros, never another run.
+    A window that reaches beyond the end of its run is padded with zeros.
     """
     values, start, length, graph = rows
     count = (length + 1) // 2
     ends = jnp.cumsum(count)
     first = ends - count
-    own, place = _places(first, ends, (len(values) + len(start) + 1) // 2)
-    inside = 2 * place[:, None] + jnp.arange(kernel)[None]
+    run, position = _runs_and_positions(
+        first, ends, (len(values) + len(start) + 1) // 2
+    )
+    inside = 2 * position[:, None] + jnp.arange(kernel)[None]
     at = jnp.where(
-        inside < length[own][:, None], start[own][:, None] + inside, len(values)
+        inside < length[run][:, None], start[run][:, None] + inside, len(values)
     )
     windows = jnp.take(values, at, axis=0, mode="fill", fill_value=0)
     return Rows(windows.reshape(len(at), -1), first, count, graph)
 
 
-def _places(
+def _runs_and_positions(
     first: jax.Array, ends: jax.Array, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The run ``[size]`` of each row, and its place within the run; behind the last run
-    places lie outside of it."""
+    """Returns the run ``[size]`` of each row, and the row's position within the run.
+
+    Rows behind the last run belong to it, at positions beyond its end.
+    """
     number = jnp.arange(size)
-    own = jnp.searchsorted(ends, number, side="right")
-    own = jnp.minimum(own, len(ends) - 1)
-    return own, number - first[own]
+    run = jnp.searchsorted(ends, number, side="right")
+    run = jnp.minimum(run, len(ends) - 1)
+    return run, number - first[run]
 
 
 def _means(rows: Rows, size: int) -> jax.Array:
-    """Mean over the rows of each graph, ``[size, d]``."""
+    """Returns the mean over the rows of each graph, ``[size, d]``."""
     ends = rows.start + rows.length
-    own, place = _places(rows.start, ends, len(rows.values))
-    graph = jnp.where(place < rows.length[own], rows.graph[own], size)
+    run, position = _runs_and_positions(rows.start, ends, len(rows.values))
+    graph = jnp.where(position < rows.length[run], rows.graph[run], size)
     sums = jax.ops.segment_sum(rows.values, graph, size)
     counts = jax.ops.segment_sum(rows.length, rows.graph, size)
     return sums / jnp.maximum(counts, 1)[:, None].astype(sums.dtype)

@@ -1,9 +1,9 @@
-"""The edit head: node and edge features to one value per parameter.
+"""The edit head, which maps node and edge features to one value per parameter.
 
 Source: Zhou et al. 2023 and Kofinas et al. 2024 add a small multiple of an equivariant
 output to the weights, ``theta + s * f(theta)`` with a learned s per layer that starts at
-0.01. Equivariance: the values move as the parameters do, under permutations; with a
-homogeneous head on features of ScaleGMN also under scales and signs.
+0.01. Equivariance: the values transform as the parameters do under permutations, and
+with a homogeneous head on features of ScaleGMN also under scales and signs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class EditHead(nnx.Module):
 
     Args:
         model: A graph metanetwork with node and edge features.
-        homogeneous: Takes linear maps without offsets of each edge's (node's) own features,
-            which are equivariant to scales as well; otherwise an MLP reads the edge's ends
-            too.
+        homogeneous: True for linear maps without offsets of the features of each edge and
+            node, which are equivariant to scales as well. Otherwise an MLP reads the
+            edges with both of their ends.
+        rngs: Random streams of the initialisation.
 
     Raises:
         MetanetError: for a model without node and edge features.
@@ -60,12 +61,12 @@ class EditHead(nnx.Module):
         layout = make_layout(graphs, self.schema)
         hidden = map_edges(self.own, features.edges)
         if self.ends is not None:
-            at = jnp.split(self.ends(features.nodes), 2, axis=-1)
+            source, target = jnp.split(self.ends(features.nodes), 2, axis=-1)
             hidden = map_edges(
                 lambda e, s, t: jax.nn.silu(e + s + t),
                 hidden,
-                layout.gather(at[0], "source"),
-                layout.gather(at[1], "target"),
+                layout.gather(source, "source"),
+                layout.gather(target, "target"),
             )
             hidden = layout.mean_over_shared(hidden)
         scales = tuple(self.edge_scale[...][t][..., None] for t in layout.edge_type)

@@ -1,14 +1,14 @@
-"""Encodings of weights, types, depths, positions and identified nodes.
+"""Encodings of weights, types, depths, positions and identities.
 
-A parameter becomes ``[v, sin(v P), cos(v P)]``: the value itself and waves of it, after
-values of its key were brought to unit deviation by statistics of the training set. For a
-scalar, P is a row of frequencies spaced in octaves (sines as in Graph Metanetworks); for a
-kernel, fixed random directions (random Fourier features, Neural Graphs).
+A parameter v becomes ``[v, sin(v P), cos(v P)]``, after the values of its key were scaled
+to unit deviation by statistics of the training set. For a scalar, P is a row of
+frequencies in geometric progression (sines as in Graph Metanetworks); for a kernel, P
+holds fixed random directions (random Fourier features, Neural Graphs).
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,25 @@ from metanet.networks import sine
 
 
 class Statistic(nnx.Variable):
-    """Non-trainable numbers measured on the training set and saved with the model."""
+    """Statistics of the training set, not trained, saved with the model."""
 
 
 class ParameterEncoder(nnx.Module):
     """Encodes the values of edges, or of parameters of nodes.
 
     Args:
-        grids: Columns of each kind.
-        keys: Number of keys (`Vocabulary.edge_types` or ``node_keys``).
+        grids: Columns of the values of each kind.
+        keys: Number of keys (`GraphSchema.edge_types` or ``node_keys``). Values with the
+            same key are standardised and embedded alike.
         width: Width of the encoding.
-        frequencies: Waves per kind; 0 encodes linearly.
+        frequencies: Number of frequencies per kind; 0 encodes linearly.
         max_frequency: Highest frequency, in radians per standard deviation.
         features: Values per parameter.
-        parallel: Kernel positions are edges of their own: one value per edge, and an
+        parallel: True if each kernel position is a separate edge, with one value and an
             embedding of its position.
-        homogeneous: The encoding of a value times a factor is that factor times the
-            encoding: linear, without offsets.
+        homogeneous: True for a linear encoding without offsets, which a factor of the
+            value multiplies.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -87,45 +89,48 @@ class ParameterEncoder(nnx.Module):
         deviation = jnp.sqrt(jnp.maximum(moments[:, 2] / count - mean**2, 0.0))
         self.mean[...] = mean
         # Values that are constant over the sample carry no information; dividing by
-        # their deviation would only blow up rounding errors.
-        least = 1e-8 + 1e-6 * jnp.abs(mean)
-        self.deviation[...] = jnp.where(deviation > least, deviation, 1.0)
+        # their deviation would only amplify rounding errors.
+        threshold = 1e-8 + 1e-6 * jnp.abs(mean)
+        self.deviation[...] = jnp.where(deviation > threshold, deviation, 1.0)
 
     def vector(self, key: int) -> jax.Array:
-        """The learned vector ``[width]`` of a key: all that is known of a join."""
+        """Returns the learned vector ``[width]`` of a key, which encodes identity edges."""
         return self.key[...][key]
 
     def gains(self, key: int) -> jax.Array:
-        """Learned factors ``[1, width]`` of a key, for homogeneous encodings."""
+        """Returns the factors ``[1, width]`` of a key, for homogeneous encodings."""
         return 1.0 + self.key[...][key][None]
 
     def block(
         self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
     ) -> jax.Array:
-        """Encodes ``[..., M * F]`` values of one key as ``[..., width]``.
+        """Encodes values of one key as ``[..., width]``.
 
-        ``places`` are the grid columns of the M parallel values.
+        Args:
+            values: ``[..., M * F]``, F features of M parallel values.
+            kind: Index of the grid.
+            places: Grid columns of the parallel values.
+            key: The key.
         """
-        whole = len(places) == self.spans[kind][1]
-        rows = (np.asarray(places)[:, None] * self.features
-                + np.arange(self.features)).ravel()  # fmt: skip
         weight = self.direct[kind].kernel[...]
         directions = _directions(*self.spectra[kind])
-        if not whole:
+        if len(places) != self.spans[kind][1]:
+            first = np.asarray(places)[:, None] * self.features
+            rows = (first + np.arange(self.features)).ravel()
             weight, directions = weight[rows], directions[rows]
         if self.homogeneous:
             return affine(values / self.deviation[...][key], weight * self.gains(key))
         mean = 0.0 if self.spans[kind][2] else self.mean[...][key]
         values = (values - mean) / self.deviation[...][key]
-        found = affine(values, weight, self.vector(key))
+        encoded = affine(values, weight, self.vector(key))
         if len(self.waves):
-            found = found + self.waves[kind](_waves(values, directions))
-        return found
+            encoded = encoded + self.waves[kind](_waves(values, directions))
+        return encoded
 
     def parallel(
         self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
     ) -> jax.Array:
-        """Encodes ``[B, M, ..., F]``, an edge per kernel position."""
+        """Encodes ``[B, M, ..., F]``, one edge per kernel position."""
         assert self.places is not None
         vectors = self.places[...][np.asarray(places)]
         shape = (1, len(places), *(1,) * (values.ndim - 3), self.width)
@@ -137,12 +142,15 @@ class ParameterEncoder(nnx.Module):
         """Encodes ``[R, C]`` values whose rows may be of different kinds.
 
         Args:
-            values: In the columns of all grids.
-            keys: ``[R, kinds]`` key of each kind; -1 where a row has none of it. One
-                more kind than there are grids is for rows without values.
+            values: Values in the columns of all grids.
+            keys: ``[R, kinds]`` key of each kind; -1 where a row has no values of that
+                kind. One more kind than there are grids is for rows without values.
             place: Kernel position of parallel edges ``[R]``.
+
+        Returns:
+            ``[R, width]``, summed over kinds.
         """
-        found = jnp.zeros((values.shape[0], self.width))
+        encoded = jnp.zeros((values.shape[0], self.width))
         for kind in range(keys.shape[1]):
             key = jnp.maximum(keys[:, kind], 0)
             has = (keys[:, kind] >= 0)[:, None]
@@ -150,29 +158,29 @@ class ParameterEncoder(nnx.Module):
             if self.homogeneous and kind < len(self.spans):
                 start, count, _ = self.spans[kind]
                 start, count = start * self.features, count * self.features
-                own = values[:, start : start + count]
-                own = own / self.deviation[...][key][:, None]
-                part = self.direct[kind](own) * (1.0 + part)
+                scaled = values[:, start : start + count]
+                scaled = scaled / self.deviation[...][key][:, None]
+                part = self.direct[kind](scaled) * (1.0 + part)
             elif kind < len(self.spans):
                 start, count, wide = self.spans[kind]
                 start, count = start * self.features, count * self.features
-                own = values[:, start : start + count]
+                scaled = values[:, start : start + count]
                 mean = 0.0 if wide else self.mean[...][key][:, None]
-                own = (own - mean) / self.deviation[...][key][:, None]
-                part = part + self.direct[kind](own)
+                scaled = (scaled - mean) / self.deviation[...][key][:, None]
+                part = part + self.direct[kind](scaled)
                 if len(self.waves):
-                    waves = _waves(own, _directions(*self.spectra[kind]))
+                    waves = _waves(scaled, _directions(*self.spectra[kind]))
                     part = part + self.waves[kind](waves)
                 if place is not None:
                     assert self.places is not None
                     part = part + self.places[...][place]
-            found = found + jnp.where(has, part, 0.0)
-        return found
+            encoded = encoded + jnp.where(has, part, 0.0)
+        return encoded
 
 
-@lru_cache
+@functools.lru_cache
 def _directions(inputs: int, frequencies: int, highest: float) -> np.ndarray:
-    """Fixed directions ``[inputs, frequencies]`` with norms from 1/4 to the highest."""
+    """Returns fixed directions ``[inputs, frequencies]`` with norms from 1/4 to highest."""
     norms = np.geomspace(0.25, highest, max(frequencies, 1))[:frequencies]
     if inputs == 1:
         return norms[None].astype(np.float32)
@@ -183,6 +191,7 @@ def _directions(inputs: int, frequencies: int, highest: float) -> np.ndarray:
 
 
 def _waves(values: jax.Array, directions: np.ndarray) -> jax.Array:
+    """Returns sines and cosines ``[..., 2 * frequencies]`` of ``values @ directions``."""
     angles = affine(values, jnp.asarray(directions))
     return jnp.concatenate(
         [sine(angles), sine(angles + np.float32(np.pi / 2))], axis=-1
@@ -190,46 +199,55 @@ def _waves(values: jax.Array, directions: np.ndarray) -> jax.Array:
 
 
 class NodeEmbedding(nnx.Module):
-    """Learned vectors of a node's kind, depth, activation and identity, summed.
+    """Sum of learned vectors of a node's kind, depth, activation function and identity.
 
-    Inputs, outputs and other indices that are told apart have one identity each; nodes
-    that can be permuted have none.
+    Nodes that cannot be permuted (inputs, outputs) have one identity each; nodes that can
+    be permuted have none.
     """
 
     def __init__(self, schema: GraphSchema, dim: int, *, rngs: nnx.Rngs):
         types = schema.node_types
         kinds = sorted({kind for kind, *_ in types})
         chains = sorted({chain for _, _, chain, _ in types})
-        self.columns = tuple(
-            zip(*((kinds.index(k), d, chains.index(c)) for k, d, c, _ in types),
-                strict=True)
-        )  # fmt: skip
+        self.columns = (
+            tuple(kinds.index(kind) for kind, *_ in types),
+            tuple(depth for _, depth, _, _ in types),
+            tuple(chains.index(chain) for _, _, chain, _ in types),
+        )
         depths = 1 + max(min(d, MAX_DEPTH) for _, d, _, _ in types)
-        draw = lambda n, s: nnx.Param(s * jax.random.normal(rngs.params(), (n, dim)))
+
+        def draw(rows: int, deviation: float) -> nnx.Param:
+            vectors = jax.random.normal(rngs.params(), (rows, dim))
+            return nnx.Param(deviation * vectors)
+
         self.kind, self.depth = draw(len(kinds), 0.5), draw(depths, 0.5)
         self.activation = draw(len(chains), 0.5)
         self.identity = draw(max(schema.num_identities, 1), 1.0)
 
     def __call__(self, layout: Layout) -> jax.Array:
-        """Node values ``[..., dim]``; they broadcast over a stacked batch."""
+        """Returns node values ``[..., dim]``, which broadcast over a dense batch."""
         tables = (self.kind, self.depth, self.activation)
         rows = sum(
             table[...][np.asarray(column)]
             for table, column in zip(tables, self.columns, strict=True)
         )  # [types, dim]
         x = jnp.asarray(rows)[layout.node_type]
-        own = self.identity[...][jnp.maximum(layout.identity, 0)]
-        return x + jnp.where((layout.identity >= 0)[..., None], own, 0.0)
+        identity = self.identity[...][jnp.maximum(layout.identity, 0)]
+        return x + jnp.where((layout.identity >= 0)[..., None], identity, 0.0)
 
 
 class GraphEncoder(nnx.Module):
-    """Turns a batch's parameters into node and edge features.
+    """Maps the parameters of a batch to node and edge features.
 
     Args:
+        schema: Schema of the graphs.
         dim: Width of node features.
         edge_dim: Width of edge features.
-        homogeneous: Factors of parameters become factors of their features; nodes that
-            carry factors are embedded by multiplication.
+        frequencies: Fourier frequencies per parameter; 0 encodes linearly.
+        max_frequency: Highest frequency, in radians per standard deviation.
+        homogeneous: True for features that a factor of the parameters multiplies.
+            Embeddings of nodes on which scaling groups act multiply their features.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -244,27 +262,21 @@ class GraphEncoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.homogeneous = homogeneous
-        options = {
-            "frequencies": frequencies,
-            "max_frequency": max_frequency,
-            "features": schema.features,
-            "homogeneous": homogeneous,
-        }
-        self.on_edges = ParameterEncoder(
+        encoder = functools.partial(
+            ParameterEncoder,
+            frequencies=frequencies,
+            max_frequency=max_frequency,
+            features=schema.features,
+            homogeneous=homogeneous,
+            rngs=rngs,
+        )
+        self.on_edges = encoder(
             schema.edge_grids,
             len(schema.edge_types),
             edge_dim,
             parallel=schema.form.parallel,
-            **options,  # type: ignore[arg-type]
-            rngs=rngs,
         )
-        self.on_nodes = ParameterEncoder(
-            schema.node_grids,
-            len(schema.node_keys),
-            dim,
-            **options,  # type: ignore[arg-type]
-            rngs=rngs,
-        )
+        self.on_nodes = encoder(schema.node_grids, len(schema.node_keys), dim)
         self.embedding = NodeEmbedding(schema, dim, rngs=rngs)
         self.types = schema.node_types
 
@@ -275,7 +287,7 @@ class GraphEncoder(nnx.Module):
         self.on_nodes.measure(nodes)
 
     def nodes(self, layout: Layout) -> jax.Array:
-        """Node features ``[..., dim]``."""
+        """Returns node features ``[..., dim]``."""
         values, embedding = layout.encode_nodes(self.on_nodes), self.embedding(layout)
         if not self.homogeneous:
             return values + embedding
@@ -283,5 +295,5 @@ class GraphEncoder(nnx.Module):
         return jnp.where(carries[..., None], values * embedding, values + embedding)
 
     def edges(self, layout: Layout) -> tuple[jax.Array, ...]:
-        """Edge features ``[..., edge_dim]``."""
+        """Returns edge features ``[..., edge_dim]``."""
         return layout.encode_edges(self.on_edges)

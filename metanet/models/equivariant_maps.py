@@ -5,16 +5,15 @@ of the equivariant linear maps between two arrays is indexed by the partitions o
 joined axes in which blocks hold axes of one group only. Maron et al. 2019 for one group;
 DWSNets (Navon et al. 2023) and NFN (Zhou et al. 2023) are its cases for MLPs and CNNs.
 
-Here the groups, and which axis carries which, come from the discovered `Symmetry`. Two
-things go beyond the source: axes that cannot be permuted are channels (each value of
-them has weights of its own; NFN's HNP), and where the permutation of one index depends
-on another (channels within heads), a block of the former lies within a block of the
-latter.
+Here the groups and the axes on which they act come from the discovered `Symmetry`. Two
+points go beyond the source. Axes that cannot be permuted are channels (each of their
+values has separate weights; NFN's HNP). If the permutation of one index depends on another
+(channels within heads), a block of the former lies within a block of the latter.
 
 A partition never becomes a matrix. Its map takes diagonals of the input (blocks with
 several input axes), averages over blocks without an output axis, mixes channels, then
-spreads over blocks without an input axis and onto diagonals of the output. All maps that
-pass through the same kept axes are one product of concatenated channels.
+broadcasts over blocks without an input axis and onto diagonals of the output. All maps
+that retain the same axes are one product of concatenated channels.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from metanet.errors import MetanetError
 from metanet.graphs import broadcast, extreme, total
 from metanet.symmetry import Symmetry
 
-# More partitions than this of one array's axes come from arrays of a rank for which
-# nobody has the memory; a message is better than a hanging process.
+# Arrays whose axes have more partitions than this are of a rank that does not fit into
+# memory; a message is better than a process that hangs.
 _MOST_PARTITIONS = 400
 
 
@@ -45,7 +44,7 @@ class Axis:
     Attributes:
         label: Its group; axes with equal labels are permuted alike.
         size: Number of values.
-        parents: Places of the array's axes on whose value its permutation depends.
+        parents: Positions of the array's axes on whose value its permutation depends.
     """
 
     label: int
@@ -55,15 +54,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of the network (a tile of a parameter leaf) as maps see it.
+    """One array of the network (a block of a parameter leaf) and its permuted axes.
 
     Attributes:
         leaf: Index of the leaf.
         bounds: ``(start, stop)`` per axis of the leaf.
-        split: Sizes of the tile's atoms.
-        order: Transposition of the split axes: permuted ones, then the others.
+        split: Sizes of the block's indices.
+        order: Transposition of the split axes, permuted ones first.
         axes: The permuted axes.
-        dense: Number of joint values of the other axes: channels.
+        dense: Number of channels, the joint values of all other axes.
     """
 
     leaf: int
@@ -80,13 +79,14 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
-class Half:
-    """One side of a partition: an array's axes in blocks, some of which are kept.
+class MapSide:
+    """One side of a partition: the axes of an array in blocks.
 
     Attributes:
         array: Index of the array.
-        blocks: Places of the axes in each block.
-        kept: Blocks that cross to the other side, in the order of the kept axes.
+        blocks: Positions of the axes in each block.
+        kept: Blocks that contain axes of the other side too, in the order of the axes
+            that the map retains.
     """
 
     array: int
@@ -100,14 +100,17 @@ Signature = tuple[tuple[int, int], ...]
 def array_specs(
     symmetry: Symmetry, pinned: Literal["channels", "permuted"] = "channels"
 ) -> tuple[ArraySpec, ...]:
-    """A network's arrays with the groups of their axes.
+    """Returns a network's arrays with the groups of their axes.
 
     Args:
-        symmetry: What was discovered; scales, signs and phases play no part.
-        pinned: Units of inputs and outputs are "channels", each with weights of its own
+        symmetry: The discovered symmetry; scales, signs and phases are ignored.
+        pinned: Units of inputs and outputs are "channels", each with separate weights
             (NFN-HNP), or "permuted" as if they were hidden (NFN-NP), which needs fewer
-            weights and leaves it to encodings to tell them apart. Kernel positions are
-            always channels.
+            weights and encodings that distinguish them. Kernel positions are always
+            channels.
+
+    Raises:
+        MetanetError: for an array with a part of an index that is permuted as a whole.
     """
     labels: dict[int, int] = {}
     joint: dict[int, tuple[int, ...]] = {}
@@ -169,13 +172,13 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
         count[axis.label] = k + 1
         group = axis.label
         over = symmetry.groups[group].parents if group < len(symmetry.groups) else ()
-        at = (
-            place.get((labels[p], k), place.get((labels[p], 0)))
-            for p in over
-        )  # fmt: skip
-        placed.append(
-            Axis(axis.label, axis.size, tuple(dict.fromkeys(a for a in at if a is not None)))
-        )  # fmt: skip
+        above: list[int] = []
+        for parent in over:
+            label = labels[parent]
+            position = place.get((label, k), place.get((label, 0)))
+            if position is not None and position not in above:
+                above.append(position)
+        placed.append(Axis(axis.label, axis.size, tuple(above)))
     return ArraySpec(
         block.leaf,
         block.bounds,
@@ -187,7 +190,7 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
 
 
 def partitions(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """All partitions of ``range(count)`` into blocks."""
+    """Yields all partitions of ``range(count)`` into blocks."""
     if count == 0:
         yield ()
         return
@@ -198,14 +201,21 @@ def partitions(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
         yield (*rest, (last,))
 
 
-def halves(specs: tuple[ArraySpec, ...], array: int, side: str) -> list[Half]:
-    """All sides that partitions have on an array.
+def map_sides(specs: tuple[ArraySpec, ...], array: int, role: str) -> list[MapSide]:
+    """Returns all sides that partitions have on an array.
 
-    Kept blocks of an input stand in the order of their labels and places; those of an
-    output in every order, so that each pairing of blocks is met once.
+    The kept blocks of an input are ordered by label and position. Those of an output are
+    in every order, so that each pairing of blocks occurs once.
+
+    Raises:
+        MetanetError: for an array with too many partitions.
     """
     axes = specs[array].axes
-    found = []
+
+    def label(block: tuple[int, ...]) -> int:
+        return axes[block[0]].label
+
+    sides: list[MapSide] = []
     for blocks in partitions(len(axes)):
         if not all(_sound(block, blocks, axes) for block in blocks):
             continue
@@ -219,45 +229,47 @@ def halves(specs: tuple[ArraySpec, ...], array: int, side: str) -> list[Half]:
                     for p in axes[axis].parents
                 ):
                     continue
-                label = lambda i, blocks=blocks: axes[blocks[i][0]].label
-                kept = sorted(chosen, key=label)
-                orders = [tuple(kept)] if side == "input" else _orders(kept, label)
-                found += [Half(array, blocks, order) for order in orders]
-        if len(found) > _MOST_PARTITIONS:
+                labels = [label(block) for block in blocks]
+                kept = sorted(chosen, key=labels.__getitem__)
+                orders = [tuple(kept)] if role == "input" else _orders(kept, labels)
+                sides += [MapSide(array, blocks, order) for order in orders]
+        if len(sides) > _MOST_PARTITIONS:
             raise MetanetError(
                 f"functionals: an array with {len(axes)} permuted axes has more than "
                 f"{_MOST_PARTITIONS} kinds of equivariant maps; take a graph metanetwork"
             )
-    return found
+    return sides
 
 
 def _sound(block: tuple[int, ...], blocks, axes: tuple[Axis, ...]) -> bool:
-    """Whether a block holds axes of one group, below equal values of their parents."""
+    """Returns True for axes of one group whose parents are in the same blocks."""
     first = axes[block[0]]
-    number = {axis: i for i, held in enumerate(blocks) for axis in held}
+    number = {axis: i for i, members in enumerate(blocks) for axis in members}
     over = [tuple(number[p] for p in axes[i].parents) for i in block]
     return all(axes[i].label == first.label for i in block) and len(set(over)) == 1
 
 
-def _orders(kept: list[int], label) -> list[tuple[int, ...]]:
+def _orders(kept: list[int], labels: list[int]) -> list[tuple[int, ...]]:
+    """Returns the orders of blocks that differ only among blocks of equal label."""
     runs = [
         tuple(itertools.permutations(run))
-        for _, run in itertools.groupby(kept, key=label)
+        for _, run in itertools.groupby(kept, key=labels.__getitem__)
     ]
     return [tuple(itertools.chain(*choice)) for choice in itertools.product(*runs)]
 
 
-def signature(specs: tuple[ArraySpec, ...], half: Half) -> tuple:
-    """What the two sides of a partition must agree in: the kept blocks' groups.
+def signature(specs: tuple[ArraySpec, ...], side: MapSide) -> tuple:
+    """Returns the property in which the two sides of a partition must agree.
 
-    With the kept blocks on which each depends, so that nested indices pair up.
+    It holds the group, the size and the parents of every kept block, so that nested
+    indices are paired with nested ones.
     """
-    axes = specs[half.array].axes
-    number = {axis: i for i, block in enumerate(half.blocks) for axis in block}
+    axes = specs[side.array].axes
+    number = {axis: i for i, block in enumerate(side.blocks) for axis in block}
     out = []
-    for i in half.kept:
-        first = axes[half.blocks[i][0]]
-        over = tuple(half.kept.index(number[p]) for p in first.parents)
+    for i in side.kept:
+        first = axes[side.blocks[i][0]]
+        over = tuple(side.kept.index(number[p]) for p in first.parents)
         out.append((first.label, first.size, over))
     return tuple(out)
 
@@ -265,31 +277,33 @@ def signature(specs: tuple[ArraySpec, ...], half: Half) -> tuple:
 @lru_cache(maxsize=64)
 def terms(
     specs: tuple[ArraySpec, ...],
-) -> dict[tuple, tuple[tuple[Half, ...], tuple[Half, ...]]]:
-    """Per signature the sides of inputs and of outputs; their pairs are the basis."""
-    inputs: dict[tuple, list[Half]] = {}
-    outputs: dict[tuple, list[Half]] = {}
+) -> dict[tuple, tuple[tuple[MapSide, ...], tuple[MapSide, ...]]]:
+    """Returns the sides of inputs and outputs by signature; their pairs are the basis."""
+    inputs: dict[tuple, list[MapSide]] = {}
+    outputs: dict[tuple, list[MapSide]] = {}
     for array in range(len(specs)):
-        for half in halves(specs, array, "input"):
-            inputs.setdefault(signature(specs, half), []).append(half)
-        for half in halves(specs, array, "output"):
-            outputs.setdefault(signature(specs, half), []).append(half)
+        for side in map_sides(specs, array, "input"):
+            inputs.setdefault(signature(specs, side), []).append(side)
+        for side in map_sides(specs, array, "output"):
+            outputs.setdefault(signature(specs, side), []).append(side)
     common = sorted(set(inputs) & set(outputs))
     return {key: (tuple(inputs[key]), tuple(outputs[key])) for key in common}
 
 
 def number_of_maps(specs: tuple[ArraySpec, ...], source: int, target: int) -> int:
-    """Number of partitions between two arrays, with one channel each."""
+    """Returns the number of partitions between two arrays, with one channel each."""
     return sum(
         sum(h.array == source for h in ins) * sum(h.array == target for h in outs)
         for ins, outs in terms(specs).values()
     )
 
 
-def gather(x: jax.Array, half: Half, how: Literal["mean", "max"] = "mean") -> jax.Array:
-    """Input side: ``[B, *axes, C]`` to the kept axes, ``[B, *kept, C]``."""
-    letters = _letters(half)
-    kept = "".join(chr(97 + i) for i in half.kept)
+def pool_to_kept(
+    x: jax.Array, side: MapSide, how: Literal["mean", "max"] = "mean"
+) -> jax.Array:
+    """Pools an array ``[B, *axes, C]`` over all but the kept axes, ``[B, *kept, C]``."""
+    letters = _letters(side)
+    kept = "".join(chr(97 + i) for i in side.kept)
     diagonal = "".join(sorted(set(letters)))
     if len(diagonal) < len(letters):
         x = jnp.einsum(f"Z{letters}Y->Z{diagonal}Y", x)
@@ -301,28 +315,28 @@ def gather(x: jax.Array, half: Half, how: Literal["mean", "max"] = "mean") -> ja
     return x.transpose(0, *(1 + left.index(c) for c in kept), x.ndim - 1)
 
 
-def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
-    """Output side: ``[B, *kept, C]`` to the array, ``[B, *axes, C]``."""
+def broadcast_kept(y: jax.Array, side: MapSide, spec: ArraySpec) -> jax.Array:
+    """Broadcasts the kept axes ``[B, *kept, C]`` to an array, ``[B, *axes, C]``."""
     # Kept axes in the order of the blocks, 1 where a block is not kept.
-    order = sorted(range(len(half.kept)), key=half.kept.__getitem__)
+    order = sorted(range(len(side.kept)), key=side.kept.__getitem__)
     y = y.transpose(0, *(1 + i for i in order), y.ndim - 1)
     sizes = iter(y.shape[1:-1])
-    wide = [next(sizes) if i in half.kept else 1 for i in range(len(half.blocks))]
+    wide = [next(sizes) if i in side.kept else 1 for i in range(len(side.blocks))]
     y = y.reshape(y.shape[0], *wide, y.shape[-1])
-    if all(len(block) == 1 for block in half.blocks):
-        places = [block[0] for block in half.blocks]
+    if all(len(block) == 1 for block in side.blocks):
+        places = [block[0] for block in side.blocks]
         back = sorted(range(len(places)), key=places.__getitem__)
         y = y.transpose(0, *(1 + i for i in back), y.ndim - 1)
         return broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
     # Each block along its first axis, on the diagonal of the others.
-    places = [block[0] for block in half.blocks]
+    places = [block[0] for block in side.blocks]
     ordered = sorted(range(len(places)), key=places.__getitem__)
     y = y.transpose(0, *(1 + i for i in ordered), y.ndim - 1)
     at = dict(zip(places, wide, strict=True))
     rank = len(spec.axes)
     y = y.reshape(y.shape[0], *(at.get(i, 1) for i in range(rank)), y.shape[-1])
     y = broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
-    for block in half.blocks:
+    for block in side.blocks:
         for a, b in itertools.pairwise(block):
             shape = [1] * y.ndim
             shape[1 + a] = shape[1 + b] = spec.axes[a].size
@@ -330,6 +344,6 @@ def spread(y: jax.Array, half: Half, spec: ArraySpec) -> jax.Array:
     return y
 
 
-def _letters(half: Half) -> str:
-    number = {axis: i for i, block in enumerate(half.blocks) for axis in block}
+def _letters(side: MapSide) -> str:
+    number = {axis: i for i, block in enumerate(side.blocks) for axis in block}
     return "".join(chr(97 + number[axis]) for axis in range(len(number)))

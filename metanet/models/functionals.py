@@ -6,8 +6,8 @@ theorem 3.1; NP and HNP, appendix B for convolutions), "Neural Functional Transf
 (NeurIPS 2023, equation 6), "Universal Neural Functionals" (NeurIPS 2024, algorithm 1).
 
 A layer is the sum of all linear maps between the network's arrays that commute with its
-discovered group (see equivariant_maps.py), so one class serves every architecture; the
-papers' layers are what it becomes on MLPs and CNNs:
+discovered group (see equivariant_maps.py), so one class serves every architecture. On MLPs
+and CNNs it is the layer of the papers:
 
     dws       units of inputs and outputs are channels; averages replaced by maxima
     nfn_hnp   units of inputs and outputs are channels
@@ -15,9 +15,9 @@ papers' layers are what it becomes on MLPs and CNNs:
     unf       as nfn_hnp, for networks of any kind
     nft       as nfn_np, with attention between the slices of each array
 
-Equivariance: array features move as the parameters do; the pooled feature (averages over
-all permuted axes, per array) is invariant. NFN-NP and NFT are equivariant to permuted
-inputs and outputs too, before encodings. Scales and signs are canonicalised.
+Equivariance: array features transform as the parameters do; the pooled feature (averages
+over all permuted axes, per array) is invariant. Without encodings, NFN-NP and NFT are
+equivariant to permuted inputs and outputs too. Scales and signs are canonicalised.
 
 With array features X_a (width d per channel), a block is
     X_a += silu(L_a(norm(X)))            L: all equivariant maps, with biases
@@ -32,6 +32,7 @@ adjacent layers, which other architectures do not have.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,8 +55,8 @@ from metanet.models.embeddings import Statistic
 from metanet.models.equivariant_maps import (
     ArraySpec,
     array_specs,
-    gather,
-    spread,
+    broadcast_kept,
+    pool_to_kept,
     terms,
 )
 from metanet.models.layers import Linear, dropout, rms_norm
@@ -72,10 +73,10 @@ class FunctionalConfig(Options):
         dim: Channels per array (and per value of an axis that is not permuted).
         depth: Number of layers.
         pinned: Units of inputs and outputs as "channels" (HNP), or "permuted" (NP).
-        reduce: "mean" or "max" over axes that a map drops.
+        reduce: "mean" or "max" over axes that a map does not retain.
         attention: Attention between the slices of each array (NFT).
         heads: Attention heads.
-        dropout: Rate on the pooled features.
+        dropout: Dropout rate on the pooled features.
     """
 
     dim: PositiveInt = 32
@@ -98,8 +99,9 @@ class EquivariantLinear(nnx.Module):
     Args:
         specs: The arrays.
         inputs, outputs: Channels per array and dense value.
-        reduce: How axes are dropped.
-        bias: Whether to add equivariant constants.
+        reduce: Reduction of axes that a map does not retain.
+        bias: True to add equivariant constants.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -114,16 +116,16 @@ class EquivariantLinear(nnx.Module):
     ):
         self.specs, self.outputs = specs, outputs
         self.reduce: Literal["mean", "max"] = reduce
-        found = terms(specs)
-        self.terms = tuple(found.values())
-        # Each output array sums one part per signature and half that reaches it.
+        sides = terms(specs)
+        self.terms = tuple(sides.values())
+        # Each output array sums one part per signature and side that reaches it.
         reached = [0] * len(specs)
         for _, outs in self.terms:
-            for half in outs:
-                reached[half.array] += 1
+            for side in outs:
+                reached[side.array] += 1
         mixes = []
-        for key, (ins, outs) in found.items():
-            # Constants reach an array by the maps that keep no axis.
+        for key, (ins, outs) in sides.items():
+            # Constants are outputs of the maps that retain no axis.
             offset = bias and not key
             wide = sum(specs[h.array].dense * inputs for h in ins)
             out = sum(specs[h.array].dense * outputs for h in outs)
@@ -132,29 +134,25 @@ class EquivariantLinear(nnx.Module):
         self.scales = tuple(float(r) ** -0.5 for r in reached)
 
     def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        """``[B, *axes, dense * inputs]`` per array to ``[..., dense * outputs]``."""
+        """Maps ``[B, *axes, dense * inputs]`` per array to ``[..., dense * outputs]``."""
         sums: list[jax.Array | float] = [0.0] * len(self.specs)
         for (ins, outs), linear in zip(self.terms, self.mixes, strict=True):
             x = jnp.concatenate(
-                [gather(arrays[h.array], h, self.reduce) for h in ins], axis=-1
+                [pool_to_kept(arrays[h.array], h, self.reduce) for h in ins], axis=-1
             )
             x = linear(x)
             start = 0
-            for half in outs:
-                spec = self.specs[half.array]
+            for side in outs:
+                spec = self.specs[side.array]
                 width = spec.dense * self.outputs
                 part = jax.lax.slice_in_dim(x, start, start + width, axis=x.ndim - 1)
                 start += width
-                sums[half.array] = sums[half.array] + spread(part, half, spec)
-        return [
-            jnp.broadcast_to(
-                y * np.float32(scale),
-                (x.shape[0], *spec.shape, spec.dense * self.outputs),
-            )  # fmt: skip
-            for y, scale, spec, x in zip(
-                sums, self.scales, self.specs, arrays, strict=True
-            )
-        ]
+                sums[side.array] = sums[side.array] + broadcast_kept(part, side, spec)
+        outputs = []
+        for y, scale, spec in zip(sums, self.scales, self.specs, strict=True):
+            shape = (arrays[0].shape[0], *spec.shape, spec.dense * self.outputs)
+            outputs.append(jnp.broadcast_to(y * np.float32(scale), shape))
+        return outputs
 
 
 class RowAttention(nnx.Module):
@@ -168,47 +166,49 @@ class RowAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = jnp.split(self.read(x), 3, axis=-1)
-        found: jax.Array | float = 0.0
-        for place, axis in enumerate(self.spec.axes):
-            own = [
-                self._slices(self._below(y, place), place, axis.parents)
+        update: jax.Array | float = 0.0
+        for position, axis in enumerate(self.spec.axes):
+            (queries, _), (keys, _), (values, to_array) = (
+                self._slices(self._mean_below(y, position), position, axis.parents)
                 for y in (q, k, v)
-            ]
-            size = own[0][0].shape[-1]
-            scores = jnp.einsum("zhik,zhjk->zhij", own[0][0], own[1][0])
-            weights = jax.nn.softmax(scores * np.float32(size**-0.5), axis=-1)
-            mixed = jnp.einsum("zhij,zhjk->zhik", weights, own[2][0])
-            found = found + broadcast(own[2][1](mixed), v.shape)
-        return self.write(jnp.asarray(found))
+            )
+            scores = jnp.einsum("zhik,zhjk->zhij", queries, keys)
+            scale = np.float32(queries.shape[-1] ** -0.5)
+            weights = jax.nn.softmax(scores * scale, axis=-1)
+            attended = jnp.einsum("zhij,zhjk->zhik", weights, values)
+            update = update + broadcast(to_array(attended), v.shape)
+        return self.write(jnp.asarray(update))
 
-    def _below(self, x: jax.Array, place: int) -> jax.Array:
-        """Means over the axes whose order depends on the index at ``place``.
+    def _mean_below(self, x: jax.Array, position: int) -> jax.Array:
+        """Averages over the axes whose permutation depends on the axis at ``position``.
 
-        They differ from slice to slice, so that slices can neither be compared nor
-        mixed entry by entry.
+        Each slice has a different permutation of these axes, so slices can be neither
+        compared nor mixed entry by entry.
         """
         axes = self.spec.axes
-        found = {place}
+        nested = {position}
         while more := {
-            i for i, a in enumerate(axes) if found & set(a.parents) and i not in found
+            i for i, a in enumerate(axes) if nested & set(a.parents) and i not in nested
         }:
-            found |= more
-        below = [1 + i for i in sorted(found - {place})]
+            nested |= more
+        below = [1 + i for i in sorted(nested - {position})]
         if not below:
             return x
         count = math.prod(x.shape[i] for i in below)
         return total(x, below, keepdims=True) / count
 
-    def _slices(self, x: jax.Array, place: int, parents: tuple[int, ...]):
-        """``[B * parents, heads, n, rest * d / heads]``, and the way back.
+    def _slices(
+        self, x: jax.Array, position: int, parents: tuple[int, ...]
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """Returns slices ``[B * parents, heads, n, rest * d / heads]`` and the inverse.
 
         Slices below different values of a parent cannot be compared.
         """
         x = x.reshape(*x.shape[:-1], self.heads, -1)
         count = len(self.spec.axes)
-        rest = [i for i in range(count) if i != place and i not in parents]
-        order = (0, *(1 + p for p in parents), 1 + count, 1 + place,
-                 *(1 + i for i in rest), 2 + count)  # fmt: skip
+        rest = [i for i in range(count) if i != position and i not in parents]
+        batch = (0, *(1 + p for p in parents))
+        order = (*batch, 1 + count, 1 + position, *(1 + i for i in rest), 2 + count)
         turned = x.transpose(order)
         inverse = sorted(range(len(order)), key=order.__getitem__)
         lead = 1 + len(parents)
@@ -216,11 +216,11 @@ class RowAttention(nnx.Module):
             math.prod(turned.shape[:lead]), self.heads, turned.shape[lead + 1], -1
         )
 
-        def back(y: jax.Array) -> jax.Array:
+        def to_array(y: jax.Array) -> jax.Array:
             y = y.reshape(turned.shape).transpose(inverse)
             return y.reshape(*y.shape[:-2], -1)
 
-        return flat, back
+        return flat, to_array
 
 
 class FunctionalBlock(nnx.Module):
@@ -235,14 +235,20 @@ class FunctionalBlock(nnx.Module):
     ):
         dim = config.dim
         widths = [spec.dense * dim for spec in specs]
-        draw = lambda: nnx.List([nnx.Param(jnp.ones(w)) for w in widths])
-        self.gains, attends = draw(), config.attention
-        self.row_gains = draw() if attends else None
+
+        def ones() -> nnx.List:
+            return nnx.List([nnx.Param(jnp.ones(width)) for width in widths])
+
+        self.gains = ones()
+        self.row_gains = ones() if config.attention else None
         self.maps = EquivariantLinear(specs, dim, dim, reduce=config.reduce, rngs=rngs)
-        row = lambda spec: RowAttention(spec, dim, config.heads, rngs=rngs)
-        self.rows = (
-            nnx.List([row(s) if s.axes else None for s in specs]) if attends else None
-        )
+        self.rows = None
+        if config.attention:
+            rows = [
+                RowAttention(spec, dim, config.heads, rngs=rngs) if spec.axes else None
+                for spec in specs
+            ]
+            self.rows = nnx.List(rows)
 
     def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
         if self.rows is not None and self.row_gains is not None:
@@ -255,7 +261,8 @@ class FunctionalBlock(nnx.Module):
         return [x + jax.nn.silu(y) for x, y in zip(arrays, maps, strict=True)]
 
 
-def _normed(arrays: list[jax.Array], gains) -> list[jax.Array]:
+def _normed(arrays: list[jax.Array], gains: Sequence[nnx.Param]) -> list[jax.Array]:
+    """Returns the RMS norm of each array, times a gain per channel."""
     return [
         rms_norm(x) * gain[...].reshape((1,) * (x.ndim - 1) + (-1,))
         for x, gain in zip(arrays, gains, strict=True)
@@ -283,8 +290,8 @@ class Functional(nnx.Module):
         model_inputs.single("a weight-space functional")
         if model_inputs.symmetry is None:
             raise MetanetError(
-                "symmetry: weight-space functionals are built from a discovered "
-                "Symmetry; pass it as symmetry"
+                "weight-space functionals are built from the symmetry of the input "
+                "networks, got symmetry=None"
             )
         self.config = config
         self.specs = array_specs(model_inputs.symmetry, config.pinned)
@@ -294,7 +301,7 @@ class Functional(nnx.Module):
             Statistic(jnp.zeros(count)),
             Statistic(jnp.ones(count)),
         )
-        # An encoding of its place for each unit that NP permutes without need.
+        # Units of inputs and outputs, which NP permutes, have an encoding of their position.
         first = len(model_inputs.symmetry.groups)
         self.encoded = tuple(
             tuple(i for i, a in enumerate(s.axes) if a.label >= first)
@@ -327,7 +334,7 @@ class Functional(nnx.Module):
         self.deviation[...] = jnp.where(deviation > 1e-8, deviation, 1.0)
 
     def _arrays(self, graphs: ParameterGraph) -> list[jax.Array]:
-        """The network's arrays, ``[B, *axes, dense * F]``."""
+        """Returns the network's arrays, ``[B, *axes, dense * F]``."""
         count = len(graphs.topology.leaves)
         structure = jax.tree.structure([0] * count)
         values = [to_params(graphs, structure, i) for i in range(self.features)]
@@ -345,10 +352,11 @@ class Functional(nnx.Module):
         return out
 
     def _places(self, spec: ArraySpec, axis: int) -> jax.Array:
-        """Sinusoidal encoding of an axis, shaped to concatenate to channels."""
+        """Returns the sinusoidal encoding of an axis, ``[1, ..., n, ..., 2 * K]``."""
         size = spec.axes[axis].size
-        at = np.linspace(0.0, 1.0, size)[:, None] * np.pi * 2.0 ** np.arange(_ENCODING)
-        waves = np.concatenate([np.sin(at), np.cos(at)], -1).astype(np.float32)
+        frequencies = 2.0 ** np.arange(_ENCODING)
+        angle = np.linspace(0.0, 1.0, size)[:, None] * np.pi * frequencies
+        waves = np.concatenate([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
         shape = [1] * len(spec.axes)
         shape[axis] = size
         return jnp.asarray(waves).reshape(1, *shape, -1)
@@ -360,7 +368,7 @@ class Functional(nnx.Module):
         key: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Features:
-        """Pooled features ``[B, dim]``; see `arrays` for those of the arrays."""
+        """Returns pooled features ``[B, dim]``; `arrays` returns those of the arrays."""
         arrays = self.arrays(graphs)
         pooled = [x.mean(tuple(range(1, x.ndim - 1))) for x in arrays]
         x = jnp.concatenate(pooled, axis=-1)
@@ -369,7 +377,7 @@ class Functional(nnx.Module):
         return Features(None, None, x)
 
     def arrays(self, graphs: GraphBatch) -> list[jax.Array]:
-        """Features ``[B, *axes, dense * d]`` of every array, after all blocks."""
+        """Returns features ``[B, *axes, dense * d]`` of every array after all blocks."""
         arrays = []
         for i, x in enumerate(self._arrays(require_dense(graphs))):
             spec = self.specs[i]

@@ -15,13 +15,15 @@ With node features x, edge features e, global feature g, one block computes
     g    += silu(norm(g) W_11 + mean_v(x_v) W_12) W_13
 where in_v aggregates h over the edges that arrive and out_v over those that leave.
 
-Deviations, and why: messages are the hidden values of the edge network, not its outputs
-(their linear map stands behind the mean instead of before it, one pass over the edges
-less); the first layer of the edge network is split into one product per
-edge and two per node (the same function of a concatenation); a node also reads the edges
-that leave it (``directions="both"``; the published code adds reversed edges without a
-mark for that), where "forward" is the paper's form; RMS norms without means, as their
-gains fold into weights; every edge set's kind is embedded, heads and gates included.
+Deviations, and why:
+    * Messages are the hidden values of the edge network, not its outputs. The linear map
+      follows the mean instead of preceding it, which saves a pass over the edges.
+    * The first layer of the edge network is split into one product per edge and two per
+      node, which is the same function of a concatenation.
+    * With ``directions="both"``, a node also reads the edges that leave it. "forward" is
+      the paper's form; the published code adds reversed edges that are not marked as such.
+    * RMS norms have no means, so that their gains fold into weights.
+    * The kind of every edge set is embedded, including heads and gates.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class GMNConfig(GraphModelConfig):
 
     @property
     def form(self) -> GraphForm:
-        """The form of the graphs that the model reads."""
+        """Form of the graphs that the model reads."""
         return GraphForm(self.bias, self.kernel == "parallel")
 
 

@@ -1,4 +1,4 @@
-"""Building blocks that are shared by the models: products, norms, multilayer maps.
+"""Layers that the models share: products, norms, linear maps, MLPs, dropout.
 
 Two facts, both measured, shape this file. The gain of a norm is folded into the weight
 that follows it and rows are scaled after the product (the same function, fewer passes
@@ -24,7 +24,7 @@ from metanet.tuning import GRADIENT_ROWS
 
 
 def _row_split(rows: int) -> int:
-    """The number of equal parts of about `GRADIENT_ROWS` rows each; 1 where none fits."""
+    """Returns the number of equal parts of about `GRADIENT_ROWS` rows; 1 if none fits."""
     if rows < 2 * GRADIENT_ROWS:
         return 1
     for size in range(GRADIENT_ROWS, 2 * GRADIENT_ROWS):
@@ -41,10 +41,10 @@ _LOW: ContextVar[bool] = ContextVar("bf16_products", default=False)
 
 @contextmanager
 def bf16_products(on: bool = True) -> Iterator[None]:
-    """Products of programs traced inside round their factors to bfloat16.
+    """Rounds the factors of products to bfloat16 in programs traced inside.
 
-    Sums stay float32, and so does everything but products. It pays where products are
-    wide and the machine has units for them.
+    Sums and all other operations stay in float32. Wide products on machines with bfloat16
+    units become faster.
     """
     token = _LOW.set(on)
     try:
@@ -54,7 +54,7 @@ def bf16_products(on: bool = True) -> Iterator[None]:
 
 
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """``x @ weight`` for rows ``[..., a]`` and a weight ``[a, b]``.
+    """Returns ``x @ weight`` for rows ``[..., a]`` and a weight ``[a, b]``.
 
     The derivative with respect to the weight contracts flattened rows (see the module
     docstring); values and gradients equal those of the plain product.
@@ -84,7 +84,7 @@ def _product_backward(low: bool, saved, g):
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array, low: bool) -> jax.Array:
-    """``x.T @ g`` of flattened rows ``[..., a]`` and ``[..., b]``."""
+    """Returns ``x.T @ g`` of flattened rows ``[..., a]`` and ``[..., b]``."""
     a, b = x.shape[-1], g.shape[-1]
     x, g = x.reshape(-1, a), g.reshape(-1, b)
     parts = _row_split(x.shape[0]) if on_cpu() else 1
@@ -98,14 +98,14 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def norm_products(x: jax.Array, weights: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-    """``(x / rms(x)) @ w`` per weight, for rows ``[..., a]`` and weights ``[a, b]``.
+    """Returns ``(x / rms(x)) @ w`` per weight, for rows ``[..., a]``, weights ``[a, b]``.
 
     The derivative needs no sum over the outputs of a row, only over its a inputs.
     """
     if x.ndim == 2 or len(weights) == 1:
         return _norm_products(_LOW.get(), x, tuple(weights))
-    # One wide product is faster, but for rows of packed edges: their gradients read
-    # gathered nodes, which a concatenation of gradients gathers entry by entry.
+    # One wide product is faster, except for rows of packed edges: there, XLA would gather
+    # nodes entry by entry to concatenate the gradients.
     y = norm_products(x, [jnp.concatenate(weights, axis=1)])[0]
     widths = [w.shape[1] for w in weights]
     return tuple(jax.lax.split(y, widths, axis=y.ndim - 1))
@@ -136,7 +136,7 @@ def _norm_products_backward(low: bool, saved, gradients):
 
 
 def _norm_gradient(x: jax.Array, r: jax.Array, g: jax.Array) -> jax.Array:
-    """From the gradient with respect to ``x * r`` that with respect to x."""
+    """Returns the gradient with respect to x, given that with respect to ``x * r``."""
     along = total(x * g, -1, keepdims=True) / x.shape[-1]
     return r * g - x * (r**3 * along)
 
@@ -145,12 +145,12 @@ _norm_products.defvjp(_norm_products_forward, _norm_products_backward)
 
 
 def log_variance(variance: jax.Array) -> jax.Array:
-    """Logarithm of a variance; the offset bounds its gradient where values are alike."""
+    """Returns the logarithm of a variance, offset to bound its gradient near 0."""
     return jnp.log(variance + 1e-4)
 
 
 def affine(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """``x @ weight + bias`` for rows ``[..., a]``, a weight ``[a, b]`` and ``[b]``."""
+    """Returns ``x @ weight + bias`` for rows ``[..., a]`` and a weight ``[a, b]``."""
     if weight.shape[0] == 1:
         # One input: a product of broadcasts, which XLA fuses into its reader.
         y = x * weight.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -166,7 +166,10 @@ class Linear(nnx.Module):
     """Affine map of the last axis, ``[..., inputs] -> [..., outputs]``.
 
     Args:
-        scale: Multiplies the initial weight (LeCun normal); 0 starts at zero.
+        inputs, outputs: Widths.
+        bias: True to add a learned vector.
+        scale: Factor of the initial weight (LeCun normal); 0 starts at zero.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -204,7 +207,7 @@ class NormLinear(nnx.Module):
 
 
 class NormLinears(nnx.Module):
-    """RMS norm followed by several linear maps, an array for each."""
+    """RMS norm followed by several linear maps, one array per map."""
 
     def __init__(self, inputs: int, outputs: Sequence[int], *, rngs: nnx.Rngs):
         self.outputs = tuple(outputs)
@@ -218,21 +221,25 @@ class NormLinears(nnx.Module):
 
 
 def inverse_rms(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """``1 / sqrt(mean(x^2) + epsilon)`` over the last axis, ``[..., 1]``."""
+    """Returns ``1 / sqrt(mean(x^2) + epsilon)`` over the last axis, ``[..., 1]``."""
     return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
 
 
 @jax.custom_vjp
 def rms_norm(x: jax.Array) -> jax.Array:
-    """``x / rms(x)`` over the last axis."""
+    """Returns ``x / rms(x)`` over the last axis."""
     return x * inverse_rms(x)
 
 
-def _rms_norm_backward(x: jax.Array, g: jax.Array):
+def _rms_norm_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return rms_norm(x), x
+
+
+def _rms_norm_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     return (_norm_gradient(x, inverse_rms(x), g),)
 
 
-rms_norm.defvjp(lambda x: (rms_norm(x), x), _rms_norm_backward)
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
@@ -241,7 +248,7 @@ def add_vector(x: jax.Array, vector: jax.Array) -> jax.Array:
 
 
 class MLP(nnx.Module):
-    """Linear, silu, linear."""
+    """Two linear maps with SiLU between them."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
         self.first = Linear(inputs, hidden, rngs=rngs)
@@ -254,7 +261,11 @@ class MLP(nnx.Module):
 def dropout(
     x: jax.Array, rate: float, key: jax.Array | None, deterministic: bool
 ) -> jax.Array:
-    """Zeroes entries with probability ``rate`` and rescales the rest."""
+    """Zeroes entries with probability ``rate`` and divides the others by ``1 - rate``.
+
+    Raises:
+        ValueError: without a key, unless ``deterministic`` or the rate is 0.
+    """
     if deterministic or rate == 0.0:
         return x
     if key is None:

@@ -14,11 +14,13 @@ One block computes, with scale and shift linear in the edge,
     x_v  += silu(norm(x_v) W_3 + PNA_in(m) W_4 + PNA_out(m) W_5) W_6
     e_st += silu(norm(e_st) W_7 + norm(x_s) W_8 + norm(x_t) W_9) W_10
 
-Deviations, and why: reversed edges are not copies with further features; a node reads
-the edges that leave it through weights of their own, at half the edges; norms before the
-updates instead of after them; frequencies of the input features are those of all models
-here; the readout "outputs" reads output nodes one by one (the paper's for INRs), for
-networks whose outputs carry no identity their mean.
+Deviations, and why:
+    * Reversed edges are not copies with further features. A node reads the edges that leave
+      it with separate weights, which halves the number of edges.
+    * Norms precede the updates instead of following them.
+    * The frequencies of the input features are those of all models here.
+    * The readout "outputs" concatenates the features of the output nodes (the paper's
+      choice for INRs). Networks whose outputs have no identity take their mean.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class NGBlock(nnx.Module):
         dim = config.dim
         self.dropout = config.dropout
         self.node_in = NormLinear(dim, 5 * dim, rngs=rngs)
-        # The message's scale and shift, and the edge's own update.
+        # Scale and shift of the message, and the update of the edge.
         self.edge_in = NormLinears(dim, [dim, dim, dim], rngs=rngs)
         self.edge_out = Linear(dim, dim, scale=0.5, rngs=rngs)
         self.aggregate = Aggregator("pna", dim, schema, rngs=rngs)
@@ -76,7 +78,7 @@ class NGBlock(nnx.Module):
     ) -> State[Edges]:
         x, e, _ = state
         *ends, update = jnp.split(self.node_in(x), 5, axis=-1)
-        # Projections of an edge's ends: for the message, and for the edge's own update.
+        # Projections of both ends for the message and for the update of the edge.
         src_msg, src_edge = (layout.gather(v, "source") for v in ends[:2])
         dst_msg, dst_edge = (layout.gather(v, "target") for v in ends[2:])
         scale, shift, change = zip(*map(self.edge_in, e), strict=True)

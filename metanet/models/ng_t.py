@@ -14,11 +14,13 @@ For node v and an edge e between it and a neighbour u, in either direction,
     x_v  += concat_heads(sum_u softmax_u(q.k / sqrt(d_h)) w) W_o;  x_v += MLP(norm(x_v))
     e_st += MLP(norm(e_st), norm(x_s), norm(x_t))
 
-Deviations, and why: attention runs over the edges that exist, in both directions, not
-over all pairs of nodes (the published code attends to all pairs, padding included: its
-mask is left out); pairs without a parameter carry no weight to read, and a batch costs
-its edges, not its nodes squared. Arriving and leaving edges have their own Q_e, K_e, V_s
-and V_e (the published code gives them the reversed edge as a further feature).
+Deviations, and why:
+    * Attention runs over the edges that exist, in both directions, not over all pairs of
+      nodes. (The published code attends to all pairs, including padding, as it omits its
+      mask.) Pairs without a parameter have no weight to read, and the cost of a batch is
+      linear in its edges, not quadratic in its nodes.
+    * Arriving and leaving edges have separate Q_e, K_e, V_s and V_e. (The published code
+      gives them the reversed edge as a further feature.)
 """
 
 from __future__ import annotations

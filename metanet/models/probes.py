@@ -1,4 +1,4 @@
-"""Probe features: the activations of every node at learned inputs.
+"""Probe features, the activations of every node at learned inputs.
 
 Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations
 of Neural Networks" (ICLR 2024), section 3.3; there for MLPs only. Here the input
@@ -22,11 +22,12 @@ from metanet.networks import ParamSpec
 
 
 class Probe(NamedTuple):
-    """How to run the input network.
+    """Access to the activations of the input network.
 
     Attributes:
-        activations: ``activations(params, inputs) -> tuple``, per site of the network
-            the activations ``[*units, k]`` at ``k`` inputs (None: not to be had).
+        activations: ``activations(params, inputs) -> tuple`` of an array
+            ``[*units, k]`` per activation at ``k`` inputs, or None for an activation that
+            cannot be captured.
         spec: Structure and shapes of the parameters.
         input_shape: Shape of one input, without the batch axis.
         low, high: Range of the inputs.
@@ -40,11 +41,17 @@ class Probe(NamedTuple):
 
 
 class ProbeFeatures(nnx.Module):
-    """Learned probe inputs, and a map from activations to node features.
+    """Learned probe inputs, and linear maps from activations to node features.
 
     Args:
         count: Number of probe inputs.
         dim: Width of the node features.
+        topology: Topology of the graphs.
+        probe: Access to the activations.
+        rngs: Random streams of the initialisation.
+
+    Raises:
+        MetanetError: without access to the activations.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class ProbeFeatures(nnx.Module):
         )
 
     def __call__(self, layout: Layout) -> jax.Array:
-        """Node values ``[B, N, dim]``, 0 where there are none."""
+        """Returns node values ``[B, N, dim]``, 0 for nodes without activations."""
         if not isinstance(layout, DenseLayout):
             raise MetanetError(
                 "probes: networks of several architectures cannot be "
@@ -101,7 +108,7 @@ class ProbeFeatures(nnx.Module):
 
 
 def _width(node: NodeSet, activations: tuple[Any, ...]) -> int:
-    """Activations per node; 0 for inputs and where they cannot be had."""
-    held = node.kind != "input" and 0 <= node.activation < len(activations)
-    value = activations[node.activation] if held else None
+    """Returns the number of activations per node; 0 for inputs and uncaptured values."""
+    captured = node.kind != "input" and 0 <= node.activation < len(activations)
+    value = activations[node.activation] if captured else None
     return 0 if value is None else math.prod(value.shape) // node.size

@@ -1,15 +1,15 @@
-r"""ProbeGen: what a network answers to learned inputs, and nothing else.
+r"""ProbeGen: a model that reads the outputs of a network at learned inputs.
 
 Source: Kahana et al., "Deep Linear Probe Generators for Weight Space Learning" (ICLR
 2025): learned latent codes pass through a linear generator shared by all probes; the
 network's outputs at the probes, concatenated, go through an MLP.
 
-Equivariance: invariant to whatever leaves the network's function unchanged, permutations,
-scales, signs and phases alike: no weight is read. Edits need another model.
+Equivariance: the model reads no weights, so it is invariant to every change that leaves
+the network's function as it is (permutations, scales, signs, phases). It has no features
+of nodes and edges, which edits need.
 
-Deviation: the generator is two linear maps for inputs of any shape (the paper's has
-transposed convolutions without activations for images), so no structure of images is
-given beforehand.
+Deviation: the generator is two linear maps for inputs of any shape, without the structure
+of images (the paper's has transposed convolutions without activation functions).
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from metanet.models.embeddings import Statistic
 from metanet.models.layers import Linear, dropout
 from metanet.options import Options, PositiveInt, Rate
 
+_UNCAPTURED = (
+    "ProbeGen reads the outputs of networks; those of this one cannot be captured"
+)
+
 
 @dataclass(frozen=True)
 class ProbeGenConfig(Options):
@@ -35,10 +39,10 @@ class ProbeGenConfig(Options):
 
     Attributes:
         probes: Number of learned inputs.
-        latent: Width of their codes.
+        latent: Width of the latent codes.
         dim: Width of the hidden layers.
         depth: Number of hidden layers.
-        dropout: Rate on the last features.
+        dropout: Dropout rate on the last features.
     """
 
     probes: PositiveInt = 64
@@ -50,7 +54,7 @@ class ProbeGenConfig(Options):
 
 @MODELS.register("probegen")
 class ProbeGen(nnx.Module):
-    """Learned probes and an MLP on the answers."""
+    """Learned probes and an MLP on the outputs of the network."""
 
     Config = ProbeGenConfig
 
@@ -64,16 +68,14 @@ class ProbeGen(nnx.Module):
     ):
         topology = model_inputs.single("probegen")
         if model_inputs.probe is None:
-            raise MetanetError(
-                "probe: probegen has no access to the input network; pass it as probe"
-            )
+            raise MetanetError("ProbeGen runs the input networks, got probe=None")
         activations = [
             n.activation
             for n in topology.nodes
             if n.kind == "output" and n.activation >= 0
         ]
         if not activations:
-            raise MetanetError("probegen: the network's outputs cannot be captured")
+            raise MetanetError(_UNCAPTURED)
         self.config, self.dim, self.activations = config, config.dim, tuple(activations)
         self.probe = model_inputs.probe
         shape = self.probe.input_shape
@@ -82,7 +84,7 @@ class ProbeGen(nnx.Module):
         self.generate = Linear(config.latent, math.prod(shape), rngs=rngs)
         spec = self.probe.spec
         example = jax.eval_shape(
-            lambda v: self._answers(spec.unflatten(v), self._inputs()),
+            lambda v: self._outputs(spec.unflatten(v), self._inputs()),
             jax.ShapeDtypeStruct((spec.size,), jnp.float32),
         )
         count = example.shape[0]
@@ -106,23 +108,26 @@ class ProbeGen(nnx.Module):
         middle, half = (probe.high + probe.low) / 2, (probe.high - probe.low) / 2
         return (middle + half * flat).reshape(-1, *probe.input_shape)
 
-    def _answers(self, params, inputs: jax.Array) -> jax.Array:
+    def _outputs(self, params, inputs: jax.Array) -> jax.Array:
         values = self.probe.activations(params, inputs)
-        held = [values[activation] for activation in self.activations]
-        if any(v is None for v in held):
-            raise MetanetError("probegen: the network's outputs cannot be captured")
-        return jnp.concatenate([jnp.ravel(v) for v in held])  # type: ignore[arg-type]
+        outputs = []
+        for activation in self.activations:
+            value = values[activation]
+            if value is None:
+                raise MetanetError(_UNCAPTURED)
+            outputs.append(jnp.ravel(value))
+        return jnp.concatenate(outputs)
 
-    def _all(self, graphs: GraphBatch) -> jax.Array:
+    def _batch_outputs(self, graphs: GraphBatch) -> jax.Array:
         inputs = self._inputs()
         params = to_params(require_dense(graphs), self.probe.spec.treedef)
-        return jax.vmap(lambda p: self._answers(p, inputs))(params)
+        return jax.vmap(lambda p: self._outputs(p, inputs))(params)
 
     def set_statistics(self, graphs: GraphBatch) -> None:
-        """Measures mean and deviation of the answers on a sample of graphs."""
-        answers = self._all(graphs)
-        self.mean[...] = answers.mean()
-        self.deviation[...] = jnp.maximum(answers.std(), 1e-8)
+        """Measures mean and deviation of the outputs on a sample of graphs."""
+        outputs = self._batch_outputs(graphs)
+        self.mean[...] = outputs.mean()
+        self.deviation[...] = jnp.maximum(outputs.std(), 1e-8)
 
     def __call__(
         self,
@@ -131,8 +136,8 @@ class ProbeGen(nnx.Module):
         key: jax.Array | None = None,
         deterministic: bool = True,
     ) -> Features:
-        """Pooled features ``[B, dim]``."""
-        x = (self._all(graphs) - self.mean[...]) / self.deviation[...]
+        """Returns pooled features ``[B, dim]``."""
+        x = (self._batch_outputs(graphs) - self.mean[...]) / self.deviation[...]
         for layer in self.layers:
             x = jax.nn.silu(layer(x))
         x = dropout(x, self.config.dropout, key, deterministic)

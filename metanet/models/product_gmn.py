@@ -12,8 +12,8 @@ Deviations from Graph Metanetworks (for which see gmn.py), and why: a message is
 product of an edge's few features and a linear map of the node at its other end, summed
 by matrix products, not a network applied to every edge. A forward pass multiplies
 weights and activations, so a block can imitate a layer of the input network, in both
-directions; and the cost per edge falls from d^2 to d operations, so far more networks
-are seen in the same time. Biases are node features, kernels vectors.
+directions. The cost per edge falls from d^2 to d operations, so that training sees far more
+networks in the same time. Biases are node features, and kernels are vectors.
 
 With node features x (width d), edge features e (h heads), global feature g, one block
 computes, with head i of an edge acting on the i-th run of d/h values,
@@ -22,9 +22,10 @@ computes, with head i of an edge acting on the i-th run of d/h values,
               * (1 + norm(x_v) W_u)) W_4
     e_st  += tanh(e_st + <norm(x_s) W_q, norm(x_t) W_k>) W_e
     g     += silu(norm(g) W_5 + mean_v(x_v) W_6) W_7
-(messages and matches read the x of the block's start). Sums say little of how weights are
-spread, which tells how a network was trained: with ``moments``, x starts from the mean and
-log variance of further edge features, the first of StatNN's statistics node by node.
+where messages and inner products read the x at the start of the block. Sums carry little
+information about the spread of the weights, which depends on the training of a network.
+With ``moments``, x starts from the mean and log variance of further edge features, the
+first two statistics of StatNN for every node.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class ProductBlock(nnx.Module):
 
     def __init__(self, dim: int, heads: int, *, last: bool, rngs: nnx.Rngs):
         self.num_heads = heads
-        # One product per node gives all that is read from it: messages along its edges
-        # in both directions, query and key of the edge scores, its own update and gate.
+        # One product per node computes all of its projections: messages along its edges in
+        # both directions, query and key of the edge scores, update and gate.
         self.node_in = NormLinear(dim, 6 * dim, rngs=rngs)
         mixing = jax.random.normal(rngs.params(), (heads, heads)) * 0.5 / heads**0.5
         self.edge_out = None if last else nnx.Param(mixing)

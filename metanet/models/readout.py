@@ -1,4 +1,4 @@
-"""Invariant readouts: node, edge and global features to one vector per graph."""
+"""Invariant readouts, which pool node, edge and global features to a vector per graph."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class Readout(nnx.Module):
     """Pools a batch to ``[G, dim]``, appends the global feature and normalises.
 
     * "roles": means over input, output and all other nodes, concatenated;
-    * "moments": the same, and logarithms of the variances;
+    * "moments": "roles" and the logarithms of the variances;
     * "attention": softmax-weighted means of all nodes for four learned queries;
     * "edges": mean over edges of a learned map (Graph Metanetworks, edge readout);
-    * "nodes_edges": that and the same for nodes (Graph Metanetworks);
+    * "nodes_edges": "edges" and a mean over nodes of a learned map (Graph Metanetworks);
     * "outputs": features of the output nodes one by one (Neural Graphs: the outputs of
       the input network are in a fixed order);
     * "mean": the mean over all nodes.
 
     Args:
-        how: Which.
-        schema: What the graphs are made of.
-        nodes, edges, graphs: Widths; 0 where there are none.
+        how: Name of the readout.
+        schema: Schema of the graphs.
+        nodes, edges, graphs: Widths of the features; 0 if there are none.
+        rngs: Random streams of the initialisation.
     """
 
     def __init__(
@@ -56,10 +57,13 @@ class Readout(nnx.Module):
             if kind == "output":
                 self.outputs = (start, count)
             start += count
-        make = lambda inputs, outputs: Linear(inputs, outputs, rngs=rngs)
-        self.query = make(nodes, _QUERIES) if how == "attention" else None
-        self.edge_map = make(edges, nodes) if how in ("edges", "nodes_edges") else None
-        self.node_map = make(nodes, nodes) if how == "nodes_edges" else None
+        self.query = self.edge_map = self.node_map = None
+        if how == "attention":
+            self.query = Linear(nodes, _QUERIES, rngs=rngs)
+        if how in ("edges", "nodes_edges"):
+            self.edge_map = Linear(edges, nodes, rngs=rngs)
+        if how == "nodes_edges":
+            self.node_map = Linear(nodes, nodes, rngs=rngs)
         parts = {
             "roles": len(self.roles),
             "moments": 2 * len(self.roles),
@@ -79,6 +83,7 @@ class Readout(nnx.Module):
         edges: Edges | None,
         globals_: jax.Array | None,
     ) -> jax.Array:
+        """Returns the pooled, normalised features ``[G, dim]``."""
         parts: list[jax.Array] = []
         if self.how in ("roles", "moments"):
             role = jnp.asarray(self.role)[layout.node_type]
@@ -96,14 +101,15 @@ class Readout(nnx.Module):
         elif self.how == "outputs":
             start, count = self.outputs
             if count:
-                own = [layout.identity == start + i for i in range(count)]
-                parts = [layout.pool_nodes(nodes, "sum", where=w) for w in own]
+                masks = [layout.identity == start + i for i in range(count)]
+                parts = [layout.pool_nodes(nodes, "sum", where=mask) for mask in masks]
             else:
                 role = jnp.asarray(self.role)[layout.node_type]
                 parts = [layout.pool_nodes(nodes, where=role == 2)]
-        if self.edge_map is not None:
+        edge_map = self.edge_map
+        if edge_map is not None:
             assert edges is not None
-            mapped = map_edges(lambda e: jax.nn.silu(self.edge_map(e)), edges)  # type: ignore[misc]
+            mapped = map_edges(lambda e: jax.nn.silu(edge_map(e)), edges)
             parts.append(layout.pool_edges(mapped))
         if self.node_map is not None:
             parts.append(layout.pool_nodes(jax.nn.silu(self.node_map(nodes))))

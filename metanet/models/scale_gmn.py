@@ -8,7 +8,7 @@ form (section 4.2); SIREN phases are canonicalised (appendix A).
 Equivariance: under a factor s_v per node that carries one (`NodeSet.carries`: "positive"
 for ReLU, "sign" for tanh and sine, both for linear nodes; mixed within one network as
 discovered), node features become s_v x_v and edge features (s_t / s_s) e_st; the pooled
-feature is invariant. Families that do not pass through plain layers are canonicalised.
+feature is invariant. Scaling groups that do not act as in plain layers are canonicalised.
 
 With inv(x) = x / |x| for positive factors, |x| for signs, |x / |x|| for both, and x
 itself where there are none, one block computes, writing z = inv(x W_0):
@@ -23,11 +23,11 @@ and the pooled feature is the mean of MLP(inv(x)) per role.
 The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| / n_t for a
 scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and
 ``r_st = |x_s| / n_t`` transforms as a reciprocal; ``c = u / (u^2 + 0.01)`` bounds what
-1/u would blow up. n_t is at least |x_t| / 10, which carries the same factor: a unit whose
-weights have decayed to nothing, but not its bias, would say too much. Nodes without a
-positive factor have n_t = 1 unless they hold or receive more than 10. Nothing overflows for
-weights near 1e-15, where the published code uses e for 1/e (wrong for scales, as its
-reciprocals are computed but not read).
+1/u would blow up. n_t is at least |x_t| / 10, which carries the same factor; otherwise a
+unit with a bias whose weights have decayed to zero would send messages that are too large.
+Nodes without a positive factor have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights
+near 1e-15 do not overflow. (The published code uses e for 1/e, which is not equivariant to
+scales: it computes reciprocals but does not read them.)
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and
 aggregation is followed by the equivariant layer per node, at a third of the products per

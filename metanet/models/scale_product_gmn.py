@@ -1,12 +1,13 @@
 r"""A graph metanetwork whose messages are products, equivariant to scales and signs.
 
-Ours: the messages of product_gmn.py, which multiply an edge by what its other end holds
-and so carry factors as a forward pass does, with the canonical forms and equivariant
-updates of ScaleGMN (Kalogeropoulos et al., NeurIPS 2024; see scale_gmn.py). Edges have a
-few heads instead of d features, so that a block costs d operations per edge, not d^2.
+Source: new here. It combines the messages of product_gmn.py, which multiply an edge by the
+features of its other end and therefore scale as a forward pass does, with the canonical
+forms and equivariant updates of ScaleGMN (Kalogeropoulos et al., NeurIPS 2024; see
+scale_gmn.py). Edges have a few heads instead of d features, so that a block costs d
+operations per edge, not d^2.
 
-Equivariance: as ScaleGMN-B; permutations, and the factors that nodes carry. The pooled
-feature is invariant; what no node carries is canonicalised.
+Equivariance: as ScaleGMN-B, to permutations and to the factors of nodes. The pooled feature
+is invariant. Scaling groups that act on no node are canonicalised.
 
 With z = inv(x W_0), head i of an edge acting on the i-th run of d/h values, c and r as in
 scale_gmn.py (a bounded reciprocal), one block computes

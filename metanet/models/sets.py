@@ -6,15 +6,16 @@ attention); the transformer on weight tokens after Schürholt et al., "Towards S
 and Versatile Weight Space Learning" (SANE, ICML 2024) and Gielisse and van Gemert,
 "End-to-End Implicit Neural Representations for Classification" (MWT, CVPR 2025).
 
-Equivariance: DeepSets and Set Transformer treat the parameters as a set in which each
-knows its kind and its ends' embeddings (type, depth, and identity of inputs and outputs),
-but not which others share its nodes: invariant to all permutations of the group, and to
-more than these. The transformer on tokens has a learned position per token: invariant to
-nothing but what `canonicalize` removes; SANE and MWT align or initialise alike instead.
+Equivariance: DeepSets and Set Transformer treat the parameters as a set. The features of a
+parameter contain its kind and the embeddings of its ends (type, depth, and identity of
+inputs and outputs), but not which parameters share its nodes. Both models are therefore
+invariant to the permutations of the group, and to others. The transformer on tokens has a
+learned position per token and no invariance; `canonicalize` may remove symmetries
+beforehand, where SANE and MWT align networks or initialise them alike.
 
-Deviations, and why: parameters' features are those of the graph models; the induced
-points of the Set Transformer are per layer, four heads being points of their own
-(attention with one head per point), which keeps one pass over the edges per point.
+Deviations, and why: features of parameters are those of the graph models. Induced points of
+the Set Transformer are separate in each layer, and attention has one head per point, which
+needs one pass over the edges per point.
 """
 
 from __future__ import annotations
