@@ -242,13 +242,17 @@ class FunctionalBlock(nnx.Module):
         self.gains = ones()
         self.row_gains = ones() if config.attention else None
         self.maps = EquivariantLinear(specs, dim, dim, reduce=config.reduce, rngs=rngs)
-        self.rows = None
+        rows = None
         if config.attention:
-            rows = [
-                RowAttention(spec, dim, config.heads, rngs=rngs) if spec.axes else None
-                for spec in specs
-            ]
-            self.rows = nnx.List(rows)
+            rows = nnx.List(
+                [
+                    RowAttention(spec, dim, config.heads, rngs=rngs)
+                    if spec.axes
+                    else None
+                    for spec in specs
+                ]
+            )
+        self.rows = rows
 
     def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
         if self.rows is not None and self.row_gains is not None:

@@ -57,13 +57,14 @@ class Readout(nnx.Module):
             if kind == "output":
                 self.outputs = (start, count)
             start += count
-        self.query = self.edge_map = self.node_map = None
+        query = edge_map = node_map = None
         if how == "attention":
-            self.query = Linear(nodes, _QUERIES, rngs=rngs)
+            query = Linear(nodes, _QUERIES, rngs=rngs)
         if how in ("edges", "nodes_edges"):
-            self.edge_map = Linear(edges, nodes, rngs=rngs)
+            edge_map = Linear(edges, nodes, rngs=rngs)
         if how == "nodes_edges":
-            self.node_map = Linear(nodes, nodes, rngs=rngs)
+            node_map = Linear(nodes, nodes, rngs=rngs)
+        self.query, self.edge_map, self.node_map = query, edge_map, node_map
         parts = {
             "roles": len(self.roles),
             "moments": 2 * len(self.roles),
