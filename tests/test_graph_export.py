@@ -1,4 +1,4 @@
-"""Graphs edge by edge agree with the typed blocks, and with the symmetry."""
+"""Lists of edges agree with the typed blocks, and with the symmetry."""
 
 from collections import Counter
 
@@ -20,28 +20,46 @@ from metanet.graphs import (
 )
 
 CASES = {**NETWORKS, **FAMILIES}
-NAMES = ["mlp", "group norm", "lstm", "u-net", "grouped query", "experts", "mixer",
-         "multi-query", "message passing", "hypernetwork"]  # fmt: skip
+NAMES = [
+    "mlp",
+    "group norm",
+    "lstm",
+    "u-net",
+    "grouped query",
+    "experts",
+    "mixer",
+    "multi-query",
+    "message passing",
+    "hypernetwork",
+]
 
 
 def graph_of(name, fuse="reader"):
     network = CASES[name]()
-    found = sym.discover(network.apply_fn, network.params, *network.inputs, check=False)
-    return network, found, build_topology(found, fuse)
+    symmetry = sym.discover(
+        network.apply_fn, network.params, *network.inputs, check=False
+    )
+    return network, symmetry, build_topology(symmetry, fuse)
 
 
-def refined(arrays, rounds: int = 4):
-    """Colours of a graph by its edges' values alone (Weisfeiler and Leman)."""
+def refined_colours(arrays, rounds: int = 4):
+    """Returns node colours from colour refinement (Weisfeiler and Leman, 1968)."""
     colours = [f"set {s}" for s in arrays.node_set]
-    edges = list(
-        zip(*arrays.edge_index.tolist(), arrays.edge_set.tolist(),
-            arrays.edge_position.tolist(), arrays.edge_attr.tolist(), strict=True)
-    )  # fmt: skip
+    sources, targets = arrays.edge_index.tolist()
+    labels = [
+        str(label)
+        for label in zip(
+            arrays.edge_set.tolist(),
+            arrays.edge_position.tolist(),
+            arrays.edge_attr.tolist(),
+            strict=True,
+        )
+    ]
     for _ in range(rounds):
         seen = [[] for _ in colours]
-        for source, target, *facts in edges:
-            seen[target].append((str(facts), "from", colours[source]))
-            seen[source].append((str(facts), "to", colours[target]))
+        for source, target, label in zip(sources, targets, labels, strict=True):
+            seen[target].append((label, "from", colours[source]))
+            seen[source].append((label, "to", colours[target]))
         colours = [
             str(hash((c, *sorted(s)))) for c, s in zip(colours, seen, strict=True)
         ]
@@ -50,20 +68,20 @@ def refined(arrays, rounds: int = 4):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_permuted_network_has_an_isomorphic_graph(name):
-    network, found, topology = graph_of(name)
+    network, symmetry, topology = graph_of(name)
     element = sym.random_element(
-        found, jax.random.key(1), scales=False, signs=False, phases=False
+        symmetry, jax.random.key(1), scales=False, signs=False, phases=False
     )
-    moved = sym.act(found, element, network.params)
+    moved = sym.act(symmetry, element, network.params)
     before, after = (
         edge_arrays(to_graph(topology, p)) for p in (network.params, moved)
     )
     np.testing.assert_array_equal(before.edge_index, after.edge_index)
     assert not np.array_equal(before.edge_attr, after.edge_attr)
-    assert refined(before) == refined(after)
-    spoiled = before._replace(edge_attr=before.edge_attr.copy())
-    spoiled.edge_attr[np.argmax(np.abs(spoiled.edge_attr))] += 1.0
-    assert refined(spoiled) != refined(before)
+    assert refined_colours(before) == refined_colours(after)
+    changed = before._replace(edge_attr=before.edge_attr.copy())
+    changed.edge_attr[np.argmax(np.abs(changed.edge_attr))] += 1.0
+    assert refined_colours(changed) != refined_colours(before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,15 +104,17 @@ def test_networkx_has_the_same_edges():
     pytest.importorskip("networkx")
     network, _, topology = graph_of("group norm")
     graph = to_graph(topology, network.params)
-    arrays, made = edge_arrays(graph), to_networkx(graph)
-    assert made.number_of_nodes() == topology.num_nodes + 1
-    assert made.number_of_edges() == arrays.edge_index.shape[1]
-    held = Counter((s, t, d.get("value", 0.0)) for s, t, d in made.edges(data=True))
-    wanted = zip(
+    arrays, multigraph = edge_arrays(graph), to_networkx(graph)
+    assert multigraph.number_of_nodes() == topology.num_nodes + 1
+    assert multigraph.number_of_edges() == arrays.edge_index.shape[1]
+    edges = Counter(
+        (s, t, d.get("value", 0.0)) for s, t, d in multigraph.edges(data=True)
+    )
+    expected = zip(
         *arrays.edge_index.tolist(), arrays.edge_attr[:, 0].tolist(), strict=True
     )
-    assert held == Counter(wanted)
-    assert made.nodes[0]["set"] == topology.nodes[0].name
+    assert edges == Counter(expected)
+    assert multigraph.nodes[0]["set"] == topology.nodes[0].name
 
 
 def test_graphs_of_several_networks_are_refused():
@@ -106,8 +126,8 @@ def test_graphs_of_several_networks_are_refused():
 
 @pytest.mark.parametrize("name", ["group norm", "transformer", "message passing"])
 def test_the_quotient_has_one_set_per_group(name):
-    """Residual streams merged: fewer node sets, every parameter still in its place."""
-    network, found, topology = graph_of(name)
+    """The quotient merges residual streams and moves no parameter."""
+    network, _, topology = graph_of(name)
     _, _, merged = graph_of(name, "quotient")
     assert len(merged.nodes) <= len(topology.nodes)
     back = to_params(to_graph(merged, network.params), network.params)

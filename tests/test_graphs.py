@@ -56,7 +56,10 @@ def assert_same(a, b):
 
 def batch_of(params, size: int):
     """Different parameters along a new leading axis."""
-    rows = lambda x: np.stack([x + np.asarray(i, x.dtype) for i in range(size)])
+
+    def rows(x):
+        return np.stack([x + np.asarray(i, x.dtype) for i in range(size)])
+
     return jax.tree.map(rows, jax.tree.map(np.asarray, params))
 
 
@@ -65,20 +68,28 @@ def batch_of(params, size: int):
 def test_round_trip_is_exact(name, fuse, networks, symmetries):
     params = networks[name].params
     topology = build_topology(symmetries[name], fuse)
-    trip = lambda p: to_params(to_graph(topology, p), p)
     batch = batch_of(params, 3)
-    trips = jax.jit(lambda p, b: (trip(p), trip(b), jax.vmap(trip)(b)))
+
+    def trip(p):
+        return to_params(to_graph(topology, p), p)
+
+    @jax.jit
+    def trips(p, batch):
+        return trip(p), trip(batch), jax.vmap(trip)(batch)
+
     assert_same(trips(params, batch), (params, batch, batch))
-    held = sum(math.prod(e.shape) for e in topology.edges if e.primary)
-    assert (
-        held == topology.num_parameters == sum(x.size for x in jax.tree.leaves(params))
-    )
+    on_edges = sum(math.prod(e.shape) for e in topology.edges if e.primary)
+    assert on_edges == topology.num_parameters
+    assert on_edges == sum(x.size for x in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_blocks_have_the_shapes_that_the_topology_says(name, networks, topologies):
+def test_blocks_have_the_shapes_of_the_topology(name, networks, topologies):
     topology, params = topologies[name], networks[name].params
-    view = lambda p: to_graph(topology, p, p)
+
+    def view(p):
+        return to_graph(topology, p, p)
+
     graph = jax.eval_shape(view, batch_of(params, 2))
     assert graph.batch_shape == (2,) and graph.features == 2
     for edge, block in zip(topology.edges, graph.edges, strict=True):
@@ -153,7 +164,7 @@ def test_layers_are_node_sets(name, kinds, depths, identity_edges, topologies):
         assert node.identified == (node.kind in ("input", "output"))
 
 
-def test_siren_reads_well(topologies):
+def test_siren_has_readable_names(topologies):
     topology = topologies["siren"]
     assert [n.name for n in topology.nodes] == [
         "input",
@@ -255,12 +266,14 @@ def test_permuting_the_network_permutes_the_nodes(
         orders.append(np.asarray(order))
     assert moved
     for edge, old, new in zip(topology.edges, before.edges, after.edges, strict=True):
-        both, sources, targets, _ = edge.shape
-        full = np.zeros((both, sources, both, targets, *old.shape[3:]), np.float32)
+        diagonal, sources, targets, _ = edge.shape
+        full = np.zeros(
+            (diagonal, sources, diagonal, targets, *old.shape[3:]), np.float32
+        )
         moved_block = full.copy()
-        for b in range(both):
+        for b in range(diagonal):
             full[b, :, b], moved_block[b, :, b] = old[b], new[b]
-        flat = (both * sources, both * targets, *old.shape[3:])
+        flat = (diagonal * sources, diagonal * targets, *old.shape[3:])
         full, moved_block = full.reshape(flat), moved_block.reshape(flat)
         if edge.source is not None:
             full = full[orders[edge.source]]
@@ -268,14 +281,11 @@ def test_permuting_the_network_permutes_the_nodes(
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_batch_layout_takes_the_topology(name, topologies):
+def test_every_edge_set_is_a_block_or_a_node_parameter(name, topologies):
     topology = topologies[name]
-    groups = edge_blocks(topology)
-    parameters = node_parameters(topology)
-    held = {g.edge for g in groups if g.edge >= 0} | {
-        i for p in parameters for i, _ in p
-    }
-    assert held == set(range(len(topology.edges)))
+    on_edges = {block.edge for block in edge_blocks(topology) if block.edge >= 0}
+    on_nodes = {i for parameters in node_parameters(topology) for i, _ in parameters}
+    assert on_edges | on_nodes == set(range(len(topology.edges)))
 
 
 def test_stack(networks, topologies):
@@ -307,14 +317,14 @@ def test_wrong_parameters_are_named(networks, topologies):
 
 
 @pytest.mark.parametrize("name", ["resnet", "grouped", "tied", "low_rank", "dead"])
-def test_draw_takes_any_topology(name, networks, topologies):
+def test_draw_accepts_any_topology(name, networks, topologies):
     topology = topologies[name]
     figure = draw(topology, graph=to_graph(topology, networks[name].params))
     texts = {t.get_text() for t in figure.axes[0].texts}
     assert {n.name for n in topology.nodes} <= texts
 
 
-def test_draw_saves_a_picture(tmp_path):
+def test_draw_saves_a_figure(tmp_path):
     network = wide_siren()
     topology = build_topology(symmetry_of(network))
     path = tmp_path / "graph.png"

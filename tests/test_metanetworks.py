@@ -327,7 +327,7 @@ def test_node_features_of_scale_gmn_are_equivariant_to_factors(kind):
     for node in case.topology.nodes:
         nodes = slice(start, start + node.size)
         start += node.size
-        if not node.carries:
+        if not node.scale_kinds:
             np.testing.assert_allclose(
                 after.nodes[:, nodes], before.nodes[:, nodes], rtol=2e-4, atol=2e-4
             )

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from metanet.graphs.edge_products import carried, matched
 
 from metanet.graphs import broadcast, extreme, total
+from metanet.graphs.layouts.edge_products import (
+    edge_inner_products,
+    edge_message_sum,
+)
 from metanet.models.baselines import _quantiles
 from metanet.models.layers import NormLinears, affine, norm_products, rms_norm
 
@@ -91,14 +94,14 @@ def test_products_along_edges(heads):
         return (incidence @ x).reshape(6, heads, -1)
 
     def ours(x, y, e):
-        return jnp.vdot(g, carried(e, x, start, end)), jnp.vdot(
-            f, matched(x, y, start, end, heads)
+        return jnp.vdot(g, edge_message_sum(e, x, start, end)), jnp.vdot(
+            f, edge_inner_products(x, y, start, end, heads)
         )
 
     def plain(x, y, e):
         sent, received = per_edge(x, incidence[0]), per_edge(y, incidence[1])
-        carried = incidence[1].T @ (e[..., None] * sent).reshape(6, -1)
-        return jnp.vdot(g, carried), jnp.vdot(f, (sent * received).sum(-1))
+        message_sums = incidence[1].T @ (e[..., None] * sent).reshape(6, -1)
+        return jnp.vdot(g, message_sums), jnp.vdot(f, (sent * received).sum(-1))
 
     for got, wanted in zip(
         jax.jit(jax.jacrev(ours, (0, 1, 2)))(x, y, e),

@@ -1,7 +1,7 @@
-"""Edge blocks of a topology, and how the axes of node sets map to axes of a block.
+"""Dense edge blocks, and the index maps from node sets to the axes of a block.
 
-An edge block is a dense block of edges ``[both, S, T]``: ``both`` runs over a diagonal index
-shared by source and target (1 for a fully connected block; the number of nodes for residual
+An edge block is a dense array of edges ``[diagonal, S, T]``, where ``diagonal`` runs over an
+index shared by source and target (1 for a fully connected block; the number of nodes for residual
 edges; groups of a grouped convolution).
 """
 
@@ -23,11 +23,10 @@ class AxisMap:
 
     Attributes:
         units: Sizes of the set's unit indices.
-        order: Positions of the units: first those that both ends share although no axis of
-            the block stands for them (the channels of a product over tokens), then the
-            diagonal ones, those that index the edges at this end, and the rest, over
-            which values are averaged.
-        shape: Number of joint indices of each of the four kinds.
+        order: Positions of the units, sorted by role: shared by both ends without an
+            axis in the block (the channels of a product over tokens), diagonal, indices
+            of the edges at this end, and the rest, over which values are averaged.
+        shape: Number of joint indices of each of the four roles.
     """
 
     units: tuple[int, ...]
@@ -36,22 +35,22 @@ class AxisMap:
 
     @property
     def plain(self) -> bool:
-        """True where nodes need only be reshaped."""
+        """True if node values need only be reshaped."""
         shared, _, _, rest = self.shape
         return shared == rest == 1 and self.order == tuple(range(len(self.units)))
 
 
 @dataclass(frozen=True)
 class EdgeBlock:
-    """Edges between two node sets that one array holds.
+    """A dense array of edges between two node sets.
 
     Attributes:
         source, target: Node set indices.
-        shape: ``(both, sources, targets)``.
+        shape: ``(diagonal, sources, targets)``.
         ends: Axis maps of the source and of the target.
         edge: Index of the edge set whose parameters the block holds; -1 for identity
             edges.
-        join: Index of the set of identity edges; -1 for parameters.
+        identity_edge: Index of the set of identity edges; -1 for parameters.
     """
 
     source: int
@@ -59,7 +58,7 @@ class EdgeBlock:
     shape: tuple[int, int, int]
     ends: tuple[AxisMap, AxisMap]
     edge: int = -1
-    join: int = -1
+    identity_edge: int = -1
 
 
 def edge_blocks(topology: Topology) -> tuple[EdgeBlock, ...]:
@@ -76,31 +75,27 @@ def edge_blocks(topology: Topology) -> tuple[EdgeBlock, ...]:
     for i, edge in enumerate(topology.edges):
         if edge.source is None:
             continue
-        both, sources, targets, _ = edge.shape
+        diagonal, sources, targets, _ = edge.shape
         ends = (
             _axis_map(topology, edge, "source"),
             _axis_map(topology, edge, "target"),
         )
-        shape = (both, sources, targets)
+        shape = (diagonal, sources, targets)
         blocks.append(EdgeBlock(edge.source, edge.target, shape, ends, edge=i))
-    for i, join in enumerate(topology.identity_edges):
+    for i, edge in enumerate(topology.identity_edges):
+        source, target = topology.nodes[edge.source], topology.nodes[edge.target]
         ends = (
-            _identity_axis_map(
-                topology.nodes[join.source].units, [a for a, _ in join.join]
-            ),
-            _identity_axis_map(
-                topology.nodes[join.target].units, [b for _, b in join.join]
-            ),
+            _identity_axis_map(source.units, [unit for unit, _ in edge.join]),
+            _identity_axis_map(target.units, [unit for _, unit in edge.join]),
         )
-        both = ends[0].shape[1]
-        if ends[1].shape[1] != both:
+        diagonal = ends[0].shape[1]
+        if ends[1].shape[1] != diagonal:
             raise MetanetError(
-                f"join {join.kind} of {topology.nodes[join.source].name} and "
-                f"{topology.nodes[join.target].name}: an index is joined twice, which "
-                "the dense layout does not support"
+                f"{edge.kind} edges from {source.name} to {target.name}: an index is "
+                "joined twice, which the dense layout does not support"
             )
-        shape = (both, ends[0].shape[2], ends[1].shape[2])
-        blocks.append(EdgeBlock(join.source, join.target, shape, ends, join=i))
+        shape = (diagonal, ends[0].shape[2], ends[1].shape[2])
+        blocks.append(EdgeBlock(edge.source, edge.target, shape, ends, identity_edge=i))
     return tuple(blocks)
 
 
@@ -110,42 +105,47 @@ def _axis_map(topology: Topology, edge: EdgeSet, end: End) -> AxisMap:
     index = edge.source if end == "source" else edge.target
     assert index is not None, "an edge set without a source has one end"
     node = topology.nodes[index]
-    both = tuple(u[k] for u in edge.units if u[0] >= 0 and u[1] >= 0)
-    own = tuple(u[k] for u in edge.units if u[k] >= 0 and u[1 - k] < 0)
-    diagonal = {u for u in edge.units if u[0] >= 0 and u[1] >= 0}
-    shared = tuple(pair[k] for pair in edge.join if pair not in diagonal)
-    if len({*both, *own, *shared}) < len(both) + len(own) + len(shared):
+    pairs = [unit for unit in edge.units if unit[0] >= 0 and unit[1] >= 0]
+    diagonal = tuple(pair[k] for pair in pairs)
+    at_end = tuple(unit[k] for unit in edge.units if unit[k] >= 0 and unit[1 - k] < 0)
+    shared = tuple(pair[k] for pair in edge.join if pair not in pairs)
+    indexed = (*diagonal, *at_end, *shared)
+    if len(set(indexed)) < len(indexed):
         raise MetanetError(
             f"parameter {edge.name}: indexes {node.name} twice, which the dense layout "
             "does not support"
         )
-    return _sorted_units(node.units, shared, both, own)
+    return _sorted_units(node.units, shared, diagonal, at_end)
 
 
 def _sorted_units(
     units: tuple[int, ...],
     shared: tuple[int, ...],
-    both: tuple[int, ...],
-    own: tuple[int, ...],
+    diagonal: tuple[int, ...],
+    at_end: tuple[int, ...],
 ) -> AxisMap:
-    rest = tuple(i for i in range(len(units)) if i not in {*shared, *both, *own})
-    kinds = (shared, both, own, rest)
-    shared_n, both_n, own_n, rest_n = (math.prod(units[i] for i in k) for k in kinds)
-    return AxisMap(
-        units, (*shared, *both, *own, *rest), (shared_n, both_n, own_n, rest_n)
-    )
+    """Returns the axis map of units whose roles are known; the others are the rest."""
+    indexed = (*shared, *diagonal, *at_end)
+    rest = tuple(i for i in range(len(units)) if i not in indexed)
+
+    def count(positions: tuple[int, ...]) -> int:
+        return math.prod(units[i] for i in positions)
+
+    shape = (count(shared), count(diagonal), count(at_end), count(rest))
+    return AxisMap(units, (*indexed, *rest), shape)
 
 
 def _identity_axis_map(units: tuple[int, ...], joined: list[int]) -> AxisMap:
-    both = tuple(dict.fromkeys(joined))
-    own = tuple(i for i in range(len(units)) if i not in both)
-    return _sorted_units(units, (), both, own)
+    """Returns the axis map at an end of identity edges, from its joined units."""
+    diagonal = tuple(dict.fromkeys(joined))
+    at_end = tuple(i for i in range(len(units)) if i not in diagonal)
+    return _sorted_units(units, (), diagonal, at_end)
 
 
 def node_parameters(topology: Topology) -> tuple[tuple[tuple[int, AxisMap], ...], ...]:
-    """Returns per node set the edge sets without a source, features of its nodes.
+    """Returns per node set its edge sets without a source, the features of its nodes.
 
-    Each with the axis map that brings its values to the nodes.
+    Each comes with the axis map that brings its values to the nodes.
     """
     sets: list[list[tuple[int, AxisMap]]] = [[] for _ in topology.nodes]
     for i, edge in enumerate(topology.edges):

@@ -1,4 +1,4 @@
-"""From a symmetry to the topology of the parameter graph; once per architecture."""
+"""Construction of the topology of a parameter graph from a symmetry."""
 
 from __future__ import annotations
 
@@ -6,52 +6,55 @@ import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from metanet.errors import MetanetError, suggest
+from metanet.graphs.blocks import End
 from metanet.graphs.fuse import Fused, fuse_readers, quotient
-from metanet.graphs.scales import with_carries
+from metanet.graphs.scales import with_scale_kinds
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
-from metanet.symmetry import Block, ParameterEdge
+from metanet.symmetry import Block, ParameterEdge, Role
 
 if TYPE_CHECKING:
     from metanet.symmetry import Symmetry
 
 Fuse = Literal["reader", "quotient"]
+_FUSE = get_args(Fuse)
+# Symmetries of nodes, from the weakest to the strongest.
 _STRENGTH = ("none", "sign", "phase", "positive")
 
 
 def build_topology(symmetry: Symmetry, fuse: Fuse = "reader") -> Topology:
-    """The typed parameter graph of an architecture.
+    """Returns the typed parameter graph of an architecture.
 
     Args:
-        symmetry: What discovery found.
-        fuse: "reader" fuses a site with its only reader where an identity edge joins
+        symmetry: Symmetry of the network, from `metanet.symmetry.discover`.
+        fuse: "reader" fuses an activation with its only reader if an identity edge joins
             them (one node set per layer); "quotient" in addition identifies all node
             sets that one permutation moves (one node set per permutation group).
 
     Returns:
-        The topology: a node set per fused site in program order, latent sets after
-        them; an edge set per use of a parameter tile. Every parameter is in exactly one
-        primary edge set.
+        The topology: a node set per fused activation in program order, followed by
+        latent sets; an edge set per use of a parameter block. Every parameter is in
+        exactly one primary edge set.
 
     Raises:
         MetanetError: for an unknown ``fuse``.
     """
-    if fuse not in ("reader", "quotient"):
+    if fuse not in _FUSE:
         raise MetanetError(f"fuse: unknown value {fuse!r}.{suggest(fuse, _FUSE)}")
-    return with_carries(symmetry, _Builder(symmetry, fuse).topology())
-
-
-_FUSE = ("reader", "quotient")
+    return with_scale_kinds(symmetry, _Builder(symmetry, fuse).topology())
 
 
 class _Builder:
-    """Collects node sets and edge sets; node sets are keyed by site or latent atoms."""
+    """Collects the node sets and edge sets of a topology.
+
+    Node sets are identified by the index of their activation, latent sets by their indices.
+    """
 
     def __init__(self, symmetry: Symmetry, fuse: Fuse):
         self.symmetry = symmetry
@@ -61,115 +64,116 @@ class _Builder:
             symmetry.activations, symmetry.parameter_edges, symmetry.identity_edges
         )
         depth = _depths(layers)
-        use_depths = [depth[u.target] for u in layers.parameter_edges]
+        target_depths = [depth[edge.target] for edge in layers.parameter_edges]
         if fuse == "quotient":
             self.fused = quotient(layers, symmetry.indices)
             depth = _least_depths(layers, self.fused, depth)
         else:
             self.fused = layers
         self.depth = depth
-        self.index = {
-            activation: i for i, activation in enumerate(self.fused.activations)
-        }
+        self.node_set = {index: i for i, index in enumerate(self.fused.activations)}
         self.latent: dict[tuple[int, ...], NodeSet] = {}
         self.identity_edges: list[IdentityEdgeSet] = []
-        self.seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        # Number of edge sets per block, by its leaf and segments.
+        self.num_uses: Counter[tuple[int, tuple[int, ...]]] = Counter()
         self.edges = [
-            self.edge(parameter_edge, d)
-            for parameter_edge, d in zip(
-                self.fused.parameter_edges, use_depths, strict=True
+            self.edge_set(edge, target_depth)
+            for edge, target_depth in zip(
+                self.fused.parameter_edges, target_depths, strict=True
             )
         ]
-        self.edges += [
-            self.unused(t) for k, t in self.blocks.items() if not self.seen[k]
-        ]
+        for key, block in self.blocks.items():
+            if not self.num_uses[key]:
+                self.edges.append(self.unused_edge_set(block))
 
     def topology(self) -> Topology:
+        """Returns the topology, with unique names of sets."""
         identity_edges = tuple(
             IdentityEdgeSet(
-                self.index[j.source], self.index[j.target], j.kind, j.chain, j.join
+                self.node_set[edge.source],
+                self.node_set[edge.target],
+                edge.kind,
+                edge.chain,
+                edge.join,
             )
-            for j in self.fused.identity_edges
+            for edge in self.fused.identity_edges
         )
         identity_edges += tuple(dict.fromkeys(self.identity_edges))
         nodes = (*self.nodes(), *self.latent.values())
-        names = _unique(n.name for n in nodes)
-        nodes = tuple(replace(n, name=s) for n, s in zip(nodes, names, strict=True))
+        names = _unique(node.name for node in nodes)
+        nodes = tuple(
+            replace(node, name=name) for node, name in zip(nodes, names, strict=True)
+        )
+        names = _unique(edge.name for edge in self.edges)
         edges = tuple(
-            replace(e, name=s)
-            for e, s in zip(
-                self.edges, _unique(e.name for e in self.edges), strict=True
-            )
+            replace(edge, name=name)
+            for edge, name in zip(self.edges, names, strict=True)
         )
         leaves = tuple((leaf.path, leaf.shape) for leaf in self.symmetry.leaves)
         return Topology(nodes, edges, identity_edges, leaves)
 
     def nodes(self) -> Iterable[NodeSet]:
+        """Yields the node set of each activation."""
         chains = defaultdict(set)
         for edge in (*self.fused.parameter_edges, *self.fused.identity_edges):
             if edge.source is not None:
                 chains[edge.source].add(edge.chain)
-        acting = self.scaling_groups()
+        scaling_kinds = self.scaling_kinds()
         for index, activation in self.fused.activations.items():
             pinned = tuple(self.indices[a].pinned is not None for a in activation.units)
-            shared = chains[index]
+            readers = chains[index]
             yield NodeSet(
                 name=self.name(index),
                 units=tuple(self.indices[a].size for a in activation.units),
                 kind=activation.kind,
                 depth=self.depth[index],
-                symmetry=max(acting[index], key=_STRENGTH.index, default="none"),
-                nonlinearity=next(iter(shared)) if len(shared) == 1 else (),
+                symmetry=max(scaling_kinds[index], key=_STRENGTH.index, default="none"),
+                nonlinearity=next(iter(readers)) if len(readers) == 1 else (),
                 activation=index,
                 pinned=pinned,
             )
 
     def name(self, index: int) -> str:
-        """Module path of the weight that produces a site, or its kind."""
+        """Returns the module path of the weight that produces an activation, or its kind."""
         activation = self.fused.activations[index]
         if activation.kind != "hidden":
             return activation.kind
-        parameter_edges = [u for u in self.fused.parameter_edges if u.target == index]
+        parameter_edges = [e for e in self.fused.parameter_edges if e.target == index]
         if parameter_edges:
-            parameter_edges.sort(key=lambda u: (u.source is None, -self.size(u)))
+            parameter_edges.sort(key=lambda e: (e.source is None, -self.size(e)))
             path = self.symmetry.leaves[parameter_edges[0].leaf].path
-            # "layers/0/kernel" and "layers.0.weight" to the module's name.
+            # The path without its last part: "layers/0" of "layers/0/kernel".
             return re.sub(r"[/.][^/.]*$", "", path)
-        kinds = [j.kind for j in self.fused.identity_edges if j.target == index]
+        kinds = [e.kind for e in self.fused.identity_edges if e.target == index]
         return kinds[0] if kinds else "hidden"
 
-    def size(self, parameter_edge: ParameterEdge) -> int:
-        indices = self.blocks[parameter_edge.leaf, parameter_edge.segments].indices
+    def size(self, edge: ParameterEdge) -> int:
+        """Returns the number of parameters of an edge's block."""
+        indices = self.blocks[edge.leaf, edge.segments].indices
         return math.prod(self.indices[a].size for a in indices)
 
-    def scaling_groups(self) -> dict[int, set[str]]:
-        """Per site, the kinds of the factors that may multiply its activations.
+    def scaling_kinds(self) -> dict[int, set[str]]:
+        """Returns per activation the kinds of scaling groups that act on it.
 
-        A family acts on a site where it acts on a parameter along an axis that indexes
-        the site's units.
+        A group acts on an activation if it acts on a parameter along an axis that indexes
+        the activation's units.
         """
-        acting: dict[int, set[str]] = defaultdict(set)
-        powers = defaultdict(set)
-        for scaling_group in self.symmetry.scaling_groups:
-            for term in (*scaling_group.exponents, *scaling_group.shifts):
-                powers[term.leaf, term.position].add(scaling_group.kind)
-        for parameter_edge in self.fused.parameter_edges:
-            block = self.blocks[parameter_edge.leaf, parameter_edge.segments]
-            for position, roles in zip(
-                block.positions, parameter_edge.roles, strict=True
-            ):
+        by_axis: dict[tuple[int, int], set[str]] = defaultdict(set)
+        for group in self.symmetry.scaling_groups:
+            for term in (*group.exponents, *group.shifts):
+                by_axis[term.leaf, term.position].add(group.kind)
+        kinds: dict[int, set[str]] = defaultdict(set)
+        for edge in self.fused.parameter_edges:
+            block = self.blocks[edge.leaf, edge.segments]
+            for position, roles in zip(block.positions, edge.roles, strict=True):
                 for role in roles:
-                    activation = (
-                        parameter_edge.source
-                        if role.end == "source"
-                        else parameter_edge.target
-                    )
-                    if activation is not None:
-                        acting[activation] |= powers[parameter_edge.leaf, position]
-        return acting
+                    end = edge.source if role.end == "source" else edge.target
+                    if end is not None:
+                        kinds[end] |= by_axis[edge.leaf, position]
+        return kinds
 
     def latent_set(self, indices: tuple[int, ...], depth: int) -> int:
-        """Index of a node set that stands for no site: the joint index of atoms."""
+        """Returns the number of the node set of indices that index no activation."""
         if indices not in self.latent:
             self.latent[indices] = NodeSet(
                 name="latent" if indices else "unused",
@@ -178,127 +182,141 @@ class _Builder:
                 depth=depth,
                 pinned=tuple(self.indices[a].pinned is not None for a in indices),
             )
-        return len(self.index) + list(self.latent).index(indices)
+        return len(self.node_set) + list(self.latent).index(indices)
 
-    def edge(self, parameter_edge: ParameterEdge, depth: int) -> EdgeSet:
-        block = self.blocks[parameter_edge.leaf, parameter_edge.segments]
-        ends = [_places(roles) for roles in parameter_edge.roles]
-        source, target, join = (
-            parameter_edge.source,
-            self.index[parameter_edge.target],
-            parameter_edge.join,
-        )
+    def edge_set(self, edge: ParameterEdge, depth: int) -> EdgeSet:
+        """Returns the edge set of a parameter edge whose target is at a depth."""
+        block = self.blocks[edge.leaf, edge.segments]
+        ends = [_unit_positions(roles) for roles in edge.roles]
+        source, target, join = edge.source, self.node_set[edge.target], edge.join
         if source is not None:
-            # Read alike by all nodes of the source (a gain of weight normalisation): a
-            # parameter of the target alone.
-            alike = (
-                self.fused.activations[source].units
+            # Parameters that all nodes of the source share (a gain of weight
+            # normalisation) are parameters of the target alone.
+            shared_by_source = (
+                len(self.fused.activations[source].units) > 0
                 and not join
-                and all(s < 0 for s, _ in ends)
+                and all(unit < 0 for unit, _ in ends)
             )
-            source = None if alike else self.index[source]
+            source = None if shared_by_source else self.node_set[source]
         free = [
-            i
-            for i, (a, end) in enumerate(zip(block.indices, ends, strict=True))
-            if end == (-1, -1) and self.indices[a].pinned is None
+            axis
+            for axis, (index, end) in enumerate(zip(block.indices, ends, strict=True))
+            if end == (-1, -1) and self.indices[index].pinned is None
         ]
         if free:
             # An index of neither end (the rank of a low-rank factor) has nodes of its
-            # own, which stand in for the end that the parameter does not touch.
-            reads = any(s >= 0 for s, _ in ends)
-            writes = any(t >= 0 for _, t in ends)
-            first = free[: len(free) if writes else 0 if reads else len(free) // 2]
-            second = free[len(first) :]
-            if reads and writes:
-                target = self.between(block, free, ends, parameter_edge, depth)
+            # own, which replace the end that the parameter does not index.
+            has_source = any(unit >= 0 for unit, _ in ends)
+            has_target = any(unit >= 0 for _, unit in ends)
+            if has_source and has_target:
+                target = self.insert_latent(block, free, ends, edge, depth)
                 join = tuple((i, k + len(free)) for i, k in join)
-            elif first:
-                source, join = self.at_latent(block, first, 0, ends, depth), ()
-            if second and not writes:
-                target, join = self.at_latent(block, second, 1, ends, depth), ()
-        return self.block(block, ends, source, target, parameter_edge, join)
+            else:
+                if has_target:
+                    at_source, at_target = free, []
+                elif has_source:
+                    at_source, at_target = [], free
+                else:
+                    half = len(free) // 2
+                    at_source, at_target = free[:half], free[half:]
+                if at_source:
+                    source = self.latent_end(block, at_source, "source", ends, depth)
+                    join = ()
+                if at_target:
+                    target = self.latent_end(block, at_target, "target", ends, depth)
+                    join = ()
+        return self.make_edge_set(block, ends, source, target, edge, join)
 
-    def at_latent(
+    def latent_end(
         self,
         block: Block,
-        where: list[int],
-        end: int,
+        axes: list[int],
+        end: End,
         ends: list[tuple[int, int]],
         depth: int,
     ) -> int:
-        """Makes the tile positions ``where`` index a latent set; returns the set."""
-        indices = tuple(block.indices[i] for i in where)
-        for i in where:
-            place = sorted(indices).index(block.indices[i])
-            ends[i] = (place, -1) if end == 0 else (-1, place)
+        """Returns the latent set that axes of a block index, and notes it in ``ends``."""
+        indices = tuple(block.indices[axis] for axis in axes)
+        for axis in axes:
+            unit = sorted(indices).index(block.indices[axis])
+            ends[axis] = (unit, -1) if end == "source" else (-1, unit)
         return self.latent_set(tuple(sorted(indices)), depth)
 
-    def between(
+    def insert_latent(
         self,
         block: Block,
-        where: list[int],
+        axes: list[int],
         ends: list[tuple[int, int]],
-        parameter_edge: ParameterEdge,
+        edge: ParameterEdge,
         depth: int,
     ) -> int:
-        """Puts a set between the ends of a parameter that also has a third index.
+        """Inserts a latent set between the ends of a parameter that has a third index.
 
-        Its nodes are the joint index of the tile positions ``where`` and the target's
-        units (an index of a generated weight); joins tie them to both.
+        Its nodes are the joint index of ``axes`` of the block and the target's units (an
+        index of a generated weight). Identity edges connect it with the target and with
+        the latent set of the third index.
         """
-        third = tuple(block.indices[i] for i in where)
-        units = self.fused.activations[parameter_edge.target].units
-        between = self.latent_set((*third, *units), depth)
-        for i, (s, t) in enumerate(ends):
-            if i in where:
-                ends[i] = (-1, where.index(i))
-            elif t >= 0:
-                ends[i] = (s, t + len(third))
-        own = self.latent_set(tuple(sorted(third)), depth)
-        member = tuple((sorted(third).index(a), k) for k, a in enumerate(third))
-        along = tuple((k + len(third), k) for k in range(len(units)))
-        target = self.index[parameter_edge.target]
+        third = tuple(block.indices[axis] for axis in axes)
+        units = self.fused.activations[edge.target].units
+        inserted = self.latent_set((*third, *units), depth)
+        for axis, (source_unit, target_unit) in enumerate(ends):
+            if axis in axes:
+                ends[axis] = (-1, axes.index(axis))
+            elif target_unit >= 0:
+                ends[axis] = (source_unit, target_unit + len(third))
+        latent = self.latent_set(tuple(sorted(third)), depth)
+        from_latent = tuple((sorted(third).index(a), k) for k, a in enumerate(third))
+        to_target = tuple((k + len(third), k) for k in range(len(units)))
+        target = self.node_set[edge.target]
         self.identity_edges += [
-            IdentityEdgeSet(own, between, "latent", (), member),
-            IdentityEdgeSet(between, target, "latent", (), along),
+            IdentityEdgeSet(latent, inserted, "latent", (), from_latent),
+            IdentityEdgeSet(inserted, target, "latent", (), to_target),
         ]
-        return between
+        return inserted
 
-    def unused(self, block: Block) -> EdgeSet:
-        """The edge set of a tile that no use reads: it must still be stored."""
+    def unused_edge_set(self, block: Block) -> EdgeSet:
+        """Returns the edge set of a block that no activation reads, to store it."""
         ends = [(-1, -1)] * len(block.indices)
         free = [
             i for i, a in enumerate(block.indices) if self.indices[a].pinned is None
         ]
-        target = self.at_latent(block, free, 1, ends, 0)
-        parameter_edge = ParameterEdge(
-            block.leaf, block.segments, None, target, "unused", (), ()
-        )
-        return self.block(block, ends, None, target, parameter_edge, ())
+        target = self.latent_end(block, free, "target", ends, 0)
+        edge = ParameterEdge(block.leaf, block.segments, None, target, "unused", (), ())
+        return self.make_edge_set(block, ends, None, target, edge, ())
 
-    def block(
+    def make_edge_set(
         self,
         block: Block,
         ends: list[tuple[int, int]],
         source: int | None,
         target: int,
-        parameter_edge: ParameterEdge,
+        edge: ParameterEdge,
         join: tuple[tuple[int, int], ...],
     ) -> EdgeSet:
+        """Returns an edge set between two node sets.
+
+        Args:
+            block: The block of the parameter.
+            ends: Per axis of the block the positions of the source's and the target's
+                unit that it indexes, -1 for none.
+            source, target: The node sets.
+            edge: The edge in the symmetry, for its kind and nonlinearities.
+            join: See `EdgeSet`.
+        """
         axes = sorted(range(len(ends)), key=lambda i: (ends[i][1], ends[i][0]))
-        both = [i for i in axes if ends[i][0] >= 0 and ends[i][1] >= 0]
+        diagonal = [i for i in axes if ends[i][0] >= 0 and ends[i][1] >= 0]
         sources = [i for i in axes if ends[i][0] >= 0 and ends[i][1] < 0]
         targets = [i for i in axes if ends[i][0] < 0 and ends[i][1] >= 0]
         parallel = [i for i, end in enumerate(ends) if end == (-1, -1)]
-        order = (*both, *sources, *targets, *parallel)
+        order = (*diagonal, *sources, *targets, *parallel)
         split = tuple(self.indices[a].size for a in block.indices)
 
         def size(axes: list[int]) -> int:
             return math.prod(split[i] for i in axes)
 
-        self.seen[block.leaf, block.segments] += 1
+        self.num_uses[block.leaf, block.segments] += 1
         path = self.symmetry.leaves[block.leaf].path
-        parts = [t for t in self.symmetry.blocks if t.leaf == block.leaf]
+        parts = [b for b in self.symmetry.blocks if b.leaf == block.leaf]
         suffix = f"[{','.join(map(str, block.segments))}]" if len(parts) > 1 else ""
         return EdgeSet(
             name=path + suffix,
@@ -306,34 +324,36 @@ class _Builder:
             bounds=block.bounds,
             split=split,
             order=order,
-            shape=(size(both), size(sources), size(targets), size(parallel)),
+            shape=(size(diagonal), size(sources), size(targets), size(parallel)),
             source=source,
             target=target,
-            kind=parameter_edge.kind,
-            chain=parameter_edge.chain,
+            kind=edge.kind,
+            chain=edge.chain,
             positions=_grid(tuple(split[i] for i in parallel)),
-            primary=self.seen[block.leaf, block.segments] == 1,
+            primary=self.num_uses[block.leaf, block.segments] == 1,
             units=tuple(ends[i] for i in order),
             join=join,
         )
 
 
-def _places(roles: Iterable) -> tuple[int, int]:
-    """Unit places (source, target) of a tile position, -1 where it has no such role."""
-    found = {r.end: r.unit for r in reversed(tuple(roles))}
-    return found.get("source", -1), found.get("target", -1)
+def _unit_positions(roles: Sequence[Role]) -> tuple[int, int]:
+    """Returns the positions of the units (source, target) of an axis; -1 for none."""
+    # The first role at an end counts.
+    units = {role.end: role.unit for role in reversed(roles)}
+    return units.get("source", -1), units.get("target", -1)
 
 
 def _grid(sizes: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """Coordinates in [-1, 1] of every joint index, major first."""
+    """Returns coordinates in [-1, 1] of every joint index, major first."""
     axes = [np.linspace(-1.0, 1.0, n).tolist() for n in sizes]
     return tuple(itertools.product(*axes))
 
 
 def _depths(fused: Fused) -> dict[int, int]:
-    """Longest path from the inputs; edges back in the program are cut.
+    """Returns per activation the length of the longest path from the inputs.
 
-    A site that no input reaches (a token) stands just before its first reader.
+    Edges backwards in the program (of recurrences) are ignored. An activation that no
+    input reaches (a token) is one layer before its first reader.
     """
     sources, readers = defaultdict(set), defaultdict(set)
     for edge in (*fused.parameter_edges, *fused.identity_edges):
@@ -353,17 +373,17 @@ def _depths(fused: Fused) -> dict[int, int]:
 def _least_depths(
     layers: Fused, merged: Fused, depth: dict[int, int]
 ) -> dict[int, int]:
-    """Depth of a set of identified layers: that of its first layer."""
-    into = {}
+    """Returns the depths of sets of identified layers, those of their first layers."""
+    merged_into: dict[int | None, int | None] = {}
     for before, after in zip(
         layers.parameter_edges, merged.parameter_edges, strict=True
     ):
-        into[before.target] = after.target
-        into[before.source] = after.source
+        merged_into[before.target] = after.target
+        merged_into[before.source] = after.source
     least = {activation: depth[activation] for activation in merged.activations}
     for activation, d in depth.items():
-        target = into.get(activation, activation)
-        if target in least:
+        target = merged_into.get(activation, activation)
+        if target is not None and target in least:
             least[target] = min(least[target], d)
     return least
 

@@ -1,4 +1,4 @@
-"""Arrays and tables that are derived once per architecture, for both layouts."""
+"""Arrays that layouts derive from a topology, computed once per architecture."""
 
 from __future__ import annotations
 
@@ -70,12 +70,16 @@ class NodeParameter(NamedTuple):
 
 
 class PackedTopology(NamedTuple):
-    """A topology's part of a packed batch, without weights.
+    """Index arrays with which networks of a topology are packed.
 
-    ``edge_index`` and ``node_index`` say where each column's value lies in the network's
-    flat weights, -1 for none; ``edge_cells`` and ``node_cells`` ``[P]`` are the inverse,
-    over primary edge sets: the position of each parameter among the flattened columns.
-    The other fields are those of `PackedGraphs`.
+    Attributes:
+        edge_index, node_index: ``[E, C]`` and ``[N, C']`` position of each value in the
+            flat weights of a network, -1 for none.
+        edge_cells, node_cells: ``[P]`` position of each parameter among the flattened
+            values of primary edge sets, the inverse; -1 for none.
+        parameters: Number of parameters P.
+        source, target, edge_type, edge_place, fan, node_type, identity, node_keys,
+            degree: See `PackedGraphs`.
     """
 
     edge_index: np.ndarray
@@ -132,15 +136,15 @@ class CompiledTopology:
         """The index arrays of packed batches.
 
         Raises:
-            MetanetError: where several pairs of nodes share a parameter (products over
-                tokens): such graphs can only be stacked.
+            MetanetError: if several pairs of nodes share a parameter (products over
+                tokens); such graphs can only be stacked.
         """
         return _pack_topology(self)
 
 
 @lru_cache(maxsize=16384)  # zoos have thousands of architectures
 def compile_topology(topology: Topology, schema: GraphSchema) -> CompiledTopology:
-    """Derives the arrays of a topology that layouts read; kept for later calls.
+    """Derives the arrays of a topology that layouts read; results are cached.
 
     Raises:
         MetanetError: for graphs that the schema does not cover.
@@ -205,7 +209,7 @@ def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
     for entry in compiled.blocks:
         block = entry.block
         if block.edge < 0:
-            name = f"{topology.identity_edges[block.join].kind} edges"
+            name = f"{topology.identity_edges[block.identity_edge].kind} edges"
             shape = (*block.shape, 1)
             index = np.full((*shape, columns), -1, np.int32)
             edge_places, holds = np.zeros(1, int), False
@@ -272,15 +276,15 @@ def _cells(index: np.ndarray, rows: np.ndarray, parameters: int) -> np.ndarray:
 
 
 def _node_numbers(axis_map: AxisMap, name: str) -> np.ndarray:
-    """Returns node numbers ``[both, n]`` at an end where each edge has one node."""
-    shared, both, count, rest = axis_map.shape
+    """Returns node numbers ``[diagonal, n]`` at an end where each edge has one node."""
+    shared, diagonal, count, rest = axis_map.shape
     if shared > 1 or rest > 1:
         raise MetanetError(
             f"{name}: several nodes share its edges (a product over tokens, or a mean), "
             "which the packed layout does not support; stack graphs of one topology"
         )
-    numbers = np.arange(both * count).reshape(axis_map.units)
-    return numbers.transpose(axis_map.order).reshape(both, count)
+    numbers = np.arange(diagonal * count).reshape(axis_map.units)
+    return numbers.transpose(axis_map.order).reshape(diagonal, count)
 
 
 def _pack_node_parameters(

@@ -1,4 +1,4 @@
-"""A parameter graph edge by edge, for other graph libraries."""
+"""Lists of all edges of a parameter graph, for other graph libraries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from metanet.graphs.view import ParameterGraph
 
 
 class EdgeArrays(NamedTuple):
-    """All edges of a graph as flat arrays, as PyTorch Geometric takes them.
+    """All edges of a graph as flat arrays, in the form that PyTorch Geometric takes.
 
-    Nodes are numbered through all node sets in the topology's order; behind them stands
-    one bias node, the source of parameters that no other node is read through.
+    Nodes are numbered through all node sets in the topology's order. The last node is a
+    bias node, the source of parameters that multiply no activation.
 
     Attributes:
         edge_index: ``[2, E]`` int64, source and target of every edge.
         edge_attr: ``[E, F]`` values of the parameter, 0 for parameter-free edges.
-        edge_set: ``[E]`` index into ``topology.edges``, and behind these into
+        edge_set: ``[E]`` index into ``topology.edges`` followed by
             ``topology.identity_edges``.
-        edge_position: ``[E]`` which of the parallel edges (kernel position).
+        edge_position: ``[E]`` number among parallel edges (kernel position).
         node_set: ``[N]`` index into ``topology.nodes``; -1 for the bias node.
-        node_unit: ``[N]`` place of a node in its set.
+        node_unit: ``[N]`` number of the node within its set.
     """
 
     edge_index: np.ndarray
@@ -39,10 +39,10 @@ class EdgeArrays(NamedTuple):
 
 
 def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
-    """Lists the edges of one graph; nothing is looped over but the edge sets.
+    """Lists the edges of one graph, an edge set at a time.
 
     ``torch_geometric.data.Data(edge_index=torch.from_numpy(a.edge_index), ...)`` takes
-    the arrays as they are.
+    the arrays without conversion.
 
     Args:
         graph: The graph of one network, without leading axes.
@@ -62,24 +62,22 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
     blocks = [np.asarray(block) for block in graph.edges]
     width = blocks[0].shape[-1] if blocks else 1
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
-    for group in edge_blocks(topology):
-        source, target = (
-            first[node] + _nodes(view)
-            for node, view in zip((group.source, group.target), group.ends, strict=True)
-        )
-        if group.edge >= 0:
-            block, index = blocks[group.edge], group.edge
+    for block in edge_blocks(topology):
+        source = first[block.source] + _node_numbers(block.ends[0])
+        target = first[block.target] + _node_numbers(block.ends[1])
+        if block.edge >= 0:
+            values, index = blocks[block.edge], block.edge
         else:
-            block = np.zeros((*group.shape, 1, width), blocks[0].dtype)
-            index = len(topology.edges) + group.join
-        parts.append((source, target, block, index))
+            values = np.zeros((*block.shape, 1, width), blocks[0].dtype)
+            index = len(topology.edges) + block.identity_edge
+        parts.append((source, target, values, index))
     for node, parameters in enumerate(node_parameters(topology)):
-        for index, view in parameters:
-            target = first[node] + _nodes(view)
+        for index, axis_map in parameters:
+            target = first[node] + _node_numbers(axis_map)
             source = np.full((*target.shape[:2], 1, 1), bias)
             parts.append((source, target, blocks[index], index))
-    listed = [_listed(*part) for part in parts]
-    columns = [np.concatenate(column) for column in zip(*listed, strict=True)]
+    lists = [_list_edges(*part) for part in parts]
+    columns = [np.concatenate(column) for column in zip(*lists, strict=True)]
     source, target, values, edge_set, position = columns
     return EdgeArrays(
         edge_index=np.stack([source, target]).astype(np.int64),
@@ -91,25 +89,36 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
     )
 
 
-def _nodes(view: AxisMap) -> np.ndarray:
-    """Node numbers ``[shared, both, n, rest]`` within a set."""
-    numbers = np.arange(math.prod(view.units)).reshape(view.units)
-    return numbers.transpose(view.order).reshape(view.shape)
+def _node_numbers(axis_map: AxisMap) -> np.ndarray:
+    """Returns node numbers ``[shared, diagonal, n, rest]`` within a set."""
+    numbers = np.arange(math.prod(axis_map.units)).reshape(axis_map.units)
+    return numbers.transpose(axis_map.order).reshape(axis_map.shape)
 
 
-def _listed(
+def _list_edges(
     source: np.ndarray, target: np.ndarray, block: np.ndarray, index: int
 ) -> tuple[np.ndarray, ...]:
-    """Every edge of a block ``[both, S, T, M, F]`` between node numbers
-    ``[shared, both, S, rest]`` and ``[shared, both, T, rest]``."""
-    both, _, _, parallel, width = block.shape
-    shape = (
-        source.shape[0], both, *source.shape[2:], *target.shape[2:], parallel,
-    )  # fmt: skip
-    wide = lambda x: np.broadcast_to(x, shape).ravel()
-    starts = wide(source[:, :, :, :, None, None, None])
-    ends = wide(target[:, :, None, None, :, :, None])
-    position = wide(np.arange(parallel))
+    """Lists the edges of a block.
+
+    Args:
+        source: Node numbers ``[shared, diagonal, S, rest]``.
+        target: Node numbers ``[shared, diagonal, T, rest]``.
+        block: Values ``[diagonal, S, T, M, F]``.
+        index: Index of the edge set.
+
+    Returns:
+        Sources, targets, values, edge sets and positions of E edges.
+    """
+    diagonal, _, _, parallel, width = block.shape
+    ends_shape = (*source.shape[2:], *target.shape[2:])
+    shape = (source.shape[0], diagonal, *ends_shape, parallel)
+
+    def per_edge(x: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(x, shape).ravel()
+
+    starts = per_edge(source[:, :, :, :, None, None, None])
+    ends = per_edge(target[:, :, None, None, :, :, None])
+    position = per_edge(np.arange(parallel))
     values = np.broadcast_to(
         block[None, :, :, None, :, None, :, :], (*shape, width)
     ).reshape(-1, width)
@@ -117,44 +126,52 @@ def _listed(
 
 
 def to_networkx(graph: ParameterGraph) -> Any:
-    """The graph as a ``networkx.MultiDiGraph``.
+    """Returns the graph as a ``networkx.MultiDiGraph``.
 
-    Nodes have ``set``, ``kind`` and ``unit``; edges ``kind`` and, where a parameter
-    makes them, ``parameter``, ``position`` and ``value`` (or ``values``, a tuple).
+    Nodes have the attributes ``set``, ``kind`` and ``unit``. Edges have ``kind`` and, if
+    they have a parameter, ``parameter``, ``position`` and ``value`` (or ``values``, a
+    tuple).
 
     Args:
         graph: The graph of one network, without leading axes.
 
     Raises:
-        MetanetError: networkx is not installed; else as `edge_arrays`.
+        MetanetError: if networkx is not installed, and as `edge_arrays`.
     """
     try:
         import networkx
     except ImportError:
         raise MetanetError("to_networkx needs networkx: pip install networkx") from None
     topology, arrays = graph.topology, edge_arrays(graph)
-    made = networkx.MultiDiGraph()
-    for number, (place, unit) in enumerate(
+    multigraph = networkx.MultiDiGraph()
+    bias = NodeSet("bias", (), "bias", 0)
+    for number, (index, unit) in enumerate(
         zip(arrays.node_set.tolist(), arrays.node_unit.tolist(), strict=True)
     ):
-        node = topology.nodes[place] if place >= 0 else NodeSet("bias", (), "bias", 0)
-        made.add_node(number, set=node.name, kind=node.kind, unit=unit)
-    facts = _facts(topology)
-    columns = (
-        *arrays.edge_index.tolist(), arrays.edge_set.tolist(),
-        arrays.edge_position.tolist(), arrays.edge_attr.tolist(),
-    )  # fmt: skip
-    for source, target, place, position, values in zip(*columns, strict=True):
-        known = dict(facts[place])
-        if "parameter" in known:
-            known["position"] = position
-            known |= (
-                {"value": values[0]} if len(values) == 1 else {"values": (*values,)}
-            )
-        made.add_edge(source, target, **known)
-    return made
+        node = topology.nodes[index] if index >= 0 else bias
+        multigraph.add_node(number, set=node.name, kind=node.kind, unit=unit)
+    set_attributes = _edge_set_attributes(topology)
+    sources, targets = arrays.edge_index.tolist()
+    for source, target, index, position, values in zip(
+        sources,
+        targets,
+        arrays.edge_set.tolist(),
+        arrays.edge_position.tolist(),
+        arrays.edge_attr.tolist(),
+        strict=True,
+    ):
+        attributes: dict[str, Any] = dict(set_attributes[index])
+        if "parameter" in attributes:
+            attributes["position"] = position
+            if len(values) == 1:
+                attributes["value"] = values[0]
+            else:
+                attributes["values"] = tuple(values)
+        multigraph.add_edge(source, target, **attributes)
+    return multigraph
 
 
-def _facts(topology: Topology) -> list[dict[str, Any]]:
-    edges = [{"kind": e.kind, "parameter": e.name} for e in topology.edges]
-    return [*edges, *({"kind": j.kind} for j in topology.identity_edges)]
+def _edge_set_attributes(topology: Topology) -> list[dict[str, str]]:
+    """Returns the attributes that all edges of a set share, per edge set."""
+    edges = [{"kind": edge.kind, "parameter": edge.name} for edge in topology.edges]
+    return [*edges, *({"kind": edge.kind} for edge in topology.identity_edges)]

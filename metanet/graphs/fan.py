@@ -11,11 +11,12 @@ from metanet.graphs.view import leaf_positions
 
 
 def fan_in(topology: Topology) -> np.ndarray:
-    """Returns the fan-in of each parameter ``[P]``, the leaves behind one another.
+    """Returns the fan-in of each parameter ``[P]``, the leaves one after the other.
 
-    Sources times kernel positions of its edge set; 1 for parameters that multiply no
-    activation. Weights are initialised, and often stay, in proportion to its inverse root
-    (He et al. 2015): times its root they look alike in networks of every width.
+    The fan-in is the number of sources times kernel positions; it is 1 for parameters
+    that multiply no activation. Weights are initialised, and often stay, in proportion to
+    its inverse square root (He et al. 2015): multiplied by the root, they have the same
+    distribution in networks of every width.
     """
     positions = leaf_positions(topology)
     flat = np.ones(sum(math.prod(shape) for _, shape in topology.leaves), np.float32)

@@ -1,9 +1,9 @@
-"""Forms of one graph: biases as features or edges, kernels as one edge or several.
+"""Graph variants: encoding of biases (features, edges) and of kernels (one edge or several).
 
-A `Topology` holds for each parameter the nodes that it connects. Parameters that multiply
+A `Topology` names for each parameter the nodes that it connects. Parameters that multiply
 no activation (biases, gains, statistics) are features of the nodes that they reach, as
-in Neural Graphs; here they can become edges from a bias node (Graph Metanetworks) or
-loops at the nodes themselves. A form changes ends only; values are not moved.
+in Neural Graphs; a form can turn them into edges from a bias node (Graph Metanetworks)
+or into self-loops. A form changes the ends of edges only; values are not moved.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class GraphForm:
     Attributes:
         bias: "feature": biases are values of nodes; "node": edges from one bias node
             per parameter; "loop": an edge of every node to itself.
-        parallel: Every kernel position is an edge of its own; otherwise an edge holds
-            the whole kernel.
+        parallel: True for an edge per kernel position; otherwise an edge has the whole
+            kernel as its feature.
     """
 
     bias: Literal["feature", "node", "loop"] = "feature"
@@ -32,7 +32,7 @@ class GraphForm:
 
 
 def apply_form(topology: Topology, form: GraphForm) -> Topology:
-    """Returns the topology with biases as the form has them."""
+    """Returns the topology with biases encoded as the form says."""
     if form.bias == "feature":
         return topology
     nodes, edges = list(topology.nodes), list(topology.edges)
@@ -57,7 +57,7 @@ def _loop(edge: EdgeSet) -> EdgeSet:
 
 
 def apply_form_to_graph(graphs: ParameterGraph, form: GraphForm) -> ParameterGraph:
-    """Returns graphs in a form; blocks are reshaped at most."""
+    """Returns graphs in a form; blocks are at most reshaped."""
     topology = apply_form(graphs.topology, form)
     if topology is graphs.topology:
         return graphs

@@ -1,4 +1,4 @@
-"""A picture of a parameter graph: node sets in columns by depth, weights as lines."""
+"""Drawings of parameter graphs: node sets in columns by depth, weights as lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +61,9 @@ def draw(
     scales) are rings around their node, the first innermost.
 
     Args:
-        topology: What to draw.
-        path: Where to save the picture (png, svg or pdf); None: nowhere.
-        graph: Values; of a batch, the first network's.
+        topology: The topology.
+        path: File to which the figure is saved (png, svg or pdf); None for no file.
+        graph: Values that colour the edges; of a batch, those of the first network.
 
     Raises:
         MetanetError: for an unknown file type.
@@ -107,8 +108,8 @@ def _figure(topology: Topology, graph: ParameterGraph | None) -> Figure:
         value = None if values is None else values[i]
         reach = _lines(axes, topology, columns, edge, value, palette[edge.kind])
         highest = max(highest, reach)
-    for join in topology.identity_edges:
-        highest = max(highest, _lines(axes, topology, columns, join, None, _FAINT))
+    for edge in topology.identity_edges:
+        highest = max(highest, _lines(axes, topology, columns, edge, None, _FAINT))
     axes.set_ylim(bottom - 1.2, highest + 0.4)
     for i, (node, column) in enumerate(zip(topology.nodes, columns, strict=True)):
         _dots(axes, node, column)
@@ -146,7 +147,7 @@ def _visible(size: int) -> list[int | None]:
 
 
 def _values(block: object) -> np.ndarray:
-    """Block ``[..., both, S, T, M, F]`` to ``[both, S, T]`` in [-1, 1]."""
+    """Returns a block ``[..., diagonal, S, T, M, F]`` as ``[diagonal, S, T]`` in [-1, 1]."""
     array = np.asarray(block, np.float64)
     array = array.reshape(-1, *array.shape[-5:])[0, ..., 0].mean(-1)
     largest = np.abs(array).max(initial=0.0)
@@ -160,7 +161,7 @@ def _unit_index(node: NodeSet, flat: int) -> tuple[int, ...]:
 def _entry(
     edge: EdgeSet, source: tuple[int, ...], target: tuple[int, ...]
 ) -> tuple[int, int, int] | None:
-    """Place in the block ``[both, S, T]`` of the edge between two nodes, if any."""
+    """Returns the index into ``[diagonal, S, T]`` of the edge between two nodes, if any."""
     if any(source[i] != target[k] for i, k in edge.join):
         return None
     flat, sizes = [0, 0, 0], [edge.split[i] for i in edge.order]
@@ -184,17 +185,17 @@ def _lines(
     values: np.ndarray | None,
     colour: str,
 ) -> float:
-    """One curve per edge between shown nodes, the strongest on top.
+    """Draws a curve per edge between shown nodes, the largest values on top.
 
     Returns:
         The greatest height that a curve reaches.
     """
     assert edge.source is not None
     ends = (edge.source, edge.target)
-    nodes, places = [topology.nodes[i] for i in ends], [columns[i] for i in ends]
-    found = []
-    for s, y0 in zip(places[0].shown, places[0].y, strict=True):
-        for t, y1 in zip(places[1].shown, places[1].y, strict=True):
+    nodes, (left, right) = [topology.nodes[i] for i in ends], [columns[i] for i in ends]
+    curves = []
+    for s, y0 in zip(left.shown, left.y, strict=True):
+        for t, y1 in zip(right.shown, right.y, strict=True):
             if s is None or t is None:
                 continue
             source, target = _unit_index(nodes[0], s), _unit_index(nodes[1], t)
@@ -207,26 +208,26 @@ def _lines(
                 if entry is None:
                     continue
                 value = 0.0 if values is None else float(values[entry])
-            found.append((abs(value), value, _curve(places[0].x, y0, places[1].x, y1)))
-    found.sort(key=lambda f: f[0])
+            curves.append((abs(value), value, _curve(left.x, y0, right.x, y1)))
+    curves.sort(key=itemgetter(0))
     if isinstance(edge, IdentityEdgeSet):
         style = {"colors": [to_rgba(colour, 0.8)], "linestyles": "dashed"}
-        widths = [1.0] * len(found)
+        widths = [1.0] * len(curves)
     elif values is None:
-        style, widths = {"colors": [to_rgba(colour, 0.35)]}, [0.8] * len(found)
+        style, widths = {"colors": [to_rgba(colour, 0.35)]}, [0.8] * len(curves)
     else:
         style = {
-            "colors": [(*_MAP(0.5 + v / 2)[:3], 0.25 + 0.75 * a) for a, v, _ in found]
+            "colors": [(*_MAP(0.5 + v / 2)[:3], 0.25 + 0.75 * a) for a, v, _ in curves]
         }
-        widths = [0.4 + 1.4 * a for a, _, _ in found]
+        widths = [0.4 + 1.4 * a for a, _, _ in curves]
     axes.add_collection(
-        LineCollection([c for _, _, c in found], linewidths=widths, zorder=1, **style)
+        LineCollection([c for _, _, c in curves], linewidths=widths, zorder=1, **style)
     )
-    return max((float(c[:, 1].max()) for _, _, c in found), default=-math.inf)
+    return max((float(c[:, 1].max()) for _, _, c in curves), default=-math.inf)
 
 
 def _curve(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Points ``[n, 2]`` from node to node, in a bow where it passes other columns."""
+    """Returns points ``[n, 2]`` from node to node, on an arc if other columns lie between."""
     u = np.linspace(0.0, 1.0, 25)
     smooth = u * u * (3 - 2 * u)
     x, y = x0 + (x1 - x0) * u, y0 + (y1 - y0) * smooth
@@ -243,29 +244,46 @@ def _dots(axes: Axes, node: NodeSet, column: _Column) -> None:
     drawn = [y for s, y in zip(column.shown, column.y, strict=True) if s is not None]
     face = colour if node.identified else "white"
     axes.scatter(
-        [column.x] * len(drawn), drawn, s=70, c=face, edgecolors=colour,
-        linewidths=1.6, zorder=3, marker="s" if node.kind == "latent" else "o",
-    )  # fmt: skip
+        [column.x] * len(drawn),
+        drawn,
+        s=70,
+        c=face,
+        edgecolors=colour,
+        linewidths=1.6,
+        zorder=3,
+        marker="s" if node.kind == "latent" else "o",
+    )
     for s, y in zip(column.shown, column.y, strict=True):
         if s is None:
             axes.text(
                 column.x, y, "⋮", ha="center", va="center", color=_FAINT, fontsize=13
             )
-    units = " × ".join(map(str, node.units)) or "1"
-    notes = [
-        units,
-        *(("∘".join(reversed(node.nonlinearity)),) if node.nonlinearity else ()),
-    ]
+    notes = [" × ".join(map(str, node.units)) or "1"]
+    if node.nonlinearity:
+        notes.append("∘".join(reversed(node.nonlinearity)))
     top = max(column.y)
     halo = [withStroke(linewidth=3, foreground="white")]
     axes.text(
-        column.x, top + 1.25, node.name, ha="center", va="bottom", color=_INK,
-        fontsize=9.5, fontweight="bold", path_effects=halo,
-    )  # fmt: skip
+        column.x,
+        top + 1.25,
+        node.name,
+        ha="center",
+        va="bottom",
+        color=_INK,
+        fontsize=9.5,
+        fontweight="bold",
+        path_effects=halo,
+    )
     axes.text(
-        column.x, top + 1.15, " · ".join(notes), ha="center", va="top", color=_FAINT,
-        fontsize=8, path_effects=halo,
-    )  # fmt: skip
+        column.x,
+        top + 1.15,
+        " · ".join(notes),
+        ha="center",
+        va="top",
+        color=_FAINT,
+        fontsize=8,
+        path_effects=halo,
+    )
 
 
 def _ring(
@@ -277,20 +295,25 @@ def _ring(
     colour: str,
     ring: int,
 ) -> None:
-    """A ring around each node for a parameter that only it reads."""
-    places, colours = [], []
+    """Draws a ring around each node for a parameter without a source."""
+    heights, colours = [], []
     for flat, y in zip(column.shown, column.y, strict=True):
         if flat is None:
             continue
         entry = _entry(edge, (), _unit_index(node, flat))
         assert entry is not None
-        places.append(y)
+        heights.append(y)
         value = None if values is None else 0.5 + float(values[entry]) / 2
         colours.append(to_rgba(colour) if value is None else _MAP(value))
     axes.scatter(
-        [column.x] * len(places), places, s=70 * (1.55 + 0.55 * ring) ** 1.35,
-        facecolors="none", edgecolors=colours, linewidths=1.8, zorder=2,
-    )  # fmt: skip
+        [column.x] * len(heights),
+        heights,
+        s=70 * (1.55 + 0.55 * ring) ** 1.35,
+        facecolors="none",
+        edgecolors=colours,
+        linewidths=1.8,
+        zorder=2,
+    )
 
 
 def _legend(
@@ -314,25 +337,35 @@ def _legend(
                 markeredgecolor=colour,
                 label=kind,
                 markerfacecolor=colour if filled else "white",
-            )  # fmt: skip
+            )
         )
     for kind, colour in palette.items():
         ring = all(e.source is None for e in topology.edges if e.kind == kind)
         shade = _FAINT if valued else colour
         if ring:
             mark = Line2D(
-                [], [], linestyle="none", marker="o", markersize=10,
-                markerfacecolor="none", markeredgecolor=shade, label=kind,
-            )  # fmt: skip
+                [],
+                [],
+                linestyle="none",
+                marker="o",
+                markersize=10,
+                markerfacecolor="none",
+                markeredgecolor=shade,
+                label=kind,
+            )
             handles.append(mark)
         elif not valued:
             handles.append(Line2D([], [], color=colour, label=kind))
-    for kind in dict.fromkeys(j.kind for j in topology.identity_edges):
+    for kind in dict.fromkeys(edge.kind for edge in topology.identity_edges):
         handles.append(Line2D([], [], color=_FAINT, linestyle="dashed", label=kind))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
-        frameon=False, fontsize=8, labelcolor=_INK,
-    )  # fmt: skip
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 6),
+        frameon=False,
+        fontsize=8,
+        labelcolor=_INK,
+    )
     if valued:
         scale = ScalarMappable(Normalize(-1, 1), _MAP)
         bar = figure.colorbar(scale, ax=axes, shrink=0.5, aspect=22, pad=0.01)

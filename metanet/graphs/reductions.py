@@ -15,17 +15,17 @@ import jax.numpy as jnp
 
 
 def total(x: jax.Array, axes: int | Sequence[int], keepdims: bool = False) -> jax.Array:
-    """Sum over axes."""
+    """Returns the sum over axes."""
     if jnp.issubdtype(x.dtype, jnp.floating):
-        # Rounding to its own precision is the identity, and keeps a product that
-        # precedes out of the sum's kernel.
-        kind = jnp.finfo(x.dtype)
-        x = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+        # Rounding to the same precision is the identity, and prevents XLA from fusing
+        # the producer of x into the reduction.
+        precision = jnp.finfo(x.dtype)
+        x = jax.lax.reduce_precision(x, precision.nexp, precision.nmant)
     return x.sum(axes, keepdims=keepdims)
 
 
 def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """``x`` with its axes of size 1 repeated to ``shape``, which has as many axes."""
+    """Returns ``x`` broadcast to ``shape``, which has as many axes."""
     return jnp.asarray(_broadcast(x, shape))
 
 
@@ -38,8 +38,8 @@ def _broadcast_forward(x: jax.Array, shape: tuple[int, ...]):
     return _broadcast(x, shape), x.shape
 
 
-def _broadcast_backward(shape: tuple[int, ...], small, g: jax.Array):
-    axes = [i for i, (a, b) in enumerate(zip(small, shape, strict=True)) if a != b]
+def _broadcast_backward(shape: tuple[int, ...], before: tuple[int, ...], g: jax.Array):
+    axes = [i for i, (a, b) in enumerate(zip(before, shape, strict=True)) if a != b]
     return (total(g, axes, keepdims=True) if axes else g,)
 
 
@@ -48,10 +48,10 @@ _broadcast.defvjp(_broadcast_forward, _broadcast_backward)
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def extreme(x: jax.Array, axes: tuple[int, ...], how: str) -> jax.Array:
-    """Maximum ("max") or minimum over axes, with a derivative that is always finite.
+    """Returns the maximum ("max") or minimum over axes; its derivative is always finite.
 
-    The usual one divides by the number of entries equal to the maximum, which is 0 where
-    a compiler recomputes them a bit differently.
+    The derivative of `jnp.max` divides by the number of entries equal to the maximum,
+    which is 0 if the compiler recomputes the entries with another rounding.
     """
     return x.max(axes) if how == "max" else x.min(axes)
 
@@ -59,8 +59,8 @@ def extreme(x: jax.Array, axes: tuple[int, ...], how: str) -> jax.Array:
 @extreme.defjvp
 def _extreme_jvp(axes: tuple[int, ...], how: str, primals, tangents):
     (x,), (tangent,) = primals, tangents
-    found = extreme(x, axes, how)
-    wide = jnp.expand_dims(found, axes)
-    hit = (x >= wide if how == "max" else x <= wide).astype(x.dtype)
-    count = jnp.maximum(hit.sum(axes), 1.0)
-    return found, (hit * tangent).sum(axes) / count
+    value = extreme(x, axes, how)
+    wide = jnp.expand_dims(value, axes)
+    attained = (x >= wide if how == "max" else x <= wide).astype(x.dtype)
+    count = jnp.maximum(attained.sum(axes), 1.0)
+    return value, (attained * tangent).sum(axes) / count

@@ -1,10 +1,10 @@
-"""Which scale and sign factors pass through a graph as through a plain layer.
+"""Scaling symmetries that act on a node set as in a plain linear layer.
 
-A factor s of a unit passes through its node when it multiplies the activation and every
-parameter that arrives, and divides every parameter that leaves: then a message, a
-parameter times the activation that it reads, carries the factor of its target alone
-(ScaleGMN). Families of other forms (through products of activations, through gains of
-norms) are left to `metanet.symmetry.canonicalize`.
+A factor s of a unit acts plainly on its node when it multiplies the activation and every
+incoming parameter, and divides every outgoing parameter: then a message, a parameter
+times the activation that it reads, scales with the factor of its target alone (ScaleGMN,
+Kalogeropoulos et al., 2024). Scaling groups of other forms (through products of
+activations, through gains of norms) are left to `metanet.symmetry.canonicalize`.
 """
 
 from __future__ import annotations
@@ -12,118 +12,166 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from metanet.graphs.topology import EdgeSet, Topology
 
 if TYPE_CHECKING:
     from metanet.symmetry import Symmetry
 
-# Joins along which an activation passes as it is.
-_PLAIN_JOINS = frozenset({"residual", "recurrence", "init", "bias"})
-_KINDS = {"positive": "positive", "sign": "sign"}
+# Identity edges that pass an activation on unchanged.
+_PLAIN_IDENTITY_EDGES = frozenset({"residual", "recurrence", "init", "bias"})
+# Kinds of scaling groups on which a scale-equivariant model can act.
+_SCALE_KINDS = frozenset({"positive", "sign"})
 
 
-@lru_cache(maxsize=256)
-def passing_families(
+class _BlockAxis(NamedTuple):
+    """An axis of a block of a parameter leaf."""
+
+    leaf: int
+    bounds: tuple[tuple[int, int], ...]
+    axis: int
+
+
+class _ScaledAxis(NamedTuple):
+    """An axis of an edge set along which a scaling group acts.
+
+    Attributes:
+        edge: The edge set.
+        source, target: Units of the ends that the axis indexes; -1 for none.
+        power: Exponent of the factor.
+    """
+
+    edge: EdgeSet
+    source: int
+    target: int
+    power: Fraction
+
+
+def plain_scaling_groups(
     symmetry: Symmetry, topology: Topology
 ) -> dict[int, frozenset[int]]:
-    """Families that pass, by index, with the node sets that they act on."""
-    powers: dict[int, dict[tuple[int, tuple[tuple[int, int], ...], int], Fraction]]
-    powers = defaultdict(dict)
+    """Returns the scaling groups that act plainly, with the node sets that they act on.
+
+    Args:
+        symmetry: Symmetry of the network.
+        topology: Topology that was built from it.
+
+    Returns:
+        From the index of a scaling group to the indices of node sets.
+    """
+    powers = _exponents_by_axis(symmetry)
+    plain: dict[int, frozenset[int]] = {}
+    for index, group in enumerate(symmetry.scaling_groups):
+        if group.kind in _SCALE_KINDS and not group.shifts:
+            sets = _scaled_node_sets(powers[index], topology, group.kind == "sign")
+            if sets:
+                plain[index] = frozenset(sets)
+    # Canonicalisation of the other groups reads parameters, which no plain group may
+    # change. (A phase is read from the bias alone, and changes sign along with it.)
+    scaled_blocks = [{key[:2] for key in group_powers} for group_powers in powers]
+    while True:
+        remaining = [
+            blocks
+            for index, blocks in enumerate(scaled_blocks)
+            if index not in plain and symmetry.scaling_groups[index].kind != "phase"
+        ]
+        mixed = [
+            index
+            for index in plain
+            if any(scaled_blocks[index] & blocks for blocks in remaining)
+        ]
+        if not mixed:
+            return plain
+        for index in mixed:
+            del plain[index]
+
+
+def _exponents_by_axis(symmetry: Symmetry) -> list[dict[_BlockAxis, Fraction]]:
+    """Returns per scaling group its nonzero exponents by axis of a parameter block."""
     blocks = defaultdict(list)
     for block in symmetry.blocks:
         blocks[block.leaf].append(block)
-    for index, scaling_group in enumerate(symmetry.scaling_groups):
-        for term in scaling_group.exponents:
+    powers: list[dict[_BlockAxis, Fraction]] = []
+    for group in symmetry.scaling_groups:
+        group_powers = {}
+        for term in group.exponents:
+            if not term.power:
+                continue
             for block in blocks[term.leaf]:
-                for i, position in enumerate(block.positions):
-                    if position == term.position and term.power:
-                        powers[index][block.leaf, block.bounds, i] = term.power
-    found = {}
-    for index, scaling_group in enumerate(symmetry.scaling_groups):
-        if scaling_group.kind in _KINDS and not scaling_group.shifts:
-            sets = _acts_on(powers[index], topology, scaling_group.kind == "sign")
-            if sets:
-                found[index] = frozenset(sets)
-    # What is left is canonicalised by reading parameters that no passing factor may
-    # change. (A phase is read from the bias alone, and turns along with its sign.)
-    touched = {i: {key[:2] for key in powers[i]} for i in powers}
-    while True:
-        left = [
-            keys
-            for i, keys in touched.items()
-            if i not in found and symmetry.scaling_groups[i].kind != "phase"
-        ]
-        mixed = [i for i in found if any(touched[i] & keys for keys in left)]
-        if not mixed:
-            return found
-        for i in mixed:
-            del found[i]
+                for axis, position in enumerate(block.positions):
+                    if position == term.position:
+                        key = _BlockAxis(block.leaf, block.bounds, axis)
+                        group_powers[key] = term.power
+        powers.append(group_powers)
+    return powers
 
 
-def _acts_on(powers: dict, topology: Topology, sign: bool) -> set[int]:
-    """Node sets on which a family acts; none where it does not pass."""
+def _scaled_node_sets(
+    powers: dict[_BlockAxis, Fraction], topology: Topology, sign: bool
+) -> set[int]:
+    """Returns the node sets on which a group acts; none if it does not act plainly."""
     sets: set[int] = set()
-    read: list[tuple[EdgeSet, int, int, Fraction]] = []
+    scaled: list[_ScaledAxis] = []
     for edge in topology.edges:
-        place = {axis: k for k, axis in enumerate(edge.order)}
+        column = {axis: i for i, axis in enumerate(edge.order)}
         for axis in range(len(edge.split)):
-            power = powers.get((edge.leaf, edge.bounds, axis))
+            power = powers.get(_BlockAxis(edge.leaf, edge.bounds, axis))
             if power is None:
                 continue
-            source, target = edge.units[place[axis]]
-            read.append((edge, source, target, power))
-            # A sign is its own reciprocal.
-            divides, multiplies = (power % 2 == 1,) * 2 if sign else (
-                power == -1, power == 1)  # fmt: skip
+            source, target = edge.units[column[axis]]
+            scaled.append(_ScaledAxis(edge, source, target, power))
+            if sign:
+                # A sign is its own reciprocal.
+                divides = multiplies = power % 2 == 1
+            else:
+                divides, multiplies = power == -1, power == 1
             if target >= 0 and source < 0 and multiplies:
                 sets.add(edge.target)
             elif source >= 0 and target < 0 and divides and edge.source is not None:
                 sets.add(edge.source)
             else:
                 return set()
-    # Every parameter at one of these sets must be multiplied or divided accordingly.
-    arriving = {e.name for e, _, target, _ in read if target >= 0}
-    leaving = {e.name for e, source, _, _ in read if source >= 0}
+    # All parameters at these sets must be multiplied or divided accordingly.
+    incoming = {axis.edge.name for axis in scaled if axis.target >= 0}
+    outgoing = {axis.edge.name for axis in scaled if axis.source >= 0}
     for edge in topology.edges:
-        if edge.target in sets and edge.name not in arriving:
+        if edge.target in sets and edge.name not in incoming:
             return set()
-        if edge.source is not None and edge.source in sets and edge.name not in leaving:
+        if edge.source in sets and edge.name not in outgoing:
             return set()
-    for join in topology.identity_edges:
-        touched = (join.source in sets) + (join.target in sets)
-        if touched == 1 or (touched and join.kind not in _PLAIN_JOINS):
+    for edge in topology.identity_edges:
+        at_source, at_target = edge.source in sets, edge.target in sets
+        if at_source != at_target:
+            return set()
+        if at_source and edge.kind not in _PLAIN_IDENTITY_EDGES:
             return set()
     return sets
 
 
-def with_carries(symmetry: Symmetry, topology: Topology) -> Topology:
-    """The topology with `NodeSet.carries` filled in."""
+def with_scale_kinds(symmetry: Symmetry, topology: Topology) -> Topology:
+    """Returns the topology with `NodeSet.scale_kinds` filled in."""
     kinds: dict[int, set[str]] = defaultdict(set)
-    for index, sets in passing_families(symmetry, topology).items():
+    for index, sets in plain_scaling_groups(symmetry, topology).items():
         for node in sets:
-            kinds[node].add(_KINDS[symmetry.scaling_groups[index].kind])
+            kinds[node].add(symmetry.scaling_groups[index].kind)
     nodes = tuple(
-        replace(node, carries=tuple(sorted(kinds[i])))
+        replace(node, scale_kinds=tuple(sorted(kinds[i])))
         for i, node in enumerate(topology.nodes)
     )
     return replace(topology, nodes=nodes)
 
 
 def remaining_symmetry(symmetry: Symmetry, topology: Topology) -> Symmetry:
-    """The symmetry without the families that pass: what is left to canonicalise.
+    """Returns the symmetry that a scale-equivariant model leaves to canonicalisation.
+
+    Its scaling groups are those that do not act plainly on node sets.
 
     Args:
-        symmetry: What was discovered.
-        topology: Its topology, as `build_topology` made it.
+        symmetry: Symmetry of the network.
+        topology: Topology that `build_topology` made from it.
     """
-    plain = replace(
-        topology, nodes=tuple(replace(n, carries=()) for n in topology.nodes)
-    )
-    passing = passing_families(symmetry, plain)
-    scaling_groups = tuple(
-        f for i, f in enumerate(symmetry.scaling_groups) if i not in passing
-    )
-    return replace(symmetry, scaling_groups=scaling_groups)
+    plain = plain_scaling_groups(symmetry, topology)
+    groups = symmetry.scaling_groups
+    remaining = tuple(group for i, group in enumerate(groups) if i not in plain)
+    return replace(symmetry, scaling_groups=remaining)

@@ -1,11 +1,11 @@
-"""Schema of the graphs of a set of architectures: all that a model is built for.
+"""Schema of a set of topologies, on which alone the shapes of a model depend.
 
-A model's parameters depend on a `GraphSchema`, never on one topology, so that one model
-reads every architecture of it, one at a time (dense) or mixed (packed).
+A model is built for a `GraphSchema`, never for one topology, so that it reads graphs of
+every architecture of the schema, one at a time (dense) or mixed (packed).
 
 A parameter kind has a *grid*: columns for the parallel values of one edge, as large as
-the largest kernel of that kind. Smaller kernels lie in its middle, so that kernels of
-all sizes share weights position by position (Neural Graphs pads likewise).
+the largest kernel of that kind. Smaller kernels are centred in it, so that kernels of
+all sizes share weights position by position, as in Neural Graphs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metanet.graphs.blocks import EdgeBlock, End, edge_blocks, node_parameters
 from metanet.graphs.form import GraphForm, apply_form
 from metanet.graphs.topology import EdgeSet, NodeSet, Topology
 
-# Depths beyond it share the last row of an embedding.
+# Greater depths share the last row of an embedding.
 MAX_DEPTH = 64
 
 Role = Literal["input", "output", "hidden"]
@@ -122,7 +122,7 @@ class KernelGrid:
     def places(self, edge: EdgeSet) -> tuple[int, ...]:
         """Returns the columns of an edge set's parallel values within the grid.
 
-        A kernel lies in the middle of the grid, major first.
+        A kernel is centred in the grid; its positions are in row-major order.
         """
         kernel = kernel_shape(edge)
         kernel = (1,) * (len(self.shape) - len(kernel)) + kernel
@@ -140,8 +140,8 @@ class GraphSchema:
 
     Attributes:
         node_types: Distinct types of node sets.
-        identities: (kind, number of indices that are told apart), for kinds of node
-            sets that have such.
+        identities: (kind, number of identities), for kinds of node sets with nodes that
+            cannot be permuted.
         edge_types: Distinct types of edge sets and of identity edges.
         node_keys: Distinct types of parameters of nodes.
         edge_grids, node_grids: Columns of the values.
@@ -226,7 +226,7 @@ class GraphSchema:
 
     @property
     def num_identities(self) -> int:
-        """Number of indices that are told apart."""
+        """Number of identities over all kinds."""
         return sum(n for _, n in self.identities)
 
     def identity(self, node: NodeSet) -> np.ndarray:
@@ -284,7 +284,7 @@ def _extra(other: GraphSchema, schema: GraphSchema, field: str) -> list:
 def node_type(node: NodeSet) -> NodeType:
     """Returns the type of the nodes of a set."""
     depth = min(node.depth, MAX_DEPTH)
-    return NodeType(node.kind, depth, node.nonlinearity, node.carries)
+    return NodeType(node.kind, depth, node.nonlinearity, node.scale_kinds)
 
 
 def pinned_sizes(node: NodeSet) -> tuple[int, ...]:
@@ -301,7 +301,7 @@ def _role(node: NodeSet) -> Role:
 def edge_type(topology: Topology, block: EdgeBlock) -> EdgeType:
     """Returns the type of the edges of a block."""
     if block.edge < 0:
-        return EdgeType(topology.identity_edges[block.join].kind)
+        return EdgeType(topology.identity_edges[block.identity_edge].kind)
     source, target = topology.nodes[block.source], topology.nodes[block.target]
     return EdgeType(topology.edges[block.edge].kind, _role(source), _role(target))
 

@@ -1,8 +1,8 @@
-"""The static half of a parameter graph: typed node sets, edge sets and joins.
+"""The static part of a parameter graph: typed node sets and edge sets.
 
 A `Topology` is hashable and free of arrays. It is computed once per architecture from
-its `Symmetry`; the parameters of every network of that architecture are then *viewed*
-as the graph's dense blocks (see build.py).
+its `Symmetry` (build.py); the parameters of every network of that architecture are then
+*viewed* as the graph's dense blocks (view.py).
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class NodeSet:
-    """Nodes of one site of the network (a layer's units).
+    """Nodes of one activation of the network (the units of a layer).
 
     Attributes:
         name: Readable and unique ("input", "layers/0", "output").
         units: Sizes of the unit indices, major first; nodes are their joint index.
-        kind: "input", "hidden", "output", "state" (a scan's carry), "latent" (atoms of
-            no site: the rank of a low-rank factor).
+        kind: "input", "hidden", "output", "state" (of a recurrence), "bias" (the source
+            of a bias's edges, see `GraphForm`) or "latent" (indices of parameters that
+            index no activation: the rank of a low-rank factor).
         depth: Longest path from the inputs.
-        symmetry: What may act on the nodes beside permutations: "none", "sign",
+        symmetry: Strongest symmetry of the nodes beside permutations: "none", "sign",
             "phase" or "positive".
         nonlinearity: Chain of nonlinearities through which all readers read the set, or
             ().
-        activation: The activation of the symmetry whose activation the nodes carry (of several
-            fused sites the last); -1 for a latent set.
-        pinned: Per unit index: whether it cannot be permuted.
-        carries: Which of "positive" and "sign" factors pass through the set: they
-            multiply the activations and all parameters that arrive, and divide those
-            that leave; see `metanet.graphs.scales`.
+        activation: Index of the symmetry's activation whose units the nodes are (the
+            last of several fused ones); -1 for a latent set.
+        pinned: Per unit index, True if it cannot be permuted.
+        scale_kinds: Kinds of factors ("positive", "sign") that act plainly on the set:
+            they multiply the activations and all incoming parameters, and divide the
+            outgoing ones; see `remaining_symmetry`.
     """
 
     name: str
@@ -42,7 +43,7 @@ class NodeSet:
     nonlinearity: tuple[str, ...] = ()
     activation: int = -1
     pinned: tuple[bool, ...] = ()
-    carries: tuple[str, ...] = ()
+    scale_kinds: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -60,26 +61,27 @@ class EdgeSet:
     """One use of a parameter array as a dense block ``[both, source, target, mult]``.
 
     Attributes:
-        name: Parameter path, with a suffix where a leaf has several tiles or uses.
+        name: Parameter path, with a suffix if a leaf has several blocks or uses.
         leaf: Index of the leaf in the flattened parameters.
         bounds: ``(start, stop)`` per axis of the leaf.
-        split: Sizes into which the sliced leaf is reshaped, one per atom.
+        split: Sizes into which the sliced leaf is reshaped, one per index.
         order: Transposition of the split axes into (both..., source..., target...,
             mult...).
         shape: ``(both, sources, targets, multiplicity)``.
-        source: Index of the node set read; None: a bias node (the block has 1 source).
-        target: Index of the node set written.
+        source: Index of the source node set; None for parameters that multiply no
+            activation (the block then has 1 source).
+        target: Index of the target node set.
         kind: "weight", "conv", "bias", "scale", "embedding", ...; "unused" for a
             parameter that no operation on activations reads.
         chain: Nonlinearities applied to the source before it is read.
         positions: Coordinates in [-1, 1] of each parallel edge (kernel or spatial
-            position), ``multiplicity`` tuples; empty tuples where it has none.
-        primary: The use that holds the parameter in `to_params`; later uses of the same
-            tile (tied weights) are copies.
-        units: Per axis of the transposed split: the place in the source's units that it
-            indexes, and in the target's; -1 for none.
-        join: Pairs (source unit place, target unit place) that agree without indexing
-            the parameter.
+            position), ``multiplicity`` tuples, empty if it has no such axes.
+        primary: True for the use from which `to_params` reads the parameter; later uses
+            of the same block (tied weights) are copies.
+        units: Per axis of the transposed split, the position of the unit that it indexes
+            among the source's units and among the target's; -1 for none.
+        join: Pairs (position of a source unit, position of a target unit) that are equal
+            on every edge without indexing the parameter.
     """
 
     name: str
@@ -100,13 +102,13 @@ class EdgeSet:
 
 @dataclass(frozen=True)
 class IdentityEdgeSet:
-    """Parameter-free edges: one exactly where the joined unit indices agree.
+    """Parameter-free edges, one per pair of nodes whose joined unit indices agree.
 
     Attributes:
         source, target: Node set indices.
         kind: "residual", "gate", "pairing", "recurrence", ...
         chain: Nonlinearities applied to the source before it is read.
-        join: Pairs (source unit place, target unit place).
+        join: Pairs (position of a source unit, position of a target unit).
     """
 
     source: int
@@ -121,11 +123,11 @@ class Topology:
     """Typed parameter graph of one architecture, without the parameters.
 
     Attributes:
-        nodes, edges, joins: The sets; indices into them are used throughout.
+        nodes, edges, identity_edges: The sets, to which indices refer.
         leaves: (path, shape) of each parameter leaf in flattening order.
 
-    The hash is kept after its first use: a topology is the static part of every graph,
-    so that each call of a compiled function hashes it.
+    The hash is cached: a topology is the static part of every graph, and each call of a
+    compiled function hashes it.
     """
 
     nodes: tuple[NodeSet, ...]
@@ -142,16 +144,16 @@ class Topology:
 
     @property
     def num_nodes(self) -> int:
-        """Nodes over all sets."""
+        """Number of nodes of all sets."""
         return sum(n.size for n in self.nodes)
 
     @property
     def num_parameters(self) -> int:
-        """Parameters held by the primary edge sets."""
+        """Number of parameters, each counted once."""
         return sum(math.prod(e.shape) for e in self.edges if e.primary)
 
     def without(self, *, activations: bool, depths: bool) -> Topology:
-        """The topology without its nodes' activations, or depths."""
+        """Returns the topology without the nonlinearities, or depths, of its nodes."""
         nodes = self.nodes
         if activations:
             nodes = tuple(replace(node, nonlinearity=()) for node in nodes)

@@ -36,7 +36,7 @@ class ParameterGraph:
         edges: Per edge set of the topology ``[..., both, sources, targets,
             multiplicity, F]``: F values per parameter (the parameter, then for example
             its gradient). Tied weights appear once per use.
-        topology: The static half.
+        topology: The static part.
     """
 
     edges: tuple[jax.Array, ...]
@@ -64,7 +64,7 @@ def to_graph(topology: Topology, params: Any, *more: Any) -> ParameterGraph:
             feature each.
 
     Raises:
-        MetanetError: where a leaf does not fit the topology.
+        MetanetError: if a leaf does not fit the topology.
     """
     values = [_leaves(topology, p) for p in (params, *more)]
     edges = tuple(

@@ -5,7 +5,7 @@ canonical forms (section 4, equations 4 to 6), equivariant layers ``W x * phi(in
 (equation 8), messages that multiply edge and neighbour (equation 9), the bidirectional
 form (section 4.2); SIREN phases are canonicalised (appendix A).
 
-Equivariance: under a factor s_v per node that carries one (`NodeSet.carries`: "positive"
+Equivariance: under a factor s_v per node that carries one (`NodeSet.scale_kinds`: "positive"
 for ReLU, "sign" for tanh and sine, both for linear nodes; mixed within one network as
 discovered), node features become s_v x_v and edge features (s_t / s_s) e_st; the pooled
 feature is invariant. Scaling groups that do not act as in plain layers are canonicalised.

@@ -1,6 +1,6 @@
 """The interface against which models are written, for every layout of a batch.
 
-Node values are one array ``[..., d]`` (all node sets behind one another), edge values a
+Node values are one array ``[..., d]`` (node sets concatenated), edge values a
 tuple of arrays ``[..., d]``, one per edge block. A model maps features row by row, and
 moves them with the methods of `Layout`: to the ends of edges, from edges to nodes, from
 graphs to both and back. No shape or index is visible, so a model is the same function
@@ -29,7 +29,8 @@ Reduction = Literal["sum", "mean", "max", "min"]
 class HeadEdges(NamedTuple):
     """Edge values in the memory order of products between nodes and edges.
 
-    Made by `Layout.to_head_major` and `Layout.edge_scores`; the layouts decide on the order.
+    Only `Layout.to_head_major` and `Layout.edge_scores` return it. Each layout has its own
+    order.
 
     Attributes:
         blocks: An array per edge block, with h features (heads).
@@ -71,7 +72,7 @@ class Encoder(Protocol):
 
 
 class Rows(NamedTuple):
-    """Features of a batch as one list of rows, for models that read an order.
+    """Features of a batch as one list of rows, for models that depend on their order.
 
     A run is a range of rows: the nodes, or the edges, of one graph in their order.
 
@@ -121,15 +122,15 @@ class Layout(Protocol):
         ...
 
     def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
-        """Returns one value per parameter, from values per grid column.
+        """Returns one value per parameter, from a value per grid column.
 
         Args:
             on_edges: Per edge ``[..., edge_columns]`` (parallel edges: ``[..., 1]``).
             on_nodes: Per node ``[..., node_columns]``.
 
         Returns:
-            ``[G, P]`` in the order of flat parameters; zeros behind the parameters of a
-            smaller network. Tied parameters take the value of their primary edge set.
+            ``[G, P]`` in the order of flat parameters; padded with zeros for smaller
+            networks. Tied parameters take the value of their primary edge set.
 
         Raises:
             ValueError: for graphs that were packed without ``parameters``.
@@ -196,7 +197,7 @@ class Layout(Protocol):
         Args:
             nodes: Node values.
             how: The reduction.
-            where: 1 (or True) for nodes that count, shaped as `node_type`; None for all.
+            where: 1 (or True) for nodes that count, with the shape of `node_type`; None for all.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Values of nodes along the axes of an edge block, and products with its edges.
 
-Edges have h features as ``[B, both, h, S, T]``: features before the ends, so that sums over
+Edges have h features as ``[B, diagonal, h, S, T]``: features before the ends, so that sums over
 edges are matrix products.
 """
 
@@ -14,7 +14,7 @@ from metanet.graphs.blocks import AxisMap, EdgeBlock, End
 
 
 def to_end(nodes: jax.Array, axis_map: AxisMap) -> jax.Array:
-    """Maps node values ``[B, N, d]`` to ``[B, shared, both, n, d]``, means over the rest."""
+    """Maps node values ``[B, N, d]`` to ``[B, shared, diagonal, n, d]``, averaged over the rest."""
     batch, d = nodes.shape[0], nodes.shape[-1]
     if axis_map.plain:
         return nodes.reshape(batch, *axis_map.shape[:3], d)
@@ -24,7 +24,7 @@ def to_end(nodes: jax.Array, axis_map: AxisMap) -> jax.Array:
 
 
 def from_end(values: jax.Array, axis_map: AxisMap) -> jax.Array:
-    """Maps values ``[B, shared, both, n, d]`` to nodes ``[B, N, d]``, the rest all alike."""
+    """Maps ``[B, shared, diagonal, n, d]`` to node values ``[B, N, d]``, repeated over the rest."""
     batch, d = values.shape[0], values.shape[-1]
     if axis_map.plain:
         return values.reshape(batch, -1, d)
@@ -42,7 +42,7 @@ def aggregate_messages(
     """Sums over each node's edges the edge's features times values of the other end.
 
     Args:
-        edges: Features ``[B, both, h, S, T]``.
+        edges: Features ``[B, diagonal, h, S, T]``.
         values: Values of the nodes at the other end, ``[B, N, h * k]``; head i of an
             edge multiplies the i-th run of k values.
         block: The edges.
@@ -59,18 +59,18 @@ def aggregate_messages(
         other = _per_head(values, block, "target", heads)
         sums = jnp.einsum("bzhst,bzthk->bzshk", edges, other)
     axis_map = block.ends[end == "target"]
-    batch, both, count = sums.shape[:3]
+    batch, diagonal, count = sums.shape[:3]
     shared = axis_map.shape[0]
     if shared > 1:
-        sums = sums.reshape(batch, both, count, heads, shared, -1)
+        sums = sums.reshape(batch, diagonal, count, heads, shared, -1)
         sums = jnp.moveaxis(sums, 4, 1)
-    return from_end(sums.reshape(batch, shared, both, count, -1), axis_map)
+    return from_end(sums.reshape(batch, shared, diagonal, count, -1), axis_map)
 
 
 def edge_scores(
     at_source: jax.Array, at_target: jax.Array, block: EdgeBlock, heads: int
 ) -> jax.Array:
-    """Returns scaled inner products of both ends of every edge, ``[B, both, h, S, T]``.
+    """Returns scaled inner products of both ends of every edge, ``[B, diagonal, h, S, T]``.
 
     The ends hold ``[B, N, h * k]``; head i is the product of the i-th runs of k values.
     """
@@ -82,13 +82,13 @@ def edge_scores(
 
 
 def _per_head(nodes: jax.Array, block: EdgeBlock, end: End, heads: int) -> jax.Array:
-    """Returns node values as ``[B, both, n, h, shared * k]``."""
+    """Returns node values as ``[B, diagonal, n, h, shared * k]``."""
     values = to_end(nodes, block.ends[end == "target"])
-    batch, shared, both, count, _ = values.shape
+    batch, shared, diagonal, count, _ = values.shape
     if shared == 1:
-        return values.reshape(batch, both, count, heads, -1)
-    values = values.reshape(batch, shared, both, count, heads, -1)
-    return jnp.moveaxis(values, 1, 4).reshape(batch, both, count, heads, -1)
+        return values.reshape(batch, diagonal, count, heads, -1)
+    values = values.reshape(batch, shared, diagonal, count, heads, -1)
+    return jnp.moveaxis(values, 1, 4).reshape(batch, diagonal, count, heads, -1)
 
 
 def fan(block: EdgeBlock, end: End) -> int:

@@ -1,8 +1,8 @@
 """The dense layout: graphs of one topology, an array per edge block.
 
-Node values are ``[B, N, d]``; edge values of a block ``[B, P, both, S, T, d]``, where P
+Node values are ``[B, N, d]``; edge values of a block ``[B, P, diagonal, S, T, d]``, where P
 runs over parallel edges (kernel positions, in a form that has them; 1 otherwise) and
-``both`` over a diagonal index shared by source and target. No indices and no padding:
+``diagonal`` over a diagonal index shared by source and target. No indices and no padding:
 gathering and reducing are reshapes, broadcasts and sums.
 """
 
@@ -128,7 +128,7 @@ class DenseLayout:
         )
 
     def _split(self, nodes: jax.Array) -> Sequence[jax.Array]:
-        # Its derivative is one concatenation; that of slices is a padded sum of each.
+        # The derivative is one concatenation; that of slices would be a sum of padded arrays.
         return jax.lax.split(nodes, self.sizes, axis=1)
 
     def gather(self, nodes: jax.Array, end: End) -> Edges:
@@ -146,7 +146,7 @@ class DenseLayout:
         for block, e in zip(self.blocks, edges, strict=True):
             at, axis_map, other = _end(block, end)
             e = _filled(e, block)
-            # Along P stand parallel edges, or the nodes that share an edge.
+            # Axis P indexes parallel edges, or the nodes that share an edge.
             axes = (other,) if axis_map.shape[0] > 1 else (1, other)
             values = extreme(e, axes, how) if how in _START else total(e, axes)
             if axis_map.shape[0] == 1:
@@ -168,7 +168,7 @@ class DenseLayout:
         return jnp.asarray(self._compiled.degrees[end])[None, :, None]
 
     def to_head_major(self, edges: Edges) -> HeadEdges:
-        # [B, 1, both, S, T, h] to [B, both, h, S, T]
+        # [B, 1, diagonal, S, T, h] to [B, diagonal, h, S, T]
         return HeadEdges(tuple(jnp.moveaxis(e[:, 0], -1, 2) for e in edges))
 
     def to_feature_major(self, edges: HeadEdges) -> Edges:
@@ -245,7 +245,7 @@ class DenseLayout:
     def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
         width = nodes.shape[-1]
         parts = [
-            # Parallel edges of a pair of nodes behind one another, as they are packed.
+            # Parallel edges of a pair of nodes follow each other, as in packed graphs.
             jnp.moveaxis(_filled(e, g), 1, 4).reshape(self.size, -1, width)
             for e, g in zip(edges, self.blocks, strict=True)
         ]
@@ -270,7 +270,7 @@ class DenseLayout:
 
 
 def _end(block: EdgeBlock, end: End) -> tuple[int, AxisMap, int]:
-    """Returns node set, axis map and axis of the other end in ``[B, P, both, S, T, d]``."""
+    """Returns node set, axis map and axis of the other end in ``[B, P, diagonal, S, T, d]``."""
     if end == "source":
         return block.source, block.ends[0], 4
     return block.target, block.ends[1], 3

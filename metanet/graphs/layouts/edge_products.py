@@ -1,9 +1,9 @@
 """Products of node values over lists of edges, with derivatives of the same two forms.
 
 `edge_message_sum` sums weighted values at the edges' ends, `edge_inner_products` multiplies
-the values at both ends. The derivative of each consists of calls of the other; derived by
-the compiler instead, they are sums of fused products and padded slices, several times
-slower on CPU.
+the values at both ends. The derivative of each consists of calls of the other. Without
+these rules, automatic differentiation gives sums of fused products and of padded slices,
+which are several times slower on CPU.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ def edge_inner_products(
     Returns:
         ``[E, h]``.
     """
-    # Heads side by side: a sum over runs is one over slices, without a reduction.
-    both = _gather(_heads_last(x, heads), start) * _gather(_heads_last(y, heads), end)
+    # With heads last, a sum over runs is a sum of slices instead of a reduction.
+    products = _gather(_heads_last(x, heads), start) * _gather(
+        _heads_last(y, heads), end
+    )
     return sum(
-        (both[:, i : i + heads] for i in range(heads, both.shape[1], heads)),
-        start=both[:, :heads],
+        (products[:, i : i + heads] for i in range(heads, products.shape[1], heads)),
+        start=products[:, :heads],
     )
 
 

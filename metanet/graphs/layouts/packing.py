@@ -1,9 +1,9 @@
-"""Packing: networks of many architectures in lists of edges of one fixed size.
+"""Packing of networks of many architectures into lists of edges of a fixed size.
 
 The index arrays of an architecture (ends, types, position of each value in the flat
 weights) are derived once, see `CompiledTopology.packed`; packing a batch copies them and
-gathers weights. One `Budget` gives every batch the same shapes, so one compiled step serves
-thousands of architectures.
+gathers weights. A `Budget` gives all batches the same shapes, so that one compiled step
+serves thousands of architectures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metanet.graphs.compiled import PackedTopology
 
 
 class PackedGraphs(NamedTuple):
-    """Graphs of many topologies behind one another, padded to a budget.
+    """Concatenated graphs of many topologies, padded to a budget.
 
     E edges, N nodes, G graphs; a leading axis may run over chunks. Ends of padding edges
     are N, graphs of padding edges and nodes G: these indices are out of range and dropped.
@@ -34,12 +34,12 @@ class PackedGraphs(NamedTuple):
         fan: ``[E, 2]`` edges of the same block at the edge's source and target.
         node_type, identity: ``[N]`` see `Layout`.
         node_keys: ``[N, K]`` per node grid index into ``schema.node_keys``; -1
-            where the node has no such parameter.
+            if the node has no such parameter.
         node_graph: ``[N]`` graph of the node.
         degree: ``[N, 2]`` edges that leave and arrive.
         graph_mask: ``[G]`` 1 for graphs, 0 for padding.
         parameter_cells: ``[G, P]`` position of each parameter of a graph among the
-            flattened columns of all edges and, behind them, of all nodes; -1 for none.
+            flattened columns of all edges, followed by those of all nodes; -1 for none.
             None unless `pack` was asked for it; see `Layout.decode`.
     """
 
@@ -115,7 +115,7 @@ def pack(
     *,
     parameters: int = 0,
 ) -> PackedGraphs:
-    """Packs networks behind one another.
+    """Packs networks into one batch.
 
     Args:
         topologies: Index arrays of each network; see `CompiledTopology.packed`.
