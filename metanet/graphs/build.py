@@ -17,7 +17,7 @@ from metanet.graphs.blocks import End
 from metanet.graphs.fuse import Fused, fuse_readers, quotient
 from metanet.graphs.scales import with_scale_kinds
 from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, NodeSet, Topology
-from metanet.symmetry import Block, ParameterEdge, Role
+from metanet.symmetry import Block, ParameterEdge, Position, Role
 
 if TYPE_CHECKING:
     from metanet.symmetry import Symmetry
@@ -158,10 +158,10 @@ class _Builder:
         A group acts on an activation if it acts on a parameter along an axis that indexes
         the activation's units.
         """
-        by_axis: dict[tuple[int, int], set[str]] = defaultdict(set)
+        by_position: dict[tuple[int, Position], set[str]] = defaultdict(set)
         for group in self.symmetry.scaling_groups:
             for term in (*group.exponents, *group.shifts):
-                by_axis[term.leaf, term.position].add(group.kind)
+                by_position[term.leaf, term.position].add(group.kind)
         kinds: dict[int, set[str]] = defaultdict(set)
         for edge in self.fused.parameter_edges:
             block = self.blocks[edge.leaf, edge.segments]
@@ -169,7 +169,7 @@ class _Builder:
                 for role in roles:
                     end = edge.source if role.end == "source" else edge.target
                     if end is not None:
-                        kinds[end] |= by_axis[edge.leaf, position]
+                        kinds[end] |= by_position[edge.leaf, position]
         return kinds
 
     def latent_set(self, indices: tuple[int, ...], depth: int) -> int:

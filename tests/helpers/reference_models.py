@@ -63,7 +63,7 @@ def read_graph(graph: ParameterGraph, mean_log_degree: float) -> Graph:
         arrays.edge_index[1][chosen],
         arrays.edge_set[chosen],
         [node.kind for node in nodes],
-        [node.carries for node in nodes],
+        [node.scale_kinds for node in nodes],
         mean_log_degree,
     )
 
