@@ -72,14 +72,14 @@ class NodeParameter(NamedTuple):
 class PackedTopology(NamedTuple):
     """Index arrays with which networks of a topology are packed.
 
+    The fields from ``source`` to ``degree`` are those of `PackedGraphs`.
+
     Attributes:
         edge_index, node_index: ``[E, C]`` and ``[N, C']`` position of each value in the
             flat weights of a network, -1 for none.
         edge_cells, node_cells: ``[P]`` position of each parameter among the flattened
             values of primary edge sets, the inverse; -1 for none.
         parameters: Number of parameters P.
-        source, target, edge_type, edge_place, fan, node_type, identity, node_keys,
-            degree: See `PackedGraphs`.
     """
 
     edge_index: np.ndarray
