@@ -33,15 +33,30 @@ def deep_mlp() -> Case:
     return Case(run, params, (array(5, 2),), 0, {})
 
 
+def convolutions() -> Case:
+    """A convolution of kernel 2, channels, and a second one; 3! permutations."""
+    params = {"a": array(2, 1, 3), "b": array(2, 3, 2)}
+
+    def run(p, x):
+        numbers = ("NWC", "WIO", "NWC")
+        for name in "ab":
+            x = jax.lax.conv_general_dilated(
+                x, p[name], (1,), "VALID", dimension_numbers=numbers
+            )
+            x = tanh(x) if name == "a" else x
+        return x.mean(1)
+
+    return Case(run, params, (array(2, 4, 1),), 6, {})
+
+
 CASES = {
     "mlp": NETWORKS["mlp"],
     "deep mlp": deep_mlp,
     "rnn": NETWORKS["rnn"],
     "heads": NETWORKS["fused, reshape"],
     "deep sets": NETWORKS["deep sets"],
-    "small convolutions": NETWORKS["downsampled"]
-    if "downsampled" in NETWORKS
-    else NETWORKS["experts"],
+    "experts": NETWORKS["experts"],
+    "convolutions": convolutions,
 }
 
 

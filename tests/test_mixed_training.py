@@ -302,7 +302,7 @@ def test_what_a_mixed_run_refuses(zoo, tmp_path, changes, message):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_ranges(zoo):
+def test_weights_out_of_the_range_of_the_training_set_are_named(zoo):
     table = zoo.read()
     inputs = {
         k: InputArchitecture.of(a, config(zoo.path))
@@ -311,7 +311,19 @@ def test_ranges(zoo):
     support = training_support(table, inputs)
     for place in range(len(table)):
         spec = inputs[table["architecture"][place]].spec
-        assert out_of_range_reasons(support, table.network(place), spec) == []
+        weights = table.network(place)
+        assert out_of_range_reasons(support, weights, spec) == []
+        # The first array is a bias.
+        (reason,) = out_of_range_reasons(support, _scaled_leaf(weights, spec, 0), spec)
+        assert "bias or gain is" in reason and "training had" in reason
+
+
+def _scaled_leaf(weights: np.ndarray, spec, leaf: int) -> np.ndarray:
+    """Weights of which one array is a thousand times as large."""
+    start = sum(spec.sizes[:leaf])
+    out = np.array(weights)
+    out[start : start + spec.sizes[leaf]] *= 1000
+    return out
 
 
 def test_two_processes_do_not_train_one_run(zoo, tmp_path):

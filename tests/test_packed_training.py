@@ -17,6 +17,8 @@ from metanet.graphs import (
     PackedGraphs,
     build_topology,
     compile_topology,
+    first_fit_decreasing,
+    pack,
     to_graph,
 )
 from metanet.models import build_model
@@ -130,6 +132,60 @@ def test_a_stream_fills_its_bins(zoo):
             assert sum(plans[i].nodes for i in held) <= budget.nodes
     with pytest.raises(MetanetError, match="more than the budget"):
         next(arrange(range(9), plans, Budget(3, 3, 3), 2))
+
+
+def test_the_number_of_graphs_can_be_the_limit(zoo):
+    """Bins that could hold many more nodes and edges hold two networks each."""
+    plans = zoo[3]
+    budget = Budget(10**4, 10**6, 2)
+    bins = first_fit_decreasing([(p.nodes, p.edges) for p in plans], budget)
+    assert [len(members) for members in bins] == [2, 2, 2, 2, 1]
+    weights = zoo[2]
+    with pytest.raises(MetanetError, match="3 networks .* exceed the budget of 2"):
+        pack(plans[:3], weights[:3], budget)
+
+
+def test_statistics_of_a_packed_batch_are_those_of_the_weights(zoo):
+    """Means and deviations per type over all networks, padding left out."""
+    topologies, params, weights, _, _ = zoo
+    options = {"dim": 4, "depth": 1, "heads": 1}
+    model = build_model("product_gmn", options, topology=topologies, rngs=nnx.Rngs(0))
+    plans = [compile_topology(t, model.schema).packed for t in topologies]
+    budget = Budget(
+        sum(p.nodes for p in plans) + 9,
+        sum(p.edges for p in plans) + 11,
+        len(plans) + 3,
+    )
+    model.set_statistics(pack(plans, weights, budget))
+    values: dict[str, list[np.ndarray]] = {}
+    biases: dict[str, list[np.ndarray]] = {}
+    for topology, network in zip(topologies, params, strict=True):
+        leaves = jax.tree.leaves(network)
+        for edge in topology.edges:
+            ends = "".join(
+                topology.nodes[k].kind[0] if topology.nodes[k].kind != "hidden" else "h"
+                for k in ((edge.source, edge.target) if edge.source is not None
+                          else (edge.target,))
+            )  # fmt: skip
+            table = biases if edge.source is None else values
+            array = np.asarray(leaves[edge.leaf]).ravel()
+            table.setdefault(f"{edge.kind}_{ends}", []).append(array)
+    for types, table, encoder in (
+        (model.schema.edge_types, values, model.encoder.on_edges),
+        (model.schema.node_keys, biases, model.encoder.on_nodes),
+    ):
+        checked = 0
+        for number, kind in enumerate(types):
+            if kind.label in table:
+                joined = np.concatenate(table[kind.label])
+                mean, deviation = (
+                    encoder.mean[...][number],
+                    encoder.deviation[...][number],
+                )
+                np.testing.assert_allclose(mean, joined.mean(), atol=1e-5)
+                np.testing.assert_allclose(deviation, joined.std(), rtol=1e-4)
+                checked += 1
+        assert checked >= 2
 
 
 def test_empty_bins_count_nothing(zoo):

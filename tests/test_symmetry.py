@@ -295,11 +295,35 @@ ADVERSARIAL = {
 }
 
 
+# Orders of their permutation groups on paper.
+ADVERSARIAL_ORDERS = {
+    "maxout": 24 * 2**4,  # the units, and the pieces of each
+    "shuffle": 720,
+    "softmax": 24,
+    "pad": 24,
+    "constant": 1,
+    "offset": 1,
+    "clip": 24,
+    "threshold": 24,
+    "cumsum": 1,
+    "rms": 24,
+    "crelu": 24,
+    "scan": 1,  # the units are the outputs
+}
+# Programs whose group on paper is larger than 1, and is not found: permutations of columns
+# that a slice or a sort drops, a reflection, and pairs of units that are exchanged.
+MISSED = {"stride": 36, "top k": 24, "fft": 2, "self gate": 8}
+
+
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_adversarial_programs_yield_no_false_symmetry(name):
     function, w, o = ADVERSARIAL[name]
     params = {"w": array(1, *w), "o": array(2, *o)}
-    sym.discover(lambda p: function(p), params)
+    symmetry = sym.discover(lambda p: function(p), params)
+    if name in MISSED:
+        assert MISSED[name] % symmetry.order == 0
+    else:
+        assert symmetry.order == ADVERSARIAL_ORDERS[name]
 
 
 @pytest.fixture(scope="module")
