@@ -20,7 +20,7 @@ computes, with head i of an edge acting on the i-th run of d/h values,
     in_t   = fan^(-1/2) sum_s e_st * (norm(x_s) W_a),   out_s likewise over targets
     x_v   += (silu(norm(x_v) W_1 + norm(g) W_h + in_v W_2 + out_v W_3)
               * (1 + norm(x_v) W_u)) W_4
-    e_st  += tanh(e_st + <norm(x_s) W_q, norm(x_t) W_k>) W_e
+    e_st  += tanh(e_st + (d/h)^(-1/2) <norm(x_s) W_q, norm(x_t) W_k>) W_e
     g     += silu(norm(g) W_5 + mean_v(x_v) W_6) W_7
 where messages and inner products read the x at the start of the block. Sums carry little
 information about the spread of the weights, which depends on the training of a network.

@@ -10,20 +10,20 @@ for ReLU, "sign" for tanh and sine, both for linear nodes; mixed within one netw
 discovered), node features become s_v x_v and edge features (s_t / s_s) e_st; the pooled
 feature is invariant. Scaling groups that do not act as in plain layers are canonicalised.
 
-With inv(x) = x / |x| for positive factors, |x| for signs, |x / |x|| for both, and x
-itself where there are none, one block computes, writing z = inv(x W_0):
+With |x| the root mean square of x, inv(x) = x / |x| for positive factors, abs(x) for signs,
+abs(x / |x|) for both, and x itself where there are none, one block computes, writing
+z = inv(x W_0):
     h_st  = silu(z_s W_1 + z_t W_2)
     e_st  = e_st + (e_st W_3) * (h_st W_4)
     m_t   = sum_s (e_st W_5) * (x_s W_6)
-    m'_s  = sum_t r_st (x_t W_7) * (c_st W_8)                     (bidirectional)
+    m'_s  = sum_t (x_t W_7 / n_t) * ([|x_s| c_st, |x_s| u_st] W_8)  (bidirectional)
     x_v   = x_v + (a W_9) * MLP(inv(a W_10)),  a = [x_v, m_v, m'_v]    (nodes with a factor)
-    x_v   = x_v + MLP(a)                                          (others)
-and the pooled feature is the mean of MLP(inv(x)) per role.
+    x_v   = x_v + MLP(a) / 2                                      (others)
+and the readout pools MLP(inv(x)). Sums m are divided by the square root of the degree.
 
 The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| / n_t for a
-scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and
-``r_st = |x_s| / n_t`` transforms as a reciprocal; ``c = u / (u^2 + 0.01)`` bounds what
-1/u would blow up. n_t is at least |x_t| / 10, which carries the same factor; otherwise a
+scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and |x_s| / n_t
+transforms as a reciprocal; c = 0.1 u / (u^2 + 0.01) is a bounded form of 1/u. n_t is at least |x_t| / 10, which carries the same factor; otherwise a
 unit with a bias whose weights have decayed to zero would send messages that are too large.
 Nodes without a positive factor have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights
 near 1e-15 do not overflow. (The published code uses e for 1/e, which is not equivariant to
@@ -31,7 +31,7 @@ scales: it computes reciprocals but does not read them.)
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and
 aggregation is followed by the equivariant layer per node, at a third of the products per
-edge; sums are divided by the square root of the degree; residual connections.
+edge; residual connections.
 """
 
 from __future__ import annotations

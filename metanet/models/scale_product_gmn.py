@@ -9,12 +9,14 @@ operations per edge, not d^2.
 Equivariance: as ScaleGMN-B, to permutations and to the factors of nodes. The pooled feature
 is invariant. Scaling groups that act on no node are canonicalised.
 
-With z = inv(x W_0), head i of an edge acting on the i-th run of d/h values, c and r as in
-scale_gmn.py (a bounded reciprocal), one block computes
-    e_st += (e_st * <z_s W_q, z_t W_k>) W_e
-    in_t  = fan^(-1/2) sum_s e_st * (x_s W_a),   out_s = fan^(-1/2) sum_t r_st c_st (x_t W_b)
+With |x|, inv(x) and n_t as in scale_gmn.py (n_t: maximum over the heads too), z = inv(x W_0),
+u_st = e_st |x_s| / n_t, and head i of an edge acting on the i-th run of d/h values, one block
+computes
+    in_t  = fan^(-1/2) sum_s e_st * (x_s W_a)
+    out_s = |x_s| fan^(-1/2) sum_t u_st / (u_st^2 + 0.1) * (x_t W_b / n_t)
+    e_st += (e_st * tanh((d/h)^(-1/2) <z_s W_q, z_t W_k>)) W_e
     x_v  += (a W_9) * MLP(inv(a W_10)),  a = [x_v, in_v, out_v]       (nodes with a factor)
-    x_v  += MLP(a)                                                    (others)
+    x_v  += MLP(a) / 2                                                (others)
 """
 
 from __future__ import annotations
