@@ -35,14 +35,21 @@ def test_the_code_in_the_readme_runs():
 def test_pages_use_names_that_exist(path):
     """Imports from metanet, and attributes of its packages."""
     for block in blocks(path):
-        for node in ast.walk(ast.parse(block)):
+        nodes = list(ast.walk(ast.parse(block)))
+        assigned = {
+            node.id
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        for node in nodes:
             if isinstance(node, ast.ImportFrom):
                 if (node.module or "").split(".")[0] == "metanet":
                     module = importlib.import_module(node.module or "")
                     for alias in node.names:
                         assert hasattr(module, alias.name), (path.name, alias.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if node.value.id in (*PACKAGES, "metanet"):
+                packages = {*PACKAGES, "metanet"} - assigned
+                if node.value.id in packages:
                     name = node.value.id.removeprefix("metanet")
                     module = importlib.import_module(f"metanet.{name}".rstrip("."))
                     assert hasattr(module, node.attr), (path.name, node.attr)
