@@ -143,7 +143,7 @@ def read_row(name: str) -> tuple[Any, Any, int | None]:
     return zoo.architectures[columns["architecture"]], weights, zoo.image_side
 
 
-class _Subject(NamedTuple):
+class _Inspected(NamedTuple):
     """A network to look at, and what to call it."""
 
     title: str
@@ -153,7 +153,7 @@ class _Subject(NamedTuple):
 
 def _of_architecture(
     title: str, architecture: Any, side: int | None = None, vector: Any = None
-) -> _Subject:
+) -> _Inspected:
     import jax
     import jax.numpy as jnp
 
@@ -164,11 +164,11 @@ def _of_architecture(
         params = ParamSpec.of(network.params).unflatten(jnp.asarray(vector))
         network = network._replace(params=params)
     options = ", ".join(f"{k}={v}" for k, v in architecture.options)
-    return _Subject(title, f"{architecture.name}({options})", network)
+    return _Inspected(title, f"{architecture.name}({options})", network)
 
 
-def _subjects(args: argparse.Namespace) -> list[_Subject]:
-    """Everything that NETWORK names; one for each architecture of a zoo."""
+def _networks(args: argparse.Namespace) -> list[_Inspected]:
+    """Returns the networks that NETWORK names; one for each architecture of a zoo."""
     from metanet.networks import ARCHITECTURES
     from metanet.zoos import Zoo
 
@@ -178,22 +178,26 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
     if path.suffix.lower() == ".onnx":
         from metanet.importers import load_network
 
-        held = load_network(path, constants=args.constants, dims=_dims(args.dim))
-        shapes = ", ".join(f"{x.dtype}{[*x.shape]}" for x in held.inputs)
-        return [_Subject(network, f"ONNX, inputs {shapes}", held)]
+        loaded = load_network(path, constants=args.constants, dims=_dims(args.dim))
+        shapes = ", ".join(f"{x.dtype}{[*x.shape]}" for x in loaded.inputs)
+        return [_Inspected(network, f"ONNX, inputs {shapes}", loaded)]
     if (path / "zoo.json").is_file():
         zoo = Zoo.open(path)
-        held = zoo.architectures.values()
-        return [_of_architecture(network, a, zoo.image_side) for a in held]
+        return [
+            _of_architecture(network, architecture, zoo.image_side)
+            for architecture in zoo.architectures.values()
+        ]
     if colon and (Path(directory) / "zoo.json").is_file():
         architecture, weights, side = read_row(network)
         return [_of_architecture(network, architecture, side, weights)]
     if path.is_dir():
         from metanet.training import read_inputs
 
-        read = read_inputs(path)
-        held = read.architectures.values()
-        return [_of_architecture(network, a, read.image_side) for a in held]
+        inputs = read_inputs(path)
+        return [
+            _of_architecture(network, architecture, inputs.image_side)
+            for architecture in inputs.architectures.values()
+        ]
     if path.suffix == ".py" or (colon and directory.endswith(".py")):
         from metanet.cli.train import load_config
         from metanet.training import ExperimentConfig
@@ -209,7 +213,7 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
     if name in ARCHITECTURES:
         return [_of_architecture(network, parse_architecture(network))]
     if colon and all(p.isidentifier() for p in (*directory.split("."), identifier)):
-        return [_Subject(network, "Python function", _called(directory, identifier))]
+        return [_Inspected(network, "Python function", _called(directory, identifier))]
     if path.is_file():
         raise MetanetError(
             f"{network}: not an ONNX file by its name. A file of weights alone has no "
@@ -223,9 +227,9 @@ def _subjects(args: argparse.Namespace) -> list[_Subject]:
     )
 
 
-def _dims(given: list[str]) -> dict[str, int]:
+def _dims(entries: list[str]) -> dict[str, int]:
     sizes = {}
-    for entry in given:
+    for entry in entries:
         name, _, size = entry.partition("=")
         if not name or not size.isdecimal() or int(size) < 1:
             raise MetanetError(f"--dim {entry}: expected NAME=SIZE, a positive number")
@@ -234,42 +238,42 @@ def _dims(given: list[str]) -> dict[str, int]:
 
 
 def _called(module: str, function: str) -> Network:
-    """The network that a function of a Python module returns."""
+    """Calls a function of a Python module that returns a network."""
     from metanet.importers import from_module
     from metanet.networks import Network
 
     name = f"{module}:{function}"
     sys.path.insert(0, "")  # modules of the current directory, as with python -m
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        attribute = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         raise MetanetError(f"{name}: no module named {error.name}") from None
     finally:
         sys.path.remove("")
-    if not callable(found):
+    if not callable(attribute):
         raise MetanetError(f"{name}: module {module} has no function {function}")
     try:
-        made = found()
+        result = attribute()
     except MetanetError:
         raise
     except Exception as error:
         raise MetanetError(
             f"{name}: fails when it is called: {_first(error)}"
         ) from error
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise MetanetError(
             f"{name}: must return (apply_fn, params, inputs) or (module, inputs), "
-            f"got {type(made).__name__}"
+            f"got {type(result).__name__}"
         )
-    inputs = made[-1]
+    inputs = result[-1]
     if not isinstance(inputs, (tuple, list)):
         raise MetanetError(
             f"{name}: inputs must be a tuple of arrays, such as (x,), got "
             f"{type(inputs).__name__}"
         )
-    if len(made) == 2:
-        return from_module(made[0], *inputs)
-    return Network(made[0], made[1], tuple(inputs))
+    if len(result) == 2:
+        return from_module(result[0], *inputs)
+    return Network(result[0], result[1], tuple(inputs))
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -279,7 +283,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     from metanet.symmetry import discover
 
     questions = [_question(text) for text in args.explain]
-    for i, subject in enumerate(_subjects(args)):
+    for i, subject in enumerate(_networks(args)):
         network = subject.network
         with console().status("discovering and checking symmetries"):
             _try(subject)
@@ -301,7 +305,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _try(subject: _Subject) -> None:
+def _try(subject: _Inspected) -> None:
     """Raises one line when the network itself cannot be called."""
     import jax
 
@@ -332,7 +336,7 @@ def _question(text: str) -> tuple[str, int]:
     return path, int(axis)
 
 
-def _print_network(subject: _Subject, symmetry: Any, topology: Any) -> None:
+def _print_network(subject: _Inspected, symmetry: Any, topology: Any) -> None:
     from metanet.report import (
         coverage_rows,
         edge_rows,

@@ -17,14 +17,14 @@ class Prediction(NamedTuple):
     """Outcome for one file.
 
     Attributes:
-        file: As it was given.
-        found: What the task predicts, by name.
-        outside: How the network differs from what the run was trained on.
-        error: Why there is no prediction; "" where there is one.
+        file: Name of the file, as on the command line.
+        values: Predicted values by name.
+        outside: Reasons why the network is unlike those of the training set.
+        error: Reason why there is no prediction; "" where there is one.
     """
 
     file: str
-    found: dict[str, Any]
+    values: dict[str, Any]
     outside: tuple[str, ...] = ()
     error: str = ""
 
@@ -55,10 +55,10 @@ def _outcome(file: str, run: Any) -> Prediction:
     import numpy as np
 
     try:
-        one, weights = read_network(file, run)
+        network, weights = read_network(file, run)
         if not np.isfinite(weights).all():
             raise MetanetError(f"{file}: weights: NaN or infinite values")
-        row = run.predict(weights[None], one)[0]
+        row = run.predict(weights[None], network)[0]
         if not np.isfinite(row).all():
             raise MetanetError(f"{file}: weights: too large to be read in float32")
     except MetanetError as error:
@@ -69,15 +69,15 @@ def _outcome(file: str, run: Any) -> Prediction:
     if names:
         label = int(row.argmax())
         probability = float(row[label])
-        found = {"label": label, "class": names[label], "probability": probability}
+        values = {"label": label, "class": names[label], "probability": probability}
     else:
         value, low, high = row.tolist()
-        found = {"accuracy": value, "low": low, "high": high}
-    return Prediction(file, found, tuple(run.warnings(weights, one)))
+        values = {"accuracy": value, "low": low, "high": high}
+    return Prediction(file, values, tuple(run.warnings(weights, network)))
 
 
 def read_network(file: str, run: Any) -> tuple[Any, Any]:
-    """The input network of a file or zoo row, and its weights ``[P]``.
+    """Returns the input network of a file or zoo row, and its weights ``[P]``.
 
     Raises:
         MetanetError: unreadable, or of an architecture that the run does not take.
@@ -87,11 +87,11 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
     directory, colon, _ = file.rpartition(":")
     if colon and Path(directory).is_dir():
         architecture, weights, side = read_row(file)
-        for one, known in zip(
+        for known, candidate in zip(
             run.experiment.inputs.values(), run.architectures.values(), strict=True
         ):
-            if same_architecture(architecture, known):
-                return one, weights
+            if same_architecture(architecture, candidate):
+                return known, weights
         return InputArchitecture.of(architecture, run.config, side), weights
     if Path(file).suffix.lower() == ".onnx":
         import numpy as np
@@ -99,19 +99,19 @@ def read_network(file: str, run: Any) -> tuple[Any, Any]:
         from metanet.importers import load_network
 
         network = load_network(Path(file))
-        one = InputArchitecture.of_network(network, run.config)
-        return one, np.asarray(one.spec.flatten(network.params))
+        known = InputArchitecture.of_network(network, run.config)
+        return known, np.asarray(known.spec.flatten(network.params))
     return _bound(file, run)
 
 
 def _bound(file: str, run: Any) -> tuple[Any, Any]:
-    """A file of weights, as the architecture of the run that it fits."""
+    """Reads a file of weights as the architecture of the run that it fits."""
     from metanet.importers import bind, read_arrays
 
     arrays, errors, fitting = read_arrays(file), [], []
-    for one in run.experiment.inputs.values():
+    for network in run.experiment.inputs.values():
         try:
-            fitting.append((one, bind(arrays, one.spec, file)))
+            fitting.append((network, bind(arrays, network.spec, file)))
         except MetanetError as error:
             errors.append(error)
     if not fitting:
@@ -126,21 +126,25 @@ def _bound(file: str, run: Any) -> tuple[Any, Any]:
             f"{file}: fits {len(fitting)} of the run's architectures; export the network "
             "to ONNX, which says what it computes"
         )
-    one, bound = fitting[0]
+    network, bound = fitting[0]
     if bound.ignored:
         print(f"{file}: left out {', '.join(bound.ignored)}", file=sys.stderr)
-    return one, bound.vector
+    return network, bound.vector
 
 
 def same_architecture(a: Any, b: Any) -> bool:
-    """Whether two architectures agree, options that keep their default included."""
+    """Returns True if two architectures agree, default options included."""
     return a.complete() == b.complete()
 
 
 def _plain(outcome: Prediction) -> dict[str, Any]:
     if outcome.error:
         return {"file": outcome.file, "error": outcome.error}
-    return {"file": outcome.file, **outcome.found, "outside": list(outcome.outside)}
+    return {"file": outcome.file, **outcome.values, "outside": list(outcome.outside)}
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _print(outcomes: list[Prediction]) -> None:
@@ -148,13 +152,13 @@ def _print(outcomes: list[Prediction]) -> None:
     for outcome in outcomes:
         if outcome.error:
             continue
-        found, mark = outcome.found, " (!)" if outcome.outside else ""
-        percent = lambda name, found=found: f"{100 * found[name]:.1f} %"
-        if "class" in found:
-            rows.append((outcome.file, found["class"], percent("probability") + mark))
+        values, mark = outcome.values, " (!)" if outcome.outside else ""
+        if "class" in values:
+            probability = _percent(values["probability"]) + mark
+            rows.append((outcome.file, values["class"], probability))
             continue
         header = ("file", "accuracy", "interval")
-        span = f"{percent('low')} to {percent('high')}"
-        rows.append((outcome.file, percent("accuracy") + mark, span))
+        interval = f"{_percent(values['low'])} to {_percent(values['high'])}"
+        rows.append((outcome.file, _percent(values["accuracy"]) + mark, interval))
     if rows:
         print_table("", header, rows, right=[1, 2])

@@ -133,16 +133,16 @@ def _last_line(error: Exception) -> str:
 
 
 def _start_processes(args: argparse.Namespace) -> None:
-    given = (args.coordinator, args.num_processes, args.process_id)
-    if all(value is None for value in given):
+    options = (args.coordinator, args.num_processes, args.process_id)
+    if all(value is None for value in options):
         return
-    if any(value is None for value in given):
+    if any(value is None for value in options):
         raise UsageError(
             "--coordinator, --num-processes and --process-id belong together"
         )
     from metanet.training import ProcessConfig, start_processes
 
-    start_processes(ProcessConfig(*given))
+    start_processes(ProcessConfig(*options))
 
 
 def run_train(args: argparse.Namespace) -> int:

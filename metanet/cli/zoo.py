@@ -50,9 +50,12 @@ def add_commands(commands: Any) -> None:
     )
     verify.add_argument("zoo", metavar="DIR", type=Path)
     verify.add_argument(
-        "--sample", metavar="N", type=int, default=24,
+        "--sample",
+        metavar="N",
+        type=int,
+        default=24,
         help="networks that are evaluated (default: 24)",
-    )  # fmt: skip
+    )
     verify.add_argument(
         "--data-root", metavar="DIR", default="", help="where image files are"
     )
@@ -70,9 +73,11 @@ def add_commands(commands: Any) -> None:
     )
     export.add_argument("zoo", metavar="DIR", type=Path)
     export.add_argument(
-        "--format", choices=("torch", "npz", "safetensors", "hf"), required=True,
+        "--format",
+        choices=("torch", "npz", "safetensors", "hf"),
+        required=True,
         help="format of the files",
-    )  # fmt: skip
+    )
     export.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="directory of the files"
     )
@@ -233,9 +238,9 @@ def fit_config(args: argparse.Namespace) -> Any:
         _NETWORKS[args.network], out_dim=images.shape[-1], **options
     )
     names = ("limit", "views", "seed", "steps", "learning_rate", "data_root")
-    given = {n: v for n in names if (v := getattr(args, n)) is not None}
+    fields = {n: v for n in names if (v := getattr(args, n)) is not None}
     return FitConfig(
-        images=args.images, download=args.download, architecture=architecture, **given
+        images=args.images, download=args.download, architecture=architecture, **fields
     )
 
 
@@ -265,11 +270,11 @@ def run_verify(args: argparse.Namespace) -> int:
     """Checks a zoo; damage is an error."""
     from metanet.zoos import Zoo, verify
 
-    found = verify(Zoo.open(args.zoo), args.data_root, args.sample)
+    result = verify(Zoo.open(args.zoo), args.data_root, args.sample)
     print(
-        f"{args.zoo}: {found.networks:,} networks, all files whole; {found.sample} "
-        f"evaluated again: {found.measure} differs by at most {found.worst:.2g} "
-        f"(allowed {found.allowed:.2g})"
+        f"{args.zoo}: {result.networks:,} networks, all files whole; {result.sample} "
+        f"evaluated again: {result.measure} differs by at most {result.worst:.2g} "
+        f"(allowed {result.allowed:.2g})"
     )
     return 0
 

@@ -25,9 +25,10 @@ The bidirectional form needs the reciprocal of an edge. With u_st = w_st |x_s| /
 scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and |x_s| / n_t
 transforms as a reciprocal; c = 0.1 u / (u^2 + 0.01) is a bounded form of 1/u. n_t is at
 least |x_t| / 10, which carries the same factor; otherwise a unit with a bias whose weights
-have decayed to zero would send messages that are too large. Nodes without a positive factor have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights
-near 1e-15 do not overflow. (The published code uses e for 1/e, which is not equivariant to
-scales: it computes reciprocals but does not read them.)
+have decayed to zero would send messages that are too large. Nodes without a positive factor
+have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights near 1e-15 do not overflow. (The
+published code uses e for 1/e, which is not equivariant to scales: it computes reciprocals
+but does not read them.)
 
 Deviations, and why: the factor phi sits on the edge update, not on the message, and
 aggregation is followed by the equivariant layer per node, at a third of the products per

@@ -29,11 +29,11 @@ def accuracy_sections(report: ReportInputs) -> list[Markup]:
     table = run.tables["test"]
     outputs = run.split_outputs("test")
     task = run.experiment.task
-    found = task.predictions(outputs, run.calibration)
-    wanted = table[task.columns[0]].astype(np.float64)
+    predictions = task.predictions(outputs, run.calibration)
+    accuracies = table[task.columns[0]].astype(np.float64)
     names = table["family"] if "family" in table.columns else table["architecture"]
     groups = {
-        str(name): (wanted[names == name], found[names == name, 0])
+        str(name): (accuracies[names == name], predictions[names == name, 0])
         for name in np.unique(names)
     }
     parts = [
@@ -43,21 +43,21 @@ def accuracy_sections(report: ReportInputs) -> list[Markup]:
             note="Networks of the test split, by family of architectures.",
         )
     ]
-    rows = _error_rows(table, found, wanted)
+    rows = _error_rows(table, predictions, accuracies)
     header = ("", "", "networks", "R2", "Kendall tau", "mean error", "in interval")
-    parts.append(page.section("Errors by architecture and setting",
-                              page.table(header, rows)))  # fmt: skip
-    shares = importance(run, table, wanted)
+    errors = page.table(header, rows)
+    parts.append(page.section("Errors by architecture and setting", errors))
+    shares = importance(run, table, accuracies)
     if shares:
+        names, falls = (list(column) for column in zip(*shares, strict=True))
         parts.append(
             page.section(
-                "Which parameters are read",
-                figures.bars([n for n, _ in shares], [v for _, v in shares],
-                             [0.0] * len(shares)),
-                note="How much R2 falls when networks of one architecture exchange the "
-                "values of a parameter among them.",
+                "Importance of parameters",
+                figures.bars(names, falls, [0.0] * len(falls)),
+                note="Fall of R2 when networks of one architecture exchange the values of "
+                "a parameter among them.",
             )
-        )  # fmt: skip
+        )
     return [*parts, _reference_section(report.result)]
 
 
@@ -77,15 +77,17 @@ def _reference_section(result: RunResult) -> Markup:
 
 
 def _error_rows(
-    table: ZooTable, found: np.ndarray, wanted: np.ndarray
+    table: ZooTable, predictions: np.ndarray, accuracies: np.ndarray
 ) -> list[tuple[str, ...]]:
     rows = []
     for name in ("family", *SETTING_COLUMNS, "epoch", "width"):
         if name not in table.columns:
             continue
         for label, members in _groups(table[name]):
-            value, true = found[members, 0], wanted[members]
-            held = (found[members, 1] <= true) & (true <= found[members, 2])
+            value, true = predictions[members, 0], accuracies[members]
+            covered = (predictions[members, 1] <= true) & (
+                true <= predictions[members, 2]
+            )
             rows.append(
                 (
                     name,
@@ -94,7 +96,7 @@ def _error_rows(
                     number(r_squared(value, true)),
                     number(kendall(value, true)),
                     number(float(np.abs(value - true).mean())),
-                    f"{100 * held.mean():.1f} %",
+                    f"{100 * covered.mean():.1f} %",
                 )
             )
     return rows
@@ -116,7 +118,7 @@ def _groups(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 
 def importance(
-    run: Run, table: ZooTable, wanted: np.ndarray
+    run: Run, table: ZooTable, accuracies: np.ndarray
 ) -> Sequence[tuple[str, float]]:
     """Fall of R2 when a parameter is exchanged among networks, largest first.
 
@@ -125,14 +127,17 @@ def importance(
     """
     kinds, counts = np.unique(table["architecture"], return_counts=True)
     key = str(kinds[counts.argmax()])
-    one = run.experiment.inputs[key]
+    network = run.experiment.inputs[key]
     rows = np.flatnonzero(table["architecture"] == key)[:_EXCHANGED]
     if len(rows) < 8:
         return []
-    weights, true = table.take(rows).weights, wanted[rows]
-    score = lambda w: r_squared(run.predict(w, one)[:, 0], true)
+    weights, true = table.take(rows).weights, accuracies[rows]
+
+    def score(weights: np.ndarray) -> float:
+        return r_squared(run.predict(weights, network)[:, 0], true)
+
     whole, rng, out, start = score(weights), np.random.default_rng(0), [], 0
-    for path, size in zip(one.spec.paths, one.spec.sizes, strict=True):
+    for path, size in zip(network.spec.paths, network.spec.sizes, strict=True):
         falls = []
         for _ in range(_REPEATS):
             mixed: Any = weights.copy()

@@ -84,9 +84,9 @@ def _settings(table: ZooTable) -> list[Markup]:
     return [page.section("Settings", figures.points(panels), note=note)]
 
 
-def _markup(made: Table) -> tuple[str, Markup]:
-    """A terminal's table as one of the page."""
-    cells = [list(column.cells) for column in made.columns]
-    header = [str(column.header) for column in made.columns]
+def _markup(table: Table) -> tuple[str, Markup]:
+    """Converts a terminal's table to one of the page."""
+    cells = [list(column.cells) for column in table.columns]
+    header = [str(column.header) for column in table.columns]
     rows = [tuple(map(str, row)) for row in zip(*cells, strict=True)]
-    return str(made.title), page.table(header, rows)
+    return str(table.title), page.table(header, rows)

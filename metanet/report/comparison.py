@@ -59,18 +59,18 @@ def _read(workdir: Path) -> _Run:
 
 
 def _group(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
-    found: dict[str, tuple[dict[str, Any], list[Path], list[dict[str, Any]]]] = {}
+    by_settings: dict[str, tuple[dict[str, Any], list[Path], list[dict[str, Any]]]] = {}
     for workdir, settings, result in runs:
         if by:
             settings = {key: _setting(settings, key, workdir) for key in by}
-        _, paths, results = found.setdefault(_key(settings), (settings, [], []))
+        _, paths, results = by_settings.setdefault(_key(settings), (settings, [], []))
         again = any(r.get("seed") == result.get("seed") is not None for r in results)
         if again and not by:
             continue  # the same run again is no further evidence
         paths.append(workdir)
         results.append(result)
     groups = []
-    for settings, paths, results in found.values():
+    for settings, paths, results in by_settings.values():
         names = [p.resolve().name for p in paths]
         stem = (
             os.path.commonprefix(names).rstrip("-_. ") if len(names) > 1 else names[0]
@@ -82,23 +82,23 @@ def _group(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
 
 
 def _references(runs: Sequence[_Run], by: Sequence[str]) -> list[_Group]:
-    """What the runs were compared with without weights, as if it were models.
+    """Returns the predictors without weights of the runs, as groups of their own.
 
-    It follows from the zoo and what was taken of it: runs that agree there say the same.
+    They depend on the zoo and the selection from it alone: runs that agree there count once.
     """
     if "model.name" not in by:
-        return []  # no cell would say what the row is
-    found: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
+        return []  # no cell would name the row
+    by_label: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
     for _, settings, result in runs:
         data = {k: v for k, v in settings.items() if k.startswith(_DATA)}
         shown = {k: data[k] for k in by if k in data}
         for name, metrics in (result.get("references") or {}).items():
             label = f"no weights: {name}"
-            entry = found.setdefault(_key([label, shown]), (label, shown, {}))
+            entry = by_label.setdefault(_key([label, shown]), (label, shown, {}))
             entry[2].setdefault(_key(data), {"test": metrics})
     return [
         _Group(label, shown | {"model.name": label}, tuple(results.values()))
-        for label, shown, results in found.values()
+        for label, shown, results in by_label.values()
     ]
 
 
@@ -139,28 +139,32 @@ _COMPARED = {
 def _metrics(groups: Sequence[_Group]) -> list[tuple[str, str]]:
     others = sorted({k for g in groups for r in g.results for k in r if k[:3] == "on "})
     compared = _COMPARED | dict.fromkeys(others, ("accuracy", "r2", "kendall_tau"))
-    found = [
+    pairs = [
         (split, metric)
         for split, names in compared.items()
         for metric in names
         if any(_values(group, split, metric) for group in groups)
     ]
     # A loss says nothing to people who see anything else.
-    return [pair for pair in found if pair[1] != "loss"] or found
+    return [pair for pair in pairs if pair[1] != "loss"] or pairs
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Settings that tell the groups apart, without those that follow from a name.
+    """Returns settings that distinguish the groups, but those that follow from a name.
 
     A model's options come with its name: they are shown where they vary beside it.
     """
-    column = lambda key: [str(s.get(key, _MISSING)) for s in settings]
+
+    def column(key: str) -> list[str]:
+        return [str(s.get(key, _MISSING)) for s in settings]
+
+    def follows(key: str, name: str) -> bool:
+        pairs = set(zip(column(name), column(key), strict=True))
+        return len(pairs) == len(set(column(name)))
+
     keys = sorted({k for s in settings for k in s})
     varying = [k for k in keys if len(set(column(k))) > 1]
     names = [k for k in varying if k.rpartition(".")[2] == "name"]
-    follows = lambda key, name: (
-        len(set(zip(column(name), column(key), strict=True))) == len(set(column(name)))
-    )
     return [
         k for k in varying if k in names or not any(follows(k, name) for name in names)
     ]

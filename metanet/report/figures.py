@@ -89,15 +89,15 @@ def bars(
         height = 0.9 + 0.42 * len(names)
         figure = Figure(figsize=(8.0, height), layout="constrained")
         axis = figure.subplots()
-        places = np.arange(len(names))[::-1]
+        heights = np.arange(len(names))[::-1]
         axis.barh(
-            places, means, xerr=spreads, height=0.6, color=_COLOURS[0], ecolor=_INK
+            heights, means, xerr=spreads, height=0.6, color=_COLOURS[0], ecolor=_INK
         )
-        axis.set_yticks(places, [n.replace("$", r"\$") for n in names])
-        for place, mean, spread in zip(places, means, spreads, strict=True):
+        axis.set_yticks(heights, [n.replace("$", r"\$") for n in names])
+        for height_of, mean, spread in zip(heights, means, spreads, strict=True):
             axis.annotate(
                 f"{mean:.3f}",
-                (mean + spread, float(place)),
+                (mean + spread, float(height_of)),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -114,8 +114,13 @@ def histograms(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Markup:
         axes = figure.subplots(1, count, squeeze=False)[0]
         for axis, (title, groups) in zip(axes, panels.items(), strict=True):
             colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(groups))]
-            axis.hist(list(groups.values()), bins=40, stacked=True, color=colours,
-                      label=list(groups))  # fmt: skip
+            axis.hist(
+                list(groups.values()),
+                bins=40,
+                stacked=True,
+                color=colours,
+                label=list(groups),
+            )
             axis.set_title(title, loc="left", fontsize=11)
             axis.set_ylabel("networks")
             if len(groups) > 1:
@@ -155,8 +160,16 @@ def scatter(
         for i, (name, (x, y)) in enumerate(groups.items()):
             colour = _COLOURS[i % len(_COLOURS)]
             # Thousands of points as one picture, or the page takes long to draw.
-            axis.scatter(x, y, s=9, alpha=0.5, color=colour, label=name, lw=0,
-                         rasterized=len(x) > 2000)  # fmt: skip
+            axis.scatter(
+                x,
+                y,
+                s=9,
+                alpha=0.5,
+                color=colour,
+                label=name,
+                lw=0,
+                rasterized=len(x) > 2000,
+            )
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=across, ylabel=up)
         axis.grid(alpha=0.15, color=_INK)
         if len(groups) > 1:

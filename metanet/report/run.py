@@ -60,11 +60,11 @@ def curves_section(report: ReportInputs) -> list[Markup]:
     series = metric_series(report.workdir)
     for metric in ("loss", "accuracy", "r2", "kendall_tau", "psnr"):
         lines = {"training": metric, "validation": f"validation_{metric}"}
-        held: dict[str, figures.Curve] = {
+        curves: dict[str, figures.Curve] = {
             split: series[name] for split, name in lines.items() if name in series
         }
-        if held:
-            panels[metric] = held
+        if curves:
+            panels[metric] = curves
     if not panels:
         return []
     return [page.section("Learning curves", figures.curves(panels))]
@@ -146,15 +146,15 @@ def graph_sections(report: ReportInputs) -> list[Markup]:
     """Returns drawing and tables of the input networks' parameter graph and symmetry."""
     run = report.run
     weights, columns = run.zoo.row(0)
-    one = run.experiment.inputs.get(columns["architecture"])
-    if one is None:
+    network = run.experiment.inputs.get(columns["architecture"])
+    if network is None:
         return []
-    symmetry, topology = one.symmetry, one.topology
+    symmetry, topology = network.symmetry, network.topology
     architecture = run.zoo.architectures[columns["architecture"]]
     drawing = io.BytesIO()
     figure = draw(
         topology,
-        graph=to_graph(topology, one.spec.unflatten(jnp.asarray(weights))),
+        graph=to_graph(topology, network.spec.unflatten(jnp.asarray(weights))),
     )
     figure.savefig(drawing, format="png", dpi=130)
     nodes, edges = describe.node_rows(topology), describe.edge_rows(topology)
@@ -187,9 +187,9 @@ def _samples(run: Run) -> list[Sample]:
     if zoo.info["kind"] != "inr" or run.config.task.name != "classification":
         return []
     table = zoo.read("test", ["id", "label", "image"])
-    kept = slice(0, _SEARCHED)
-    probabilities = np.asarray(run.predict(table.weights[kept]))
-    predicted, labels = probabilities.argmax(axis=1), table["label"][kept]
+    searched = slice(0, _SEARCHED)
+    probabilities = np.asarray(run.predict(table.weights[searched]))
+    predicted, labels = probabilities.argmax(axis=1), table["label"][searched]
     wrong = np.flatnonzero(predicted != labels)[: _SHOWN // 3]
     right = np.flatnonzero(predicted == labels)[: _SHOWN - len(wrong)]
     shown = np.concatenate([wrong, right])

@@ -17,7 +17,7 @@ def references(tables: Mapping[str, ZooTable], column: str) -> dict[str, np.ndar
 
     Args:
         tables: Networks by split; predictors are fitted on the training split.
-        column: What is predicted, in [0, 1].
+        column: Column that is predicted, in [0, 1].
 
     Returns:
         ``[N]`` by the predictor's name, NaN where it is not asked; {} for zoos without
@@ -33,25 +33,33 @@ def references(tables: Mapping[str, ZooTable], column: str) -> dict[str, np.ndar
     known = train[column]
     seen, asked = _features(train, test)
     scale = np.maximum(seen.std(0), 1e-9)
-    center = lambda x: (x - seen.mean(0)) / scale
+
+    def standardized(x: np.ndarray) -> np.ndarray:
+        return (x - seen.mean(0)) / scale
+
     # Threads that wait for one another are slow beside other work.
     with threadpool_limits(1):
-        linear = Ridge(1.0).fit(center(seen), known)
+        linear = Ridge(1.0).fit(standardized(seen), known)
         boosted = HistGradientBoostingRegressor(random_state=0).fit(seen, known)
-        found = {
-            "settings, linear": linear.predict(center(asked)),
+        predictions = {
+            "settings, linear": linear.predict(standardized(asked)),
             "settings, boosting": boosted.predict(asked),
         }
         early, first = _early(train), _early(test)
         if early is not None and first is not None:
-            inputs = lambda table, a: np.stack([a, a**2, np.log1p(table["epoch"])], -1)
             fit = HistGradientBoostingRegressor(random_state=0)
-            (fitted, _), (given, later) = early, first
-            fit.fit(inputs(train, fitted), known)
-            # Of the first epoch itself it would be the answer.
-            told = np.where(later, fit.predict(inputs(test, given)), np.nan)
-            found["accuracy of the first epoch, of later ones"] = told
-    return {name: np.clip(values, 0, 1) for name, values in found.items()}
+            (train_early, _), (test_early, later) = early, first
+            fit.fit(_with_epoch(train, train_early), known)
+            # For the first epoch itself the input would be the target.
+            values = fit.predict(_with_epoch(test, test_early))
+            name = "accuracy of the first epoch, of later ones"
+            predictions[name] = np.where(later, values, np.nan)
+    return {name: np.clip(values, 0, 1) for name, values in predictions.items()}
+
+
+def _with_epoch(table: ZooTable, accuracy: np.ndarray) -> np.ndarray:
+    """Returns an early accuracy, its square and the logarithm of the epoch, ``[N, 3]``."""
+    return np.stack([accuracy, accuracy**2, np.log1p(table["epoch"])], -1)
 
 
 def _features(train: ZooTable, test: ZooTable) -> tuple[np.ndarray, np.ndarray]:

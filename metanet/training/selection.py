@@ -83,19 +83,23 @@ def _column(zoo: Zoo, table: ZooTable, name: str) -> np.ndarray:
 
 
 def _equal(zoo: Zoo, table: ZooTable, name: str, value: str) -> np.ndarray:
-    held = _column(zoo, table, name)
+    values = _column(zoo, table, name)
     try:
-        wanted: Any = held.dtype.type(value) if held.dtype.kind in "iuf" else value
+        required: Any = (
+            values.dtype.type(value) if values.dtype.kind in "iuf" else value
+        )
     except ValueError:
-        wanted = None
-    found = held == wanted if wanted is not None else np.zeros(len(held), bool)
-    if not found.any():
-        some = [str(v) for v in np.unique(held)[:20]]
+        required = None
+    members = (
+        values == required if required is not None else np.zeros(len(values), bool)
+    )
+    if not members.any():
+        examples = [str(v) for v in np.unique(values)[:20]]
         raise MetanetError(
             f"{zoo.path}: config.data.where: no network has {name}={value}."
-            f"{suggest(value, some)}"
+            f"{suggest(value, examples)}"
         )
-    return np.asarray(found)
+    return np.asarray(members)
 
 
 def _share(table: ZooTable, rows: np.ndarray, fraction: float) -> np.ndarray:

@@ -42,16 +42,16 @@ class StepWindow:
         self._start += time.monotonic() - begun
 
     def first_bad(self) -> int | None:
-        """Waits; how many steps ago the first value that is not finite came, if any."""
-        held = jax.device_get(self._metrics)
-        finite = [all(np.isfinite(v).all() for v in m.values()) for m in held]
-        return len(held) - finite.index(False) if False in finite else None
+        """Waits; returns the age in steps of the first value that is not finite, or None."""
+        metrics = jax.device_get(self._metrics)
+        finite = [all(np.isfinite(v).all() for v in m.values()) for m in metrics]
+        return len(metrics) - finite.index(False) if False in finite else None
 
     def close(self) -> dict[str, float]:
-        """Waits; means of the metrics and networks per second. Begins a new window."""
-        held = jax.device_get(self._metrics)
+        """Waits; returns means of the metrics and networks per second; starts a new window."""
+        metrics = jax.device_get(self._metrics)
         seconds = time.monotonic() - self._start
-        values = {n: float(np.mean([m[n] for m in held])) for n in held[0]}
+        values = {n: float(np.mean([m[n] for m in metrics])) for n in metrics[0]}
         if self._timed:
             values["networks_per_second"] = self._timed / seconds
         self._metrics, self._timed, self._start = [], 0, time.monotonic()

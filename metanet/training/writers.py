@@ -29,8 +29,8 @@ class MetricWriter:
         if not active:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        write_file(path, "".join(kept).encode())
+        before = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        write_file(path, "".join(before).encode())
         self._stream = path.open("a")
         self._events = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
