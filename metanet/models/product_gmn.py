@@ -105,8 +105,8 @@ class ProductBlock(nnx.Module):
         )
         update = update + layout.to_nodes(g_node)
         arriving = layout.aggregate_messages(e, to_target, "target")
-        leaving = layout.aggregate_messages(e, to_source, "source")
         update = update + self.incoming(arriving)
+        leaving = layout.aggregate_messages(e, to_source, "source")
         update = update + self.outgoing(leaving)
         if self.edge_out is not None:
             scores = layout.edge_scores(queries, keys, self.num_heads)
