@@ -112,10 +112,10 @@ def _decoder(nn: Any) -> Any:
 
 def _blocks(layers: int, heads: int, width: int, hidden: int, stream: int) -> Paper:
     """A transformer: heads, channels within each (twice), hidden units, the stream."""
-    found = Counter({heads: layers, width: 2 * heads * layers})
-    found.update({hidden: layers})
-    found.update({stream: 1})
-    return dict(found)
+    groups = Counter({heads: layers, width: 2 * heads * layers})
+    groups.update({hidden: layers})
+    groups.update({stream: 1})
+    return dict(groups)
 
 
 SMALL = {

@@ -48,6 +48,11 @@ def whole(tmp_path_factory) -> Path:
     return workdir
 
 
+def _without_times(values: dict) -> dict:
+    times = ("networks_per_second", "wall_seconds")
+    return {key: value for key, value in values.items() if key not in times}
+
+
 def outcome(workdir: Path) -> dict[str, Any]:
     """All of a run but times: final state to the bit, best state, metrics, result."""
     found: dict[str, Any] = {}
@@ -62,11 +67,9 @@ def outcome(workdir: Path) -> dict[str, Any]:
         leaves = jax.tree_util.tree_leaves_with_path(items["state"])
         arrays = {jax.tree_util.keystr(p): np.asarray(x).tobytes() for p, x in leaves}
         found[kind] = (step, record, arrays)
-    drop = lambda d: {
-        k: v for k, v in d.items() if k not in ("networks_per_second", "wall_seconds")
-    }
-    found["metrics"] = [drop(line) for line in read_metrics(workdir)]
-    found["result"] = drop(json.loads((workdir / "result.json").read_text()))
+    found["metrics"] = [_without_times(line) for line in read_metrics(workdir)]
+    result = json.loads((workdir / "result.json").read_text())
+    found["result"] = _without_times(result)
     return found
 
 
@@ -101,8 +104,11 @@ def test_a_stopped_run_saves_and_resumes_to_the_bit(
     train(config(**CONFIG), tmp_path, progress=False)
     resumed, expected = outcome(tmp_path), outcome(whole)
     # Stopping writes one line of metrics more and splits a window of steps.
-    steps = lambda lines: [x["step"] for x in lines if "loss" not in x]
-    assert steps(resumed.pop("metrics")) == steps(expected.pop("metrics"))
+    steps, expected_steps = (
+        [line["step"] for line in lines.pop("metrics") if "loss" not in line]
+        for lines in (resumed, expected)
+    )
+    assert steps == expected_steps
     assert resumed == expected
 
 

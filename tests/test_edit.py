@@ -1,4 +1,4 @@
-"""What edit heads write, and what a graph metanetwork can be set to compute."""
+"""Edit heads, and the forward pass as a special case of a graph metanetwork."""
 
 import jax
 import jax.numpy as jnp

@@ -78,15 +78,17 @@ def flat_arrays(specs, params):
 
 
 def permutation_of(found, specs, params, element):
-    """Where an element moves each entry of the flattened arrays."""
+    """Returns the permutation of the entries of the flattened arrays."""
     sizes = [x.size for x in jax.tree.leaves(params)]
     numbers = iter(np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]))
     numbered = jax.tree.map(
         lambda x: jnp.asarray(next(numbers).reshape(x.shape), jnp.float32), params
     )
-    join = lambda p: np.concatenate(
-        [np.asarray(x).ravel() for x in flat_arrays(specs, p)]
-    ).astype(int)
+
+    def join(params):
+        arrays = [np.asarray(x).ravel() for x in flat_arrays(specs, params)]
+        return np.concatenate(arrays).astype(int)
+
     before = join(numbered)
     after = join(sym.act(found, element, numbered))
     place = np.empty(len(before), int)
@@ -188,8 +190,8 @@ def test_arrays_of_many_equal_axes_are_refused():
 
     def run(p, x):
         h = tanh(x @ p["v"])
-        y = jnp.einsum(f"{letters},{','.join('z' + c for c in letters)}->z", p["t"],
-                       *[h] * 6)  # fmt: skip
+        operands = ",".join(f"z{letter}" for letter in letters)
+        y = jnp.einsum(f"{letters},{operands}->z", p["t"], *[h] * 6)
         return y[:, None] + h @ p["o"]
 
     found = sym.discover(run, params, array(5, 3), check=False)

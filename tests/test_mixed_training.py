@@ -153,7 +153,7 @@ def test_graphs_tell_activation_and_depth_if_asked(zoo, field):
 
 
 def test_fan_in_makes_widths_alike(zoo):
-    """What initialisation draws has deviation 1 in every width."""
+    """Initial weights have deviation 1 in every width."""
     one, deviations = config(zoo.path, graph={"fan_in": True}, canonicalize=False), []
     for width in (16, 64):
         arch = Architecture.of("small_cnn", padding="SAME", widths=(width,) * 3)
@@ -269,9 +269,9 @@ def test_selection(zoo):
     some = select(zoo, DataConfig(where=("family=cnn",)), ("test_accuracy",))
     assert all(set(t["family"]) == {"cnn"} for t in some.values())
     half = select(zoo, DataConfig(fraction=0.5), ("test_accuracy",))
-    runs = lambda t: set(t["run"].tolist())
-    assert len(runs(half["train"])) == round(len(runs(whole["train"])) / 2)
-    assert len(half["train"]) == 2 * len(runs(half["train"]))
+    runs, all_runs = (len(np.unique(t["train"]["run"])) for t in (half, whole))
+    assert runs == round(all_runs / 2)
+    assert len(half["train"]) == 2 * runs
     assert len(half["test"]) == len(whole["test"])
     cut = select(zoo, DataConfig(wider="width"), ("test_accuracy",))
     assert cut["train"]["width"].max() < cut["test"]["width"].min()

@@ -106,7 +106,10 @@ def test_predictors_without_weights_stand_beside_the_models(tmp_path):
         value = told[run.name.partition("-")[0]]
         result["references"] = {"settings": {"accuracy": value}}
         file.write_text(json.dumps(result))
-    cells = lambda *by: [row[: len(by) + 2] for row in compare(runs, by=by).rows]
+
+    def cells(*by):
+        return [row[: len(by) + 2] for row in compare(runs, by=by).rows]
+
     assert cells("model.name", "data.share")[::5] == [
         ("no weights: settings", "all", "1", "0.6000"),
         ("no weights: settings", "tenth", "1", "0.3000"),

@@ -85,8 +85,11 @@ def test_averaged_parameters():
     built = experiment(config(optimizer={**SGD, "ema_decay": 0.5}))
     seen = []
     rows = np.arange(6 * 16).reshape(6, 1, 16)
-    keep = lambda s: seen.append(jax.device_get((s.params, s.ema)))
-    run_steps(built, rows, each=keep)
+
+    def record(state):
+        seen.append(jax.device_get((state.params, state.ema)))
+
+    run_steps(built, rows, each=record)
     average = jax.tree.leaves(nnx.state(built.build(), nnx.Param))
     for step, (params, ema) in enumerate(seen):
         decay = min(0.5, (1 + step) / (10 + step))
@@ -123,8 +126,8 @@ def test_weight_decay_spares_vectors():
 def test_schedules(name, warmup):
     chosen = OptimizerConfig(schedule=name, warmup_steps=warmup, learning_rate=2.0)
     rate = np.array([build_schedule(chosen, 20)(i) for i in range(21)])
-    assert np.allclose(rate[: warmup + 1], np.linspace(0, 2, warmup + 1)[-warmup - 1 :]
-                       if warmup else 2.0)  # fmt: skip
+    start = np.linspace(0, 2, warmup + 1) if warmup else 2.0
+    assert np.allclose(rate[: warmup + 1], start)
     if name == "constant":
         assert np.allclose(rate[warmup:], 2.0)
         return

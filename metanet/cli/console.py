@@ -1,4 +1,4 @@
-"""What the commands share: tables on the terminal, quiet libraries, usage errors."""
+"""Helpers of the commands: tables on the terminal, quiet libraries, usage errors."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -243,13 +242,10 @@ def _called(module: str, function: str) -> Network:
     from metanet.networks import Network
 
     name = f"{module}:{function}"
-    sys.path.insert(0, "")  # modules of the current directory, as with python -m
     try:
         attribute = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         raise MetanetError(f"{name}: no module named {error.name}") from None
-    finally:
-        sys.path.remove("")
     if not callable(attribute):
         raise MetanetError(f"{name}: module {module} has no function {function}")
     try:

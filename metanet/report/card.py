@@ -29,8 +29,8 @@ def write_card(zoo: Zoo, path: Path) -> Path:
     parts = [_quality(table)]
     if "family" in table.columns:
         parts += _settings(table)
-    for made in describe(zoo):
-        parts.append(page.section(*_markup(made)))
+    for table_of_zoo in describe(zoo):
+        parts.append(page.section(*_markup(table_of_zoo)))
     known = list(zoo.architectures.items())
     if len(known) > 1:
         names = [

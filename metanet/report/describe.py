@@ -48,7 +48,7 @@ def _join(parts: Iterable[str], most: int = 8) -> str:
 
 
 def coverage_rows(symmetry: Symmetry) -> Rows:
-    """What share of the parameters has a symmetry, and why the rest has none."""
+    """Returns the share of parameters with a symmetry, and the reasons for the rest."""
     coverage = symmetry.coverage()
     share = f"{100 * coverage.share:.1f} % of {coverage.parameters:,} parameters"
     rows: Rows = [("coverage", ""), ("some symmetry acts on", share)]

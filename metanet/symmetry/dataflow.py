@@ -270,6 +270,19 @@ class Dataflow(NullDataflow):
         leaves: frozenset[int],
         attributes: Attributes = (),
     ) -> Value:
+        """Makes activations of an operation's result, with edges from its operands.
+
+        Args:
+            trace: The interpreter.
+            kind: Kind of the operation.
+            value: Its result.
+            contracted: Axes over which the operation sums.
+            leaves: Parameters that it reads.
+            attributes: Attributes of its parameter edges.
+
+        Returns:
+            The result, tagged with the units of the new activation.
+        """
         inputs = [a for a in value.activations if self._drafts[a].kind == "input"]
         axes = [self.indices.normal(a) for a in value.axes]
         inner = self._with_input_units(contracted, inputs)

@@ -71,7 +71,8 @@ def read_config_file(config: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses that the file defines look their annotations up in this table.
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    # Unlike an import, this leaves no compiled file beside the config.
+    exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
     if not hasattr(module, "get_config"):
         raise MetanetError(f"{file}: defines no function get_config")
     if not colon:

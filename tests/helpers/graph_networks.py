@@ -36,16 +36,21 @@ def linear(p: Params, x: jax.Array) -> jax.Array:
 
 def convolve(p: Params, x: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
     y = jax.lax.conv_general_dilated(
-        x, p["kernel"], (stride, stride), "SAME", dimension_numbers=NHWC,
+        x,
+        p["kernel"],
+        (stride, stride),
+        "SAME",
+        dimension_numbers=NHWC,
         feature_group_count=groups,
-    )  # fmt: skip
+    )
     return y + p["bias"].reshape(1, 1, 1, -1)
 
 
 def norm(p: Params, x: jax.Array) -> jax.Array:
-    row = lambda v: v.reshape(1, 1, 1, -1)
-    scaled = (x - row(p["mean"])) * jax.lax.rsqrt(row(p["var"]) + 1e-5)
-    return scaled * row(p["scale"]) + row(p["bias"])
+    mean, var, scale, bias = (
+        p[name].reshape(1, 1, 1, -1) for name in ("mean", "var", "scale", "bias")
+    )
+    return (x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias
 
 
 def statistics(n: int, seed: int) -> Params:
