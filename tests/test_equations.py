@@ -215,7 +215,7 @@ def test_encodings_of_weights(variant):
             entry.grid,
             entry.type,
             values.reshape(-1, values.shape[-1]),
-            np.asarray(entry.places),
+            np.asarray(entry.positions),
         )
         close(actual.reshape(expected.shape), expected)
         seen += 1

@@ -38,14 +38,14 @@ class CompiledBlock(NamedTuple):
         type: Number in ``schema.edge_types``.
         grid: Number of the parameter's grid in ``schema.edge_grids``; -1 for identity
             edges.
-        places: Columns of the parallel values within the grid.
+        positions: Columns of the parallel values within the grid.
         columns: The same columns within all grids.
     """
 
     block: EdgeBlock
     type: int
     grid: int
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     columns: tuple[int, ...]
 
 
@@ -57,7 +57,7 @@ class NodeParameter(NamedTuple):
         axis_map: Brings its values to the nodes.
         type: Number in ``schema.node_keys``.
         grid: Number of its grid in ``schema.node_grids``.
-        places: Columns of the parallel values within the grid.
+        positions: Columns of the parallel values within the grid.
         columns: The same columns within all grids.
     """
 
@@ -65,7 +65,7 @@ class NodeParameter(NamedTuple):
     axis_map: AxisMap
     type: int
     grid: int
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     columns: tuple[int, ...]
 
 
@@ -87,7 +87,7 @@ class PackedTopology(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     edge_type: np.ndarray
-    edge_place: np.ndarray
+    edge_position: np.ndarray
     fan: np.ndarray
     node_type: np.ndarray
     identity: np.ndarray
@@ -162,22 +162,22 @@ def compile_topology(topology: Topology, schema: GraphSchema) -> CompiledTopolog
             compiled_blocks.append(CompiledBlock(block, number, -1, (), ()))
             continue
         grid = schema.edge_grids[edge_grids[kind.kind]]
-        places = grid.places(formed.edges[block.edge])
-        columns = tuple(grid.start + place for place in places)
+        positions = grid.positions(formed.edges[block.edge])
+        columns = tuple(grid.start + position for position in positions)
         index = edge_grids[kind.kind]
-        compiled_blocks.append(CompiledBlock(block, number, index, places, columns))
+        compiled_blocks.append(CompiledBlock(block, number, index, positions, columns))
     parameters = []
     for members in node_parameters(formed):
         types = node_parameter_types(formed, [index for index, _ in members])
         row = []
         for key, (index, axis_map) in zip(types, members, strict=True):
             grid = schema.node_grids[node_grids[key.grid]]
-            places = grid.places(formed.edges[index])
-            columns = tuple(grid.start + place for place in places)
+            positions = grid.positions(formed.edges[index])
+            columns = tuple(grid.start + position for position in positions)
             number = schema.node_keys.index(key)
             row.append(
                 NodeParameter(
-                    index, axis_map, number, node_grids[key.grid], places, columns
+                    index, axis_map, number, node_grids[key.grid], positions, columns
                 )
             )
         parameters.append(tuple(row))
@@ -212,7 +212,7 @@ def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
             name = f"{topology.identity_edges[block.identity_edge].kind} edges"
             shape = (*block.shape, 1)
             index = np.full((*shape, columns), -1, np.int32)
-            edge_places, holds = np.zeros(1, int), False
+            edge_positions, holds = np.zeros(1, int), False
         else:
             edge = topology.edges[block.edge]
             name = f"parameter {edge.name}"
@@ -220,10 +220,10 @@ def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
             index = np.full((*shape, columns), -1, np.int32)
             if form.parallel:
                 index[..., 0] = positions(edge)
-                edge_places = np.asarray(entry.columns)
+                edge_positions = np.asarray(entry.columns)
             else:
                 index[:, :, :, 0][..., list(entry.columns)] = positions(edge)
-                edge_places = np.zeros(1, int)
+                edge_positions = np.zeros(1, int)
             holds = edge.primary
         source = first[block.source] + _node_numbers(block.ends[0], name)
         target = first[block.target] + _node_numbers(block.ends[1], name)
@@ -235,11 +235,11 @@ def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
                 np.broadcast_to(source[:, :, None, None], shape).ravel(),
                 np.broadcast_to(target[:, None, :, None], shape).ravel(),
                 np.full(count, entry.type),
-                np.broadcast_to(edge_places, shape).ravel(),
+                np.broadcast_to(edge_positions, shape).ravel(),
                 np.tile(np.asarray([[block.shape[2], block.shape[1]]]), (count, 1)),
             )
         )
-    index, source, target, types, places, fan = (
+    index, source, target, types, edge_positions, fan = (
         np.concatenate(column) for column in zip(*rows, strict=True)
     )
     node_index, node_keys = _pack_node_parameters(compiled, first)
@@ -250,7 +250,7 @@ def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
         source=source.astype(np.int32),
         target=target.astype(np.int32),
         edge_type=types.astype(np.int32),
-        edge_place=places.astype(np.int32),
+        edge_position=edge_positions.astype(np.int32),
         fan=fan.astype(np.float32),
         node_type=compiled.node_type,
         identity=compiled.identity,

@@ -119,7 +119,7 @@ class KernelGrid:
         """Number of columns."""
         return math.prod(self.shape)
 
-    def places(self, edge: EdgeSet) -> tuple[int, ...]:
+    def positions(self, edge: EdgeSet) -> tuple[int, ...]:
         """Returns the columns of an edge set's parallel values within the grid.
 
         A kernel is centred in the grid; its positions are in row-major order.

@@ -59,7 +59,7 @@ class ParameterEncoder(nnx.Module):
         self.homogeneous = homogeneous
         frequencies = 0 if homogeneous else frequencies
         columns = sum(c.size for c in grids)
-        self.places = (
+        self.position_vectors = (
             nnx.Param(0.5 * jax.random.normal(rngs.params(), (columns, width)))
             if parallel
             else None
@@ -102,20 +102,20 @@ class ParameterEncoder(nnx.Module):
         return 1.0 + self.key[...][key][None]
 
     def block(
-        self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
+        self, values: jax.Array, kind: int, positions: tuple[int, ...], key: int
     ) -> jax.Array:
         """Encodes values of one key as ``[..., width]``.
 
         Args:
             values: ``[..., M * F]``, F features of M parallel values.
             kind: Index of the grid.
-            places: Grid columns of the parallel values.
+            positions: Grid columns of the parallel values.
             key: The key.
         """
         weight = self.direct[kind].kernel[...]
         directions = _directions(*self.spectra[kind])
-        if len(places) != self.spans[kind][1]:
-            first = np.asarray(places)[:, None] * self.features
+        if len(positions) != self.spans[kind][1]:
+            first = np.asarray(positions)[:, None] * self.features
             rows = (first + np.arange(self.features)).ravel()
             weight, directions = weight[rows], directions[rows]
         if self.homogeneous:
@@ -128,16 +128,16 @@ class ParameterEncoder(nnx.Module):
         return encoded
 
     def parallel(
-        self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
+        self, values: jax.Array, kind: int, positions: tuple[int, ...], key: int
     ) -> jax.Array:
         """Encodes ``[B, M, ..., F]``, one edge per kernel position."""
-        assert self.places is not None
-        vectors = self.places[...][np.asarray(places)]
-        shape = (1, len(places), *(1,) * (values.ndim - 3), self.width)
+        assert self.position_vectors is not None
+        vectors = self.position_vectors[...][np.asarray(positions)]
+        shape = (1, len(positions), *(1,) * (values.ndim - 3), self.width)
         return self.block(values, kind, (0,), key) + vectors.reshape(shape)
 
     def rows(
-        self, values: jax.Array, keys: jax.Array, place: jax.Array | None = None
+        self, values: jax.Array, keys: jax.Array, position: jax.Array | None = None
     ) -> jax.Array:
         """Encodes ``[R, C]`` values whose rows may be of different kinds.
 
@@ -145,7 +145,7 @@ class ParameterEncoder(nnx.Module):
             values: Values in the columns of all grids.
             keys: ``[R, kinds]`` key of each kind; -1 where a row has no values of that
                 kind. One more kind than there are grids is for rows without values.
-            place: Kernel position of parallel edges ``[R]``.
+            position: Kernel position of parallel edges ``[R]``.
 
         Returns:
             ``[R, width]``, summed over kinds.
@@ -171,9 +171,9 @@ class ParameterEncoder(nnx.Module):
                 if len(self.waves):
                     waves = _waves(scaled, _directions(*self.spectra[kind]))
                     part = part + self.waves[kind](waves)
-                if place is not None:
-                    assert self.places is not None
-                    part = part + self.places[...][place]
+                if position is not None:
+                    assert self.position_vectors is not None
+                    part = part + self.position_vectors[...][position]
             encoded = encoded + jnp.where(has, part, 0.0)
         return encoded
 

@@ -137,7 +137,7 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
     dense = [i for i, a in enumerate(block.indices) if a not in labels]
     order: list[int] = []
     axes: list[Axis] = []
-    place: dict[tuple[int, int], int] = {}
+    axis_of: dict[tuple[int, int], int] = {}
     seen: dict[int, int] = {}
     used: set[int] = set()
     for i, axis_index in enumerate(block.indices):
@@ -161,11 +161,11 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
         used |= set(together)
         occurrence = seen.get(labels[axis_index], 0)
         seen[labels[axis_index]] = occurrence + 1
-        place[labels[axis_index], occurrence] = len(axes)
+        axis_of[labels[axis_index], occurrence] = len(axes)
         order += together
         axes.append(Axis(labels[axis_index], math.prod(split[k] for k in together)))
     # The k-th axis of a group depends on the k-th axis of each of its parents.
-    placed = []
+    complete = []
     count: dict[int, int] = {}
     for axis in axes:
         k = count.get(axis.label, 0)
@@ -175,16 +175,16 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
         above: list[int] = []
         for parent in over:
             label = labels[parent]
-            position = place.get((label, k), place.get((label, 0)))
+            position = axis_of.get((label, k), axis_of.get((label, 0)))
             if position is not None and position not in above:
                 above.append(position)
-        placed.append(Axis(axis.label, axis.size, tuple(above)))
+        complete.append(Axis(axis.label, axis.size, tuple(above)))
     return ArraySpec(
         block.leaf,
         block.bounds,
         split,
         (*order, *dense),
-        tuple(placed),
+        tuple(complete),
         math.prod(split[i] for i in dense),
     )
 
@@ -323,18 +323,17 @@ def broadcast_kept(y: jax.Array, side: MapSide, spec: ArraySpec) -> jax.Array:
     sizes = iter(y.shape[1:-1])
     wide = [next(sizes) if i in side.kept else 1 for i in range(len(side.blocks))]
     y = y.reshape(y.shape[0], *wide, y.shape[-1])
+    first = [block[0] for block in side.blocks]
     if all(len(block) == 1 for block in side.blocks):
-        places = [block[0] for block in side.blocks]
-        back = sorted(range(len(places)), key=places.__getitem__)
+        back = sorted(range(len(first)), key=first.__getitem__)
         y = y.transpose(0, *(1 + i for i in back), y.ndim - 1)
         return broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
     # Each block along its first axis, on the diagonal of the others.
-    places = [block[0] for block in side.blocks]
-    ordered = sorted(range(len(places)), key=places.__getitem__)
+    ordered = sorted(range(len(first)), key=first.__getitem__)
     y = y.transpose(0, *(1 + i for i in ordered), y.ndim - 1)
-    at = dict(zip(places, wide, strict=True))
+    size_of = dict(zip(first, wide, strict=True))
     rank = len(spec.axes)
-    y = y.reshape(y.shape[0], *(at.get(i, 1) for i in range(rank)), y.shape[-1])
+    y = y.reshape(y.shape[0], *(size_of.get(i, 1) for i in range(rank)), y.shape[-1])
     y = broadcast(y, (y.shape[0], *spec.shape, y.shape[-1]))
     for block in side.blocks:
         for a, b in itertools.pairwise(block):

@@ -104,7 +104,7 @@ def sliding_window_ops(
     windows = [inputs[str(key)].sliding_windows for key in keys]
     kinds = {kind for w in windows for kind in w.kinds}
     positions = {w.extent for w in windows if w.extent}
-    return {"kinds": sorted(kinds), "places": sorted(positions)}
+    return {"kinds": sorted(kinds), "extents": sorted(positions)}
 
 
 def unseen_operation_reasons(
@@ -130,8 +130,8 @@ def unseen_operation_reasons(
         had = " or ".join(similar) or " or ".join(kinds) or "none at all"
         reasons.append(f"it has {kind} (training had {had})")
     positions = architecture.sliding_windows.extent
-    if positions and positions not in known["places"]:
-        had = " or ".join(known["places"]) or "no windows"
+    if positions and positions not in known["extents"]:
+        had = " or ".join(known["extents"]) or "no windows"
         reasons.append(
             f"it slides windows over {positions} positions (training had {had})"
         )

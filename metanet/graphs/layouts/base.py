@@ -49,19 +49,19 @@ class Encoder(Protocol):
     width: int
 
     def block(
-        self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
+        self, values: jax.Array, kind: int, positions: tuple[int, ...], key: int
     ) -> jax.Array:
         """Encodes ``[..., M * F]`` values of one type as ``[..., width]``."""
         ...
 
     def parallel(
-        self, values: jax.Array, kind: int, places: tuple[int, ...], key: int
+        self, values: jax.Array, kind: int, positions: tuple[int, ...], key: int
     ) -> jax.Array:
         """Encodes ``[B, M, ..., F]`` values, an edge per kernel position."""
         ...
 
     def rows(
-        self, values: jax.Array, keys: jax.Array, place: jax.Array | None = None
+        self, values: jax.Array, keys: jax.Array, position: jax.Array | None = None
     ) -> jax.Array:
         """Encodes ``[R, C]`` values whose rows may be of different types."""
         ...

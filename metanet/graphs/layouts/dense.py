@@ -57,7 +57,7 @@ class DenseLayout:
             for p in parameters:
                 # [B, 1, 1, n, M, F]: the block of an edge set without a source
                 values = _flat(self.graphs.edges[p.edge])
-                encoded = encoder.block(values, p.grid, p.places, p.type)
+                encoded = encoder.block(values, p.grid, p.positions, p.type)
                 x = x + block_ops.from_end(encoded, p.axis_map)
             parts.append(x)
         return jnp.concatenate(parts, axis=1)
@@ -75,7 +75,7 @@ class DenseLayout:
         values = self.graphs.edges[block.edge]
         if not self.schema.form.parallel:
             values = _flat(values)[:, None]
-            return encoder.block(values, entry.grid, entry.places, entry.type)
+            return encoder.block(values, entry.grid, entry.positions, entry.type)
         edge = self.topology.edges[block.edge]
         if block.ends[0].shape[0] > 1 and edge.shape[3] > 1:
             raise MetanetError(

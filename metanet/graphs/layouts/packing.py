@@ -29,7 +29,7 @@ class PackedGraphs(NamedTuple):
         node_values: ``[N, C']`` likewise for parameters of nodes.
         source, target: ``[E]`` node numbers.
         edge_type: ``[E]`` index into ``schema.edge_types``.
-        edge_place: ``[E]`` kernel position of a parallel edge.
+        edge_position: ``[E]`` kernel position of a parallel edge.
         edge_graph: ``[E]`` graph of the edge.
         fan: ``[E, 2]`` edges of the same block at the edge's source and target.
         node_type, identity: ``[N]`` see `Layout`.
@@ -48,7 +48,7 @@ class PackedGraphs(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     edge_type: np.ndarray
-    edge_place: np.ndarray
+    edge_position: np.ndarray
     edge_graph: np.ndarray
     fan: np.ndarray
     node_type: np.ndarray
@@ -143,7 +143,7 @@ def pack(
         source=np.full(e, n, np.int32),
         target=np.full(e, n, np.int32),
         edge_type=np.zeros(e, np.int32),
-        edge_place=np.zeros(e, np.int32),
+        edge_position=np.zeros(e, np.int32),
         edge_graph=np.full(e, g, np.int32),
         fan=np.ones((e, 2), np.float32),
         node_type=np.zeros(n, np.int32),
@@ -170,7 +170,7 @@ def pack(
         out.target[at] = part.target + node
         out.edge_graph[at] = number
         out.node_graph[on] = number
-        for name in ("edge_type", "edge_place", "fan"):
+        for name in ("edge_type", "edge_position", "fan"):
             getattr(out, name)[at] = getattr(part, name)
         for name in ("node_type", "identity", "node_keys", "degree"):
             getattr(out, name)[on] = getattr(part, name)

@@ -53,10 +53,10 @@ class SparseLayout:
         grids = jnp.asarray(_edge_grids(self.schema))[number]
         columns = np.arange(len(self.schema.edge_grids) + 1)[None]
         keys = jnp.where(grids[:, None] == columns, number[:, None], -1)
-        place = None
+        position = None
         if self.schema.form.parallel:
-            place = jnp.asarray(self.graphs.edge_place)
-        return (encoder.rows(values, keys, place),)
+            position = jnp.asarray(self.graphs.edge_position)
+        return (encoder.rows(values, keys, position),)
 
     def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
         cells = self.graphs.parameter_cells
