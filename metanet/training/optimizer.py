@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -64,9 +65,32 @@ class OptimizerConfig(Options):
     clip_norm: NonNegativeFloat = 1.0
     ema_decay: Rate = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _optimizer_function(self.name)
+
+
+def _optimizer_function(name: str) -> Callable[..., optax.GradientTransformation]:
+    """Returns the function of optax that makes an optimiser.
+
+    Raises:
+        MetanetError: when optax has no optimiser of that name.
+    """
+    try:
+        make: Any = operator.attrgetter(name)(optax)
+        if "learning_rate" in inspect.signature(make).parameters:
+            return make
+    except (AttributeError, TypeError):
+        pass
+    known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
+    raise MetanetError(
+        f"name: optax has no optimiser {name!r}."
+        f"{suggest(name, [*known, 'contrib.muon'])}"
+    )
+
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then the named schedule."""
+    """Returns the learning rate by step: linear warm-up, then the named schedule."""
     make = SCHEDULES[config.schedule]
     return make(config.learning_rate, config.warmup_steps, steps)
 
@@ -74,23 +98,9 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def build_optimizer(
     config: OptimizerConfig, steps: int
 ) -> optax.GradientTransformation:
-    """The optimiser of a config.
-
-    Raises:
-        MetanetError: when optax has no optimiser of that name.
-    """
-    make: Any = None
-    try:
-        make = operator.attrgetter(config.name)(optax)
-        accepted = inspect.signature(make).parameters
-    except (AttributeError, TypeError):
-        accepted = {}
-    if "learning_rate" not in accepted:
-        known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
-        raise MetanetError(
-            f"config.optimizer.name: optax has no optimiser {config.name!r}."
-            f"{suggest(config.name, [*known, 'contrib.muon'])}"
-        )
+    """Returns the optimiser of a config."""
+    make = _optimizer_function(config.name)
+    accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {}
     if "weight_decay" in accepted:
         options["weight_decay"] = config.weight_decay
