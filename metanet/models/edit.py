@@ -47,7 +47,7 @@ class EditHead(nnx.Module):
         def linear(width: int, out: int) -> Linear:
             return Linear(width, out, bias=not homogeneous, rngs=rngs)
 
-        self.own = linear(edges, nodes)
+        self.projection = linear(edges, nodes)
         self.ends = None if homogeneous else linear(nodes, 2 * nodes)
         self.on_edges = linear(nodes, columns)
         self.on_nodes = linear(nodes, max(schema.node_columns, 1))
@@ -59,7 +59,7 @@ class EditHead(nnx.Module):
         """Returns one value per parameter, ``[G, P]``; see `Layout.decode`."""
         assert features.nodes is not None and features.edges is not None
         layout = make_layout(graphs, self.schema)
-        hidden = map_edges(self.own, features.edges)
+        hidden = map_edges(self.projection, features.edges)
         if self.ends is not None:
             source, target = jnp.split(self.ends(features.nodes), 2, axis=-1)
             hidden = map_edges(

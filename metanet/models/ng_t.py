@@ -92,7 +92,7 @@ class RelationalBlock(nnx.Module):
         self.node_out = Linear(width, dim, scale=0.5, rngs=rngs)
         self.first = NormLinear(dim, 2 * dim, rngs=rngs)
         self.second = Linear(2 * dim, dim, scale=0.5, rngs=rngs)
-        self.edge_own = NormLinear(edge, 2 * edge, rngs=rngs)
+        self.edge_self = NormLinear(edge, 2 * edge, rngs=rngs)
         self.edge_ends = NormLinear(dim, 4 * edge, rngs=rngs)
         self.edge_out = Linear(2 * edge, edge, scale=0.5, rngs=rngs)
 
@@ -126,7 +126,7 @@ class RelationalBlock(nnx.Module):
 
         at_source, at_target = jnp.split(self.edge_ends(x), 2, axis=-1)
         changes = map_edges(
-            lambda a, s, t: self.edge_out(jax.nn.silu(self.edge_own(a) + s + t)),
+            lambda a, s, t: self.edge_out(jax.nn.silu(self.edge_self(a) + s + t)),
             e,
             layout.gather(at_source, "source"),
             layout.gather(at_target, "target"),

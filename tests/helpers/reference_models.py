@@ -205,7 +205,7 @@ def ng_t(block: Any, graph: Graph, x: Array, e: Array, g: None):
     x = x + linear(block.node_out, each_node(at, graph.size))
     x = x + linear(block.second, silu(norm_linear(block.first, x)))
     at_source, at_target = split(norm_linear(block.edge_ends, x), 2)
-    hidden = norm_linear(block.edge_own, e)
+    hidden = norm_linear(block.edge_self, e)
     hidden = hidden + at_source[graph.source] + at_target[graph.target]
     return x, e + linear(block.edge_out, silu(hidden)), g
 
