@@ -26,6 +26,7 @@ from metanet.graphs import (
     to_graph,
     to_params,
 )
+from metanet.graphs.form import apply_form_to_graph
 from metanet.models import MODELS, GraphModel, build_model
 from metanet.networks import Architecture, create
 
@@ -46,6 +47,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dim": 8, "aggregate": "pna", "readout": "attention", "bias": "feature",
         "directions": "forward",
     },
+    "gmn bias nodes": {"dim": 8, "readout": "roles"},
+    "gmn loops": {"dim": 8, "bias": "loop", "readout": "edges"},
+    "gmn parallel": {"dim": 8, "kernel": "parallel", "aggregate": "sum"},
     "ng_gnn": {"dim": 8, "readout": "roles"},
     "ng_t": {"dim": 8, "edge_dim": 6, "heads": 2, "attention_dim": 4, "readout": "mean"},
     "product_gmn": {"dim": 8, "heads": 4},
@@ -118,7 +122,8 @@ def rows(state: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if isinstance(e, HeadEdges):
         blocks = [jnp.moveaxis(b, 2, -1) for b in e.blocks]
     else:
-        blocks = [b[:, 0] for b in e]
+        # Parallel edges of a pair of nodes follow each other.
+        blocks = [jnp.moveaxis(b, 1, 4) for b in e]
     edges = [np.asarray(b, np.float64).reshape(-1, b.shape[-1]) for b in blocks]
     nodes = np.asarray(jnp.broadcast_to(x, (1, *x.shape[1:])), np.float64)[0]
     return nodes, np.concatenate(edges), None if g is None else np.float64(g[0])
@@ -166,7 +171,8 @@ def test_blocks_and_readout(variant):
     )
     for i, graph in enumerate(graphs()):
         states, pooled = run(variables, batched(graph))
-        flat = reference.read_graph(graph, mean_log_degree)
+        formed = apply_form_to_graph(graph, model.schema.form)
+        flat = reference.read_graph(formed, mean_log_degree, model.schema.form.parallel)
         x, e, g = rows(states[0])
         assert len(x) == flat.size and len(e) == len(flat.source)
         for block, state in zip(model.blocks, states[1:], strict=True):

@@ -21,7 +21,7 @@ Array = np.ndarray
 
 @dataclass
 class Graph:
-    """The edges of one network, whole kernels as one edge each.
+    """The edges of one network.
 
     Attributes:
         source, target: ``[E]`` node numbers.
@@ -52,11 +52,20 @@ class Graph:
         return np.flatnonzero(self.source == node)
 
 
-def read_graph(graph: ParameterGraph, mean_log_degree: float) -> Graph:
-    """Lists the edges of one network; biases and gains are features of their nodes."""
+def read_graph(
+    graph: ParameterGraph, mean_log_degree: float, parallel: bool = False
+) -> Graph:
+    """Lists the edges of one network; parameters without a source are features of nodes.
+
+    Args:
+        graph: The graph.
+        mean_log_degree: See `Graph`.
+        parallel: True for an edge per kernel position, otherwise one per kernel.
+    """
     arrays, topology = edge_arrays(graph), graph.topology
-    (bias_node,) = np.flatnonzero(arrays.node_set < 0)
-    chosen = (arrays.edge_index[0] != bias_node) & (arrays.edge_position == 0)
+    chosen = arrays.edge_position >= 0 if parallel else arrays.edge_position == 0
+    for bias_node in np.flatnonzero(arrays.node_set < 0):
+        chosen &= arrays.edge_index[0] != bias_node
     nodes = [topology.nodes[i] for i in arrays.node_set if i >= 0]
     return Graph(
         arrays.edge_index[0][chosen],
