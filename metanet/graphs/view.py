@@ -113,7 +113,9 @@ def to_params(graph: ParameterGraph, example: Any, feature: int = 0) -> Any:
             parts.setdefault(edge.leaf, []).append((edge, piece))
     leaves = [
         join_blocks([(edge.bounds, piece) for edge, piece in parts[i]])
-        for i in range(len(topology.leaves))
+        if i in parts
+        else jnp.zeros((*batch, *shape), graph.edges[0].dtype)  # it has no values
+        for i, (_, shape) in enumerate(topology.leaves)
     ]
     if isinstance(example, jax.tree_util.PyTreeDef):
         structure = example

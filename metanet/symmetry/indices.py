@@ -187,8 +187,12 @@ class Indices:
         return sum(self.segment_size(s) for s in axis)
 
     def normal(self, axis: Axis) -> Axis:
-        """Returns the axis over refined representatives, without indices of size 1."""
-        return [part for segment in axis for part in self._normal_segment(segment)]
+        """Returns the axis over refined representatives, without indices of size 1.
+
+        Segments without values are left out, so that an axis of size 0 has none.
+        """
+        segments = [s for s in axis if self.segment_size(s)]
+        return [part for segment in segments for part in self._normal_segment(segment)]
 
     def _normal_segment(self, segment: Segment) -> list[Segment]:
         for position, occurrence in enumerate(segment):

@@ -71,7 +71,7 @@ def _intervals_of(
         strided = any(s != 1 for s in params["strides"] or ())
         return {bounds[axis]} if all(others) and not strided else None
     if name == "split" and params["axis"] == axis:
-        ends = [*itertools.accumulate(params["sizes"], initial=0)]
+        ends = [*itertools.accumulate(map(int, params["sizes"]), initial=0)]
         return {*itertools.pairwise(ends)}
     unstacks = name == "unstack" and params["axis"] == axis
     if unstacks or (merged and name == "reshape" and _merges_with_next(eqn, axis)):
@@ -172,7 +172,7 @@ def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         start = params["start_indices"][split.axis]
         return [split.parts[split.starts.index(start)]]
     if name == "split":
-        starts = itertools.accumulate(params["sizes"][:-1], initial=0)
+        starts = itertools.accumulate(map(int, params["sizes"][:-1]), initial=0)
         return [split.parts[split.starts.index(s)] for s in starts]
     if name == "unstack":
         return [p.with_axes(_without(p.axes, split.axis)) for p in split.parts]

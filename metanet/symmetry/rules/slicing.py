@@ -20,7 +20,8 @@ from metanet.symmetry.values import Chain, Value
 @register_rule("split")
 def _split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
-    return _all_parts(trace, x, eqn.params["axis"], eqn.params["sizes"])
+    sizes = [int(n) for n in eqn.params["sizes"]]  # some callers pass NumPy integers
+    return _all_parts(trace, x, eqn.params["axis"], sizes)
 
 
 @register_rule("unstack")
