@@ -120,7 +120,7 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
             sym.compute_activations, apply_fn, first.symmetry
         )
         probe = Probe(activations, ParamSpec.of(first.network.params), shape)
-    return build_model(
+    net = build_model(
         model.split()[0],
         {**options, **MODELS_TESTED.get(model, {})},
         topology=[s.topology for s in subjects],
@@ -128,6 +128,13 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
         probe=probe,
         rngs=nnx.Rngs(seed),
     )
+    # An offset that starts at 0 and a gain that starts at 1 would hide what they break.
+    variables = nnx.state(net, nnx.Param)
+    leaves, treedef = jax.tree.flatten(variables)
+    rng = np.random.default_rng(seed)
+    noise = [jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype) for x in leaves]
+    nnx.update(net, treedef.unflatten(map(jnp.add, leaves, noise)))
+    return net
 
 
 def scale_equivariant(model: str) -> bool:
@@ -404,8 +411,52 @@ def test_bins_contain_every_network_once():
         assert sum(sizes[i][1] for i in members) <= budget.edges
     used = sum(e for _, e in sizes) / (len(bins) * budget.edges)
     assert used > 0.95
+    # Largest networks first, each into the first bin that has room.
+    room, expected = [], []
+    for i in sorted(range(300), key=lambda i: -sizes[i][1]):
+        size = np.array([*sizes[i], 1])
+        fits = [k for k, left in enumerate(room) if (left >= size).all()]
+        if not fits:
+            room.append(np.array([budget.nodes, budget.edges, budget.graphs]))
+            expected.append([])
+            fits = [len(room) - 1]
+        room[fits[0]] -= size
+        expected[fits[0]].append(i)
+    assert bins == expected
+    # A budget may be used up to the last node, edge and graph.
+    exact = Budget(nodes=7, edges=9, graphs=2)
+    assert first_fit_decreasing([(3, 4), (4, 5)], exact) == [[1, 0]]
+    assert first_fit_decreasing([(7, 9)], exact) == [[0]]
+    with pytest.raises(MetanetError, match="network 1 has 8 nodes and 9 edges"):
+        first_fit_decreasing([(7, 9), (8, 9)], exact)
+    with pytest.raises(MetanetError, match="network 0 has 7 nodes and 10 edges"):
+        first_fit_decreasing([(7, 10)], exact)
     with pytest.raises(MetanetError, match="more than the budget"):
         first_fit_decreasing([(500, 10)], budget)
+
+
+def test_several_values_per_parameter_are_packed():
+    """A weight and its gradient, say, in a bin without room for more."""
+    case = subject("small CNN")
+    net = build_model(
+        "product_gmn",
+        {"dim": 8, "depth": 1, "heads": 2},
+        topology=case.topology,
+        features=2,
+        rngs=nnx.Rngs(0),
+    )
+    gradient = jax.tree.map(jnp.sin, case.params)
+    graphs = to_graph(case.topology, case.params, gradient)
+    net.set_statistics(graphs)
+    part = compile_topology(case.topology, net.schema).packed
+    weights = [
+        np.stack([flat(case.params, i), flat(gradient, i)], axis=1) for i in range(3)
+    ]
+    budget = Budget(3 * part.nodes, 3 * part.edges, 3)
+    packed = net(pack([part] * 3, weights, budget)).pooled
+    np.testing.assert_allclose(packed, net(graphs).pooled, atol=1e-5)
+    swapped = net(to_graph(case.topology, gradient, case.params)).pooled
+    assert np.abs(swapped - packed).max() > 1e-3
 
 
 def test_packing_errors():

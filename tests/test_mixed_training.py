@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from metanet.cli import main
 from metanet.errors import MetanetError
@@ -30,6 +31,7 @@ from metanet.training import (
 from metanet.training import loop as loop_module
 from metanet.training.packed import PackedSource
 from metanet.training.selection import select
+from metanet.training.sources import make_source
 from metanet.training.support import out_of_range_reasons, training_support
 from metanet.training.sweep import SweepConfig, run_sweep, trials
 from metanet.zoos import Hyperparameters, PopulationConfig, Zoo, train_population
@@ -119,6 +121,33 @@ def test_a_resumed_run_ends_with_the_same_bits(zoo, finished, tmp_path, monkeypa
         assert json.loads(json.dumps(getattr(result, name))) == whole[name], name
     a, b = (load_run(path) for path in (finished, tmp_path))
     assert (a.split_outputs("test") == b.split_outputs("test")).all()
+
+
+def test_an_epoch_has_every_network_once(finished):
+    """Also when batches are read from a position within an epoch on."""
+    run = load_run(finished)
+    experiment, tables = run.experiment, run.tables
+    targets = {
+        name: experiment.task.targets(run.zoo, table) for name, table in tables.items()
+    }
+    net = nnx.eval_shape(experiment.build)
+    source = make_source(experiment, tables, targets, net)
+    with closing(source.batches([0, 0])) as batches:
+        read = [next(batches)]
+        while read[-1].position != [2, 0]:
+            read.append(next(batches))
+    epochs = [[] for _ in range(2)]
+    for before, batch in zip([[0, 0], *(b.position for b in read)], read, strict=False):
+        epochs[before[0]].append(batch.ids)
+    everything = np.sort(tables["train"]["id"])
+    for parts in epochs:
+        assert (np.sort(np.concatenate(parts)) == everything).all()
+    assert len(epochs[0]) > 1 and np.any(
+        epochs[0][0] != epochs[1][0][: len(epochs[0][0])]
+    )
+    with closing(source.batches(read[0].position)) as batches:
+        for batch in read[1:]:
+            assert (next(batches).ids == batch.ids).all()
 
 
 def test_packed_outputs_are_those_of_single_networks(zoo, finished):

@@ -18,7 +18,14 @@ from metanet.graphs import AxisMap, EdgeBlock, HeadEdges, Rows, map_edges, to_gr
 from metanet.graphs.layouts import block_ops
 from metanet.models import GMN, build_model
 from metanet.models.dmc import strided_windows
-from metanet.models.layers import NormLinear, bf16_products, dropout, product
+from metanet.models.layers import (
+    Linear,
+    NormLinear,
+    _row_split,
+    bf16_products,
+    dropout,
+    product,
+)
 
 
 def read(model: str, case: ModelInputs, *params):
@@ -37,6 +44,56 @@ def test_models_of_ordered_weights_are_not_invariant(model):
     moved = jax.vmap(lambda p: sym.act(case.symmetry, element, p))(case.params)
     before, after = (x.pooled for x in read(model, case, case.params, moved))
     assert float(jnp.abs(before - after).max()) > 1e-2
+
+
+# The last map of each residual branch starts at half the deviation of other maps, so that
+# the features of a fresh model do not grow with its depth.
+LAST_MAPS = {
+    "gmn": {"edge_out", "node_out", "global_out"},
+    "ng_gnn": {"edge_out", "node_out"},
+    "ng_t": {"edge_out", "node_out", "second"},
+    "product_gmn": {"node_out", "global_out"},
+    "scale_gmn_b": {"edge_factor", "linear"},
+    "scale_product_gmn": {"linear"},
+    "nft": {"write"},
+    "transformer": {"mix", "narrow"},
+}
+
+
+@pytest.mark.parametrize("model", LAST_MAPS)
+def test_initial_deviation_of_maps(model):
+    """LeCun's initialisation: a variance of 1 / inputs, offsets 0."""
+    case = subject("siren")
+    options = {"dim": 64, "depth": 2} | ({"heads": 4} if model == "nft" else {})
+    net = build_model(
+        model,
+        options,
+        topology=case.topology,
+        symmetry=case.symmetry,
+        rngs=nnx.Rngs(0),
+    )
+    seen = set()
+    for path, layer in nnx.iter_modules(net):
+        if not isinstance(layer, Linear | NormLinear) or layer.kernel.size < 2000:
+            continue
+        inputs, outputs = layer.kernel.shape
+        names = [part for part in path if isinstance(part, str)]
+        last = names[-1] in LAST_MAPS[model] and "mlp" not in names
+        seen |= {names[-1]} & LAST_MAPS[model]
+        scale = float(jnp.std(layer.kernel[...])) * np.sqrt(inputs)
+        assert scale == pytest.approx(0.5 if last else 1.0, rel=0.12), (names, outputs)
+        bias = getattr(layer, "bias", None)
+        assert bias is None or not np.any(bias[...])
+    assert seen == LAST_MAPS[model]
+
+
+@pytest.mark.parametrize("rows", [1, 639, 640, 641, 960, 1000, 7 * 127, 6 * 997, 4099])
+def test_rows_of_a_gradient_are_split_into_equal_parts(rows):
+    """Parts of 320 to 639 rows, else the largest that divide, of 64 or more; else one."""
+    sizes = [size for size in range(320, 640) if rows % size == 0]
+    sizes += [size for size in range(319, 63, -1) if rows % size == 0]
+    expected = rows // sizes[0] if rows >= 640 and sizes else 1
+    assert _row_split(rows) == expected
 
 
 def test_node_features_are_equivariant():

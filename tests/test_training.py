@@ -255,7 +255,8 @@ def test_what_a_run_leaves(finished):
     assert losses[120] < 0.7 * losses[10]
     scores = {x["step"]: x["validation_accuracy"] for x in lines if "loss" not in x}
     assert list(scores) == list(range(20, 121, 20))
-    assert scores[result.best_step] == max(scores.values())
+    # The first of several steps that are equally good.
+    assert result.best_step == max(scores, key=scores.__getitem__)
     assert result.validation["accuracy"] == max(scores.values())
     assert list((workdir / "tensorboard").iterdir())
 
