@@ -246,7 +246,11 @@ NETWORKS: dict[str, TorchNetwork] = {
         "transformers",
         _tokens(
             "DistilBertForSequenceClassification",
-            vocab_size=50, dim=12, n_layers=2, n_heads=3, hidden_dim=16,
+            vocab_size=50,
+            dim=12,
+            n_layers=2,
+            n_heads=3,
+            hidden_dim=16,
             max_position_embeddings=16,
         ),
         {3: 2, 4: 12, 16: 2, 12: 2},
@@ -261,8 +265,15 @@ NETWORKS: dict[str, TorchNetwork] = {
         "decoder",
         "transformers",
         _tokens(
-            "GPT2LMHeadModel", vocab_size=50, n_embd=12, n_layer=2, n_head=3,
-            n_positions=16, use_cache=False, bos_token_id=1, eos_token_id=1,
+            "GPT2LMHeadModel",
+            vocab_size=50,
+            n_embd=12,
+            n_layer=2,
+            n_head=3,
+            n_positions=16,
+            use_cache=False,
+            bos_token_id=1,
+            eos_token_id=1,
         ),
         _blocks(2, 3, 4, 48, 12),
     ),
@@ -270,9 +281,15 @@ NETWORKS: dict[str, TorchNetwork] = {
         "decoder",
         "transformers",
         _tokens(
-            "OPTForCausalLM", vocab_size=50, hidden_size=12, num_hidden_layers=2,
-            num_attention_heads=3, ffn_dim=16, max_position_embeddings=16,
-            word_embed_proj_dim=12, use_cache=False,
+            "OPTForCausalLM",
+            vocab_size=50,
+            hidden_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            ffn_dim=16,
+            max_position_embeddings=16,
+            word_embed_proj_dim=12,
+            use_cache=False,
         ),
         _blocks(2, 3, 4, 16, 12),
     ),
@@ -286,8 +303,13 @@ NETWORKS: dict[str, TorchNetwork] = {
         "rotary decoder",
         "transformers",
         _tokens(
-            "GPTNeoXForCausalLM", vocab_size=50, hidden_size=32, num_hidden_layers=2,
-            num_attention_heads=4, intermediate_size=20, max_position_embeddings=16,
+            "GPTNeoXForCausalLM",
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=20,
+            max_position_embeddings=16,
             use_cache=False,
         ),
         {4: 2, 8: 8, 6: 8, 20: 2, 32: 1},
@@ -296,12 +318,18 @@ NETWORKS: dict[str, TorchNetwork] = {
         "ViT",
         "transformers",
         _tokens(
-            "ViTForImageClassification", image_size=16, patch_size=4,
-            **{k: v for k, v in SMALL.items() if k.split("_")[0] not in ("vocab", "max")},
+            "ViTForImageClassification",
+            image_size=16,
+            patch_size=4,
+            **{
+                k: v
+                for k, v in SMALL.items()
+                if k.split("_")[0] not in ("vocab", "max")
+            },
         ),
         _blocks(2, 3, 4, 16, 12),
     ),
-}  # fmt: skip
+}
 # Tables of a program that exporters store beside the weights.
 CONSTANTS = ("*inv_freq", "*rotary_emb*")
 

@@ -53,13 +53,26 @@ TARGETS = {
     ],
 }
 _BINARY = {
-    "Add": "Sub", "Sub": "Add", "Mul": "Div", "Div": "Mul", "FloorDiv": "Mul",
-    "Mod": "FloorDiv", "Pow": "Mul", "BitOr": "BitAnd", "BitAnd": "BitOr",
-}  # fmt: skip
+    "Add": "Sub",
+    "Sub": "Add",
+    "Mul": "Div",
+    "Div": "Mul",
+    "FloorDiv": "Mul",
+    "Mod": "FloorDiv",
+    "Pow": "Mul",
+    "BitOr": "BitAnd",
+    "BitAnd": "BitOr",
+}
 _COMPARISONS = {
-    "Eq": "NotEq", "NotEq": "Eq", "Lt": "LtE", "LtE": "Lt", "Gt": "GtE", "GtE": "Gt",
-    "Is": "IsNot", "IsNot": "Is",
-}  # fmt: skip
+    "Eq": "NotEq",
+    "NotEq": "Eq",
+    "Lt": "LtE",
+    "LtE": "Lt",
+    "Gt": "GtE",
+    "GtE": "Gt",
+    "Is": "IsNot",
+    "IsNot": "Is",
+}
 OPERATORS = [
     *(f"ReplaceBinaryOperator_{old}_{new}" for old, new in _BINARY.items()),
     *(f"ReplaceComparisonOperator_{old}_{new}" for old, new in _COMPARISONS.items()),

@@ -30,7 +30,7 @@ CONFIG = {
     "train": {"steps": STEPS, "log_every": 2, "eval_every": 3, "checkpoint_every": 4},
     "optimizer": {"ema_decay": 0.9, "learning_rate": 1e-2},
     "augment": {"noise": {"level": 0.01}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -41,17 +41,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gmn": {"dim": 8, "readout": "edges", "bias": "feature"},
     "gmn sum": {"dim": 8, "aggregate": "sum", "readout": "mean", "bias": "feature"},
     "gmn attention": {
-        "dim": 8, "aggregate": "attention", "readout": "nodes_edges", "bias": "feature",
+        "dim": 8,
+        "aggregate": "attention",
+        "readout": "nodes_edges",
+        "bias": "feature",
     },
     "gmn pna": {
-        "dim": 8, "aggregate": "pna", "readout": "attention", "bias": "feature",
+        "dim": 8,
+        "aggregate": "pna",
+        "readout": "attention",
+        "bias": "feature",
         "directions": "forward",
     },
     "gmn bias nodes": {"dim": 8, "readout": "roles"},
     "gmn loops": {"dim": 8, "bias": "loop", "readout": "edges"},
     "gmn parallel": {"dim": 8, "kernel": "parallel", "aggregate": "sum"},
     "ng_gnn": {"dim": 8, "readout": "roles"},
-    "ng_t": {"dim": 8, "edge_dim": 6, "heads": 2, "attention_dim": 4, "readout": "mean"},
+    "ng_t": {
+        "dim": 8,
+        "edge_dim": 6,
+        "heads": 2,
+        "attention_dim": 4,
+        "readout": "mean",
+    },
     "product_gmn": {"dim": 8, "heads": 4},
     "product_gmn moments": {"dim": 8, "heads": 2, "moments": 3, "readout": "moments"},
     "scale_gmn": {"dim": 8},
@@ -59,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scale_product_gmn": {"dim": 8, "heads": 4},
     "deep_sets": {"dim": 8},
     "set_transformer": {"dim": 8, "points": 3},
-}  # fmt: skip
+}
 
 
 @functools.cache

@@ -81,9 +81,17 @@ def test_every_kind_has_a_file_and_a_command():
     used = " ".join(COMMANDS)
     modules = {name.removesuffix(".py") for name in FILES}
     assert modules == {
-        "mymodel", "mytask", "myfamily", "myimages", "myaugment", "myrule", "userule",
-        "myoperator", "makemodel", "mysection",
-    }  # fmt: skip
+        "mymodel",
+        "mytask",
+        "myfamily",
+        "myimages",
+        "myaugment",
+        "myrule",
+        "userule",
+        "myoperator",
+        "makemodel",
+        "mysection",
+    }
     assert all(module in used for module in modules - {"myrule"})
 
 
@@ -140,10 +148,22 @@ def test_a_section_stands_in_the_report(folder, outputs):
 )
 def test_the_generic_tests_take_the_model(folder, tests):
     command = (
-        sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
-        "-p", "mymodel", "-m", "not slow", str(ROOT / "tests" / "test_metanetworks.py"),
-        "-k", tests,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "mymodel",
+        "-m",
+        "not slow",
+        str(ROOT / "tests" / "test_metanetworks.py"),
+        "-k",
+        tests,
+    )
     done = subprocess.run(
         command,
         cwd=ROOT,

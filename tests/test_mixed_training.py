@@ -57,10 +57,15 @@ def config(zoo: Path, **changes) -> ExperimentConfig:
         },
         "model": {"name": "product_gmn", "dim": 8, "heads": 2, "depth": 1},
         "task": {"name": "accuracy", "hidden": 8},
-        "train": {"steps": 12, "batch_size": 8, "log_every": 2, "eval_every": 4,
-                  "checkpoint_every": 4},
+        "train": {
+            "steps": 12,
+            "batch_size": 8,
+            "log_every": 2,
+            "eval_every": 4,
+            "checkpoint_every": 4,
+        },
         "optimizer": {"ema_decay": 0.5, "warmup_steps": 2},
-    }  # fmt: skip
+    }
     for section, values in changes.items():
         old = {} if section == "model" else mapping.get(section, {})
         mapping[section] = {**old, **values} if isinstance(values, dict) else values
@@ -194,10 +199,13 @@ def test_fan_in_makes_widths_alike(zoo):
         deviations.append(float(jnp.concatenate(kernels).std()))
         np.testing.assert_allclose(
             jnp.ravel(network.apply_fn(network.params, jnp.ones((1, 8, 8, 1)))),
-            jnp.ravel(found.probe().activations(
-                jax.tree.map(lambda p: p[0], scaled), jnp.ones((1, 8, 8, 1)))[-1]),
+            jnp.ravel(
+                found.probe().activations(
+                    jax.tree.map(lambda p: p[0], scaled), jnp.ones((1, 8, 8, 1))
+                )[-1]
+            ),
             rtol=1e-5,
-        )  # fmt: skip
+        )
     np.testing.assert_allclose(deviations, 1.0, atol=0.05)
 
 

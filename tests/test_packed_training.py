@@ -170,9 +170,12 @@ def test_statistics_of_a_packed_batch_are_those_of_the_weights(zoo):
         for edge in topology.edges:
             ends = "".join(
                 topology.nodes[k].kind[0] if topology.nodes[k].kind != "hidden" else "h"
-                for k in ((edge.source, edge.target) if edge.source is not None
-                          else (edge.target,))
-            )  # fmt: skip
+                for k in (
+                    (edge.source, edge.target)
+                    if edge.source is not None
+                    else (edge.target,)
+                )
+            )
             table = biases if edge.source is None else values
             array = np.asarray(leaves[edge.leaf]).ravel()
             table.setdefault(f"{edge.kind}_{ends}", []).append(array)

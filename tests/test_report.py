@@ -96,10 +96,17 @@ def test_predictors_without_weights_stand_beside_the_models(tmp_path):
     """Once for all runs on the same data, with that data's settings."""
     told = {"all": 0.6, "tenth": 0.3}
     runs = [
-        fake_run(tmp_path, f"{share}-{model}", 0.5, seed=0, data={"share": share},
-                 model={"name": model})
-        for share in told for model in ("gmn", "statnn")
-    ]  # fmt: skip
+        fake_run(
+            tmp_path,
+            f"{share}-{model}",
+            0.5,
+            seed=0,
+            data={"share": share},
+            model={"name": model},
+        )
+        for share in told
+        for model in ("gmn", "statnn")
+    ]
     for run in runs:
         file = run / "result.json"
         result = json.loads(file.read_text())

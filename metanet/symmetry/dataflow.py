@@ -129,6 +129,7 @@ class Dataflow(NullDataflow):
         return replace(value, activations={len(self._drafts) - 1: ()})
 
     def add_state(self, trace: Trace, value: Value, init: Value, number: int) -> Value:
+        """Makes the state of a loop an activation, with an identity edge from its start."""
         target = len(self._drafts)
         units: list[int] = []
 

@@ -61,6 +61,7 @@ class Interpreter(Trace):
         inputs: Sequence[Value],
         branch: int | None = None,
     ) -> list[Value]:
+        """Applies the rules to the equations of a jaxpr, in order."""
         if branch is not None:
             self._path.append(branch)
         env: dict[Var, Value] = dict(zip(jaxpr.constvars, constants, strict=True))

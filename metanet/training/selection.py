@@ -1,4 +1,4 @@
-"""Which networks of a zoo an experiment trains, selects and tests on."""
+"""Networks of a zoo for training, for model selection and for tests."""
 
 from __future__ import annotations
 

@@ -141,6 +141,7 @@ class DenseLayout:
         return tuple(out)
 
     def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
+        """Reduces the values of the edges at each node, one block after the other."""
         parts: list[Any] = [None] * len(self.sizes)
         combine = {"max": jnp.maximum, "min": jnp.minimum}.get(how, jnp.add)
         for block, e in zip(self.blocks, edges, strict=True):
@@ -181,6 +182,7 @@ class DenseLayout:
     def aggregate_messages(
         self, edges: HeadEdges, nodes: jax.Array, end: End, scale: bool = True
     ) -> jax.Array:
+        """Sums products of edges and nodes, as one matrix product per block."""
         parts: list[Any] = [None] * len(self.sizes)
         sets = self._split(nodes)
         for block, e in zip(self.blocks, edges.blocks, strict=True):
@@ -243,6 +245,7 @@ class DenseLayout:
         return sums / count if how == "mean" else sums
 
     def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
+        """Lists the nodes, then the edges, of each graph."""
         width = nodes.shape[-1]
         parts = [
             # Parallel edges of a pair of nodes follow each other, as in packed graphs.

@@ -68,6 +68,7 @@ class SparseLayout:
         return jnp.take(values, cells, mode="fill", fill_value=0.0)
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
+        """Returns count, sum and sum of squares of the values of each type."""
         schema, graphs = self.schema, self.graphs
         edges = _without_padding(graphs.edge_values, self._edge_graph, self.size)
         nodes = _without_padding(graphs.node_values, self._node_graph, self.size)
@@ -179,6 +180,7 @@ class SparseLayout:
         return values if how == "sum" else jnp.where(jnp.isfinite(values), values, 0.0)
 
     def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
+        """Lists the nodes of all graphs, then their edges."""
         counts = [
             jnp.bincount(graph, length=self.size)
             for graph in (self._node_graph, self._edge_graph)
