@@ -8,8 +8,11 @@ networks of any architecture, since the ordered weights of each are a sequence.
 
 Deviations: the model reads the whole sequence, not a random slice of it. A step of the
 sequence is an edge of the parameter graph (a weight, or a whole kernel), not a single
-number, so that a convolution covers as much of a CNN as of an MLP. Parameters of nodes
-(biases, gains) form a separate sequence.
+number, so that a convolution covers as much of a CNN as of an MLP. The nodes form a
+separate sequence, a step of which is the sum of the node's encoded parameters (biases,
+gains), 0 for none. Edges without a parameter have a learned vector. Convolutions of
+stride 2 with zeros behind the end are followed by SiLU; the output is the mean over both
+sequences.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class DMCConfig(Options):
     """Options of the deep meta-classifier.
 
     Attributes:
-        dim: Channels of the last convolution; earlier ones have fewer.
+        dim: Channels of the last convolution; each earlier one has half as many as the
+            next, at least 8.
         depth: Number of convolutions, each of which halves the length.
         kernel: Width of the convolutions.
         dropout: Dropout rate on the last features.

@@ -20,9 +20,13 @@ over all permuted axes, per array) is invariant. Without encodings, NFN-NP and N
 equivariant to permuted inputs and outputs too. Scales and signs are canonicalised.
 
 With array features X_a (width d per channel), a block is
-    X_a += silu(L_a(norm(X)))            L: all equivariant maps, with biases
     X_a += rows(norm(X_a))               nft only: per axis, softmax of inner products of
                                          slices along it, over heads
+    X_a += silu(L_a(norm(X)))            L: all equivariant maps, with biases
+L_a sums one product of channels per way to broadcast onto the array and divides by the
+root of their number. Inner products are divided by the root of a head's length in a slice.
+The pooled feature is normalised over all arrays.
+
 Deviations, and why: residual connections and RMS norms over channels (the papers stack
 plain layers, NFN with norms as an option); NFT attends within arrays and leaves the
 communication between arrays to linear maps of means, instead of attending to the rows of

@@ -8,8 +8,9 @@ Equivariance: the model reads no weights, so it is invariant to every change tha
 the network's function as it is (permutations, scales, signs, phases). It has no features
 of nodes and edges, which edits need.
 
-Deviation: the generator is two linear maps for inputs of any shape, without the structure
-of images (the paper's has transposed convolutions without activation functions).
+Deviations: the generator is one linear map to inputs of any shape, without the structure
+of images (the paper's has transposed convolutions without activation functions); a tanh
+brings its outputs into the range of the inputs. Outputs at the probes are standardised.
 """
 
 from __future__ import annotations

@@ -277,7 +277,11 @@ class TokenConfig(Options):
 
 @MODELS.register("transformer")
 class TokenTransformer(nnx.Module):
-    """A plain transformer on tokens: each unit's weights, in pieces of fixed length."""
+    """A plain transformer on tokens of fixed length.
+
+    The weights that arrive at a unit are cut into tokens, and so are arrays without a source
+    (all biases of a layer).
+    """
 
     Config = TokenConfig
 
@@ -353,8 +357,8 @@ class TokenTransformer(nnx.Module):
 def _tokens(topology: Topology, length: int, features: int) -> np.ndarray:
     """Returns positions ``[tokens, length]`` in the flat weights (`FlatWeights`).
 
-    A token is a piece of the weights that arrive at a unit; a position one past the end
-    stands for padding.
+    A token is a piece of the weights that arrive at a unit, or of an array without a
+    source; a position one past the end stands for padding.
     """
     rows, start = [], 0
     size = topology.num_parameters * features
