@@ -382,14 +382,15 @@ def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
         config=str(file),
         values={"seed": [0, 1]},
         fixed={"train.steps": 4},
-        alternatives=({}, {"optimizer.name": "nonesuch"}),
+        alternatives=({}, {"optimizer.learning_rate": 1e37}),
     )
     names = [t.name for t in trials(sweep)]
-    assert names[:2] == ["seed=0", "seed=0-name=nonesuch"] and len(set(names)) == 4
+    assert names[:2] == ["seed=0", "seed=0-learning_rate=1e+37"]
+    assert len(set(names)) == 4
     outcomes = [outcome for _, outcome in run_sweep(sweep, tmp_path / "runs")]
     assert [o.split(":")[0] for o in outcomes] == ["done", "failed"] * 2
-    error = (tmp_path / "runs" / "seed=0-name=nonesuch" / "error.txt").read_text()
-    assert "nonesuch" in error
+    error = (tmp_path / "runs" / names[1] / "error.txt").read_text()
+    assert "loss or gradient is not finite" in error
     again = [outcome for _, outcome in run_sweep(sweep, tmp_path / "runs")]
     assert again.count("finished before") == 2
 
@@ -401,6 +402,11 @@ def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
     with pytest.raises(MetanetError, match=r"no field 'model.dept'.*depth"):
         compare(runs, by=("model.dept",))
 
+    # A setting that no run can have is refused before the first run.
+    wrong = dataclasses.replace(sweep, values={"optimizer.name": ["adam", "nonesuch"]})
+    with pytest.raises(MetanetError, match="optax has no optimiser 'nonesuch'"):
+        list(run_sweep(wrong, tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
     wrong = dataclasses.replace(sweep, values={"train.stps": [1]})
     with pytest.raises(
         MetanetError, match=r"config.train has no key 'stps'.*\"steps\""

@@ -78,15 +78,29 @@ def _optimizer_function(name: str) -> Callable[..., optax.GradientTransformation
     """
     try:
         make: Any = operator.attrgetter(name)(optax)
-        if "learning_rate" in inspect.signature(make).parameters:
-            return make
-    except (AttributeError, TypeError):
-        pass
-    known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
+    except AttributeError:
+        make = None
+    if _is_optimizer(make):
+        return make
+    known = [
+        n
+        for n in dir(optax)
+        if n.islower() and n[0] != "_" and _is_optimizer(getattr(optax, n))
+    ]
     raise MetanetError(
         f"name: optax has no optimiser {name!r}."
         f"{suggest(name, [*known, 'contrib.muon'])}"
     )
+
+
+def _is_optimizer(make: Any) -> bool:
+    """Returns True for a function that has a learning rate."""
+    if not callable(make):
+        return False
+    try:
+        return "learning_rate" in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # some built-in types have no signature
+        return False
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
