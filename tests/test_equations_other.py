@@ -1,6 +1,7 @@
 """Models that are not graph metanetworks compute the equations of their docstrings.
 
-References are NumPy in float64 on SIRENs 2-3-4-1, whose weights are read by their names.
+References are NumPy in float64. All models read SIRENs 2-3-4-1, whose weights the references
+read by their names; those that depend on the architecture also read other networks.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_equations as graph_models
 from flax import nnx
 from helpers import reference_models as reference
+from helpers import reference_other_models as others
+from helpers.symmetry_networks import NETWORKS
 from scipy.special import softmax
+from test_equivariant_maps import deep_mlp
 
 from metanet import symmetry as sym
 from metanet.compiler import fast_compile_options
@@ -28,7 +33,10 @@ from metanet.graphs import (
     pack,
     to_graph,
 )
+from metanet.graphs.form import apply_form_to_graph
 from metanet.models import MODELS, EditHead, GraphModel, Probe, build_model
+from metanet.models.equivariant_maps import array_specs
+from metanet.models.functionals import EquivariantLinear
 from metanet.networks import Architecture, ParamSpec, create
 
 W0, SIZES, COUNT = 2.0, (2, 3, 4, 1), 3
@@ -201,15 +209,12 @@ def dmc(model: Any) -> np.ndarray:
             edges.append(rows.reshape(-1, width))
         sequences = [np.concatenate(nodes), np.concatenate(edges)]
         for layer in model.filters:
-            sequences = [_convolve(layer, s, model.config.kernel) for s in sequences]
+            convolved = [
+                others.strided(layer, s, model.config.kernel) for s in sequences
+            ]
+            sequences = [reference.silu(s) for s in convolved]
         pooled.append(np.concatenate(sequences).mean(0))
     return np.stack(pooled)
-
-
-def _convolve(layer: Any, rows: np.ndarray, kernel: int) -> np.ndarray:
-    padded = np.concatenate([rows, np.zeros((kernel, rows.shape[1]))])
-    windows = [padded[i : i + kernel].ravel() for i in range(0, len(rows), 2)]
-    return reference.silu(reference.linear(layer, np.stack(windows)))
 
 
 def probegen(model: Any) -> np.ndarray:
@@ -221,117 +226,9 @@ def probegen(model: Any) -> np.ndarray:
 
 
 def functional(model: Any) -> np.ndarray:
-    """Encodings of inputs and outputs where they are permuted; blocks; means."""
     leaves = [np.float64(x) for x in jax.tree.leaves(params())]
-    permuted = model.config.pinned == "permuted"
-    raw = []
-    for spec in model.specs:
-        x = leaves[spec.leaf]
-        axes = x.shape[1:]
-        order = (0, *(1 + i for i in spec.order)) if len(axes) == len(spec.order) else 0
-        x = x.transpose(order) if order else x
-        raw.append(x.reshape(COUNT, *spec.shape, -1))
-    statistics = [(x.mean(), x.std()) for x in raw]
-    pooled = []
-    for number in range(COUNT):
-        arrays = []
-        for i, (spec, x) in enumerate(zip(model.specs, raw, strict=True)):
-            mean, deviation = statistics[i]
-            parts = [(x[number] - mean) / deviation]
-            for axis, group in enumerate(spec.axes):
-                if permuted and group.label >= len(symmetry().groups):
-                    waves = _position_waves(group.size)
-                    shape = [1] * len(spec.axes)
-                    shape[axis] = group.size
-                    waves = waves.reshape(*shape, -1)
-                    wide = (*spec.shape, waves.shape[-1])
-                    parts.append(np.broadcast_to(waves, wide))
-            joined = np.concatenate(parts, axis=-1)
-            arrays.append(reference.linear(model.start[i], joined))
-        for block in model.blocks:
-            arrays = _functional_block(model, block, arrays)
-        means = [x.reshape(-1, x.shape[-1]).mean(0) for x in arrays]
-        x = reference.rms(np.concatenate(means)) * reference.value(model.gain)
-        pooled.append(x)
-    return np.stack(pooled)
-
-
-def _position_waves(size: int) -> np.ndarray:
-    """Four octaves of sines and cosines of positions from 0 to 1."""
-    position = np.linspace(0, 1, size)
-    angles = [position * np.pi * 2**k for k in range(4)]
-    return np.stack([*map(np.sin, angles), *map(np.cos, angles)], axis=1)
-
-
-def _functional_block(model: Any, block: Any, arrays: list[Any]) -> list[Any]:
-    def normed(gains: Any) -> list[np.ndarray]:
-        return [
-            reference.rms(x) * reference.value(gain)
-            for x, gain in zip(arrays, gains, strict=True)
-        ]
-
-    if model.config.attention:
-        attended = zip(arrays, normed(block.row_gains), block.rows, strict=True)
-        arrays = [
-            x if layer is None else x + _slices_attend(layer, y, model.config.heads)
-            for x, y, layer in attended
-        ]
-    maps = _equivariant_maps(block.maps, model.specs, normed(block.gains))
-    return [x + reference.silu(y) for x, y in zip(arrays, maps, strict=True)]
-
-
-def _slices_attend(layer: Any, x: np.ndarray, heads: int) -> np.ndarray:
-    """Per axis, attention between the slices along it; heads split the channels."""
-    update = np.zeros(x.shape)
-    queries_keys_values = np.split(x @ reference.value(layer.read.kernel), 3, axis=-1)
-    for axis in range(x.ndim - 1):
-        parts = [np.moveaxis(y, axis, 0) for y in queries_keys_values]
-        split = [np.split(y, heads, axis=-1) for y in parts]
-        outputs = []
-        for q, k, v in zip(*split, strict=True):
-            rows = [y.reshape(len(y), -1) for y in (q, k, v)]
-            outputs.append(attend(*rows, 1).reshape(v.shape))
-        update += np.moveaxis(np.concatenate(outputs, axis=-1), 0, axis)
-    return reference.linear(layer.write, update)
-
-
-def _equivariant_maps(maps: Any, specs: Any, arrays: list[Any]) -> list[Any]:
-    """Every map entry by entry: blocks of axes have one value each."""
-    reduce = {"mean": np.mean, "max": np.max}[maps.reduce]
-
-    def entries(side: Any) -> Any:
-        """Pairs of the values of the blocks that a map retains, and an entry."""
-        spec = specs[side.array]
-        sizes = [spec.axes[block[0]].size for block in side.blocks]
-        for values in itertools.product(*map(range, sizes)):
-            entry = [0] * len(spec.axes)
-            for block, number in zip(side.blocks, values, strict=True):
-                for axis in block:
-                    entry[axis] = number
-            yield tuple(values[i] for i in side.kept), tuple(entry)
-
-    sums = [np.zeros(x.shape) for x in arrays]
-    counts = [0] * len(arrays)
-    for (ins, outs), layer in zip(maps.terms, maps.mixes, strict=True):
-        read: dict[tuple[int, ...], list[np.ndarray]] = {}
-        for side in ins:
-            members: dict[tuple[int, ...], list[np.ndarray]] = {}
-            for retained, entry in entries(side):
-                members.setdefault(retained, []).append(arrays[side.array][entry])
-            for retained, values in members.items():
-                read.setdefault(retained, []).append(reduce(values, axis=0))
-        mixed = {
-            retained: reference.linear(layer, np.concatenate(parts))
-            for retained, parts in read.items()
-        }
-        start = 0
-        for side in outs:
-            width = arrays[side.array].shape[-1]
-            for retained, entry in entries(side):
-                sums[side.array][entry] += mixed[retained][start : start + width]
-            start += width
-            counts[side.array] += 1
-    return [y / np.sqrt(count) for y, count in zip(sums, counts, strict=True)]
+    networks = [[x[number] for x in leaves] for number in range(COUNT)]
+    return others.functional(model, networks, len(symmetry().groups))[0]
 
 
 REFERENCES = {
@@ -345,25 +242,19 @@ REFERENCES = {
 
 
 def test_every_other_model_has_a_reference():
-    others = {
+    models = {
         name
         for name in MODELS
         if MODELS[name].__module__.startswith("metanet.")
         and not issubclass(MODELS[name], GraphModel)
     }
-    assert others == set(REFERENCES)
+    assert models == set(REFERENCES)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_pooled_features(name):
     model = build(name)
-    graphdef, variables = nnx.split(model)
-
-    @functools.partial(jax.jit, compiler_options=fast_compile_options())
-    def pooled(variables, graphs):
-        return nnx.merge(graphdef, variables)(graphs).pooled
-
-    close(pooled(variables, graphs()), REFERENCES[name](model))
+    close(pool(model, graphs()), REFERENCES[name](model))
 
 
 def test_a_packed_sequence_has_the_features_of_a_dense_one():
@@ -372,7 +263,7 @@ def test_a_packed_sequence_has_the_features_of_a_dense_one():
     leaves = zip(*jax.tree.leaves(params()), strict=True)
     flat = [np.concatenate([np.ravel(x) for x in network]) for network in leaves]
     budget = Budget(COUNT * part.nodes + 3, COUNT * part.edges + 5, COUNT + 1)
-    packed = model(pack([part] * COUNT, flat, budget)).pooled
+    packed = pool(model, pack([part] * COUNT, flat, budget))
     close(packed[:COUNT], dmc(model))
 
 
@@ -391,14 +282,26 @@ def test_probes_add_a_linear_map_of_activations():
     close(model.nodes(layout), expected)
 
 
+@functools.partial(jax.jit, compiler_options=fast_compile_options())
+def edit(model: Any, head: EditHead, batch: Any) -> tuple[Any, jax.Array]:
+    """Features of the model, and values of the head."""
+    features = model(batch)
+    return features, head(batch, features)
+
+
+@functools.partial(jax.jit, compiler_options=fast_compile_options())
+def pool(model: Any, batch: Any) -> jax.Array:
+    """Pooled features of the model."""
+    return model(batch).pooled
+
+
 @pytest.mark.parametrize("homogeneous", [False, True])
 def test_edit_heads(homogeneous):
     """Kernels read an edge and both of its ends, biases their node."""
     model = build("gmn", dim=8, depth=1, bias="feature")
     head = EditHead(model, homogeneous=homogeneous, rngs=nnx.Rngs(2))
     randomize(head)
-    features = model(graphs())
-    values = head(graphs(), features)
+    features, values = edit(model, head, graphs())
     compiled = compile_topology(graphs().topology, model.schema)
     expected = []
     for number in range(COUNT):
@@ -424,3 +327,131 @@ def test_edit_heads(homogeneous):
         leaves = jax.tree.leaves({"layers": layers})
         expected.append(np.concatenate([x.ravel() for x in leaves]))
     close(values, np.stack(expected))
+
+
+# Convolutions; square arrays, which have diagonals; channels within heads.
+ARCHITECTURES = {
+    "CNN": graph_models.CASES["CNN"],
+    "RNN": NETWORKS["rnn"],
+    "attention": NETWORKS["fused, reshape"],
+}
+
+
+@functools.cache
+def sample(architecture: str) -> tuple[sym.Symmetry, list[Any]]:
+    """The symmetry of an architecture, and random parameters of three networks."""
+    network = ARCHITECTURES[architecture]()
+    found = sym.discover(*network[:2], *network.inputs, check=False)
+    leaves, treedef = jax.tree.flatten(network.params)
+    rng = np.random.default_rng(0)
+    drawn = [
+        [jnp.asarray(0.7 * rng.normal(size=x.shape), jnp.float32) for x in leaves]
+        for _ in range(COUNT)
+    ]
+    return found, [treedef.unflatten(network) for network in drawn]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["dws", "nfn_np", "nfn_hnp", "unf", "nft"])
+def test_weight_space_functionals(name, architecture):
+    found, networks = sample(architecture)
+    batch = to_graph(
+        build_topology(found), jax.tree.map(lambda *xs: jnp.stack(xs), *networks)
+    )
+    model = build_model(
+        name,
+        {**OPTIONS[name], "dim": 2},
+        topology=batch.topology,
+        symmetry=found,
+        rngs=nnx.Rngs(0),
+    )
+    randomize(model)
+    model.set_statistics(batch)
+    leaves = [[np.float64(x) for x in jax.tree.leaves(p)] for p in networks]
+    expected, features = others.functional(model, leaves, len(found.groups))
+    close(pool(model, batch), expected)
+    call = jax.jit(lambda m, g: m.arrays(g), compiler_options=fast_compile_options())
+    arrays = call(model, batch)
+    for number, network in enumerate(features):
+        for actual, array in zip(arrays, network, strict=True):
+            close(actual[number], array)
+
+
+@pytest.mark.parametrize("pinned", ["permuted", "channels"])
+def test_maps_on_an_mlp_are_those_of_the_paper(pinned):
+    """Means of rows, of columns and of whole arrays, in NFN-NP and NFN-HNP."""
+    network = deep_mlp()
+    found = sym.discover(*network[:2], *network.inputs, check=False)
+    specs = array_specs(found, pinned)
+    layer = EquivariantLinear(specs, 2, 3, rngs=nnx.Rngs(0))
+    randomize(layer)
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(*s.shape, s.dense * 2)) for s in specs]
+    depth, ends = len(specs) // 2, pinned == "permuted"
+    permuted = [ends, *[True] * (depth - 1), ends]
+    # Leaves are in the order of their names: all biases, then all weights.
+    weights, biases = others.nfn_layer(layer, arrays[depth:], arrays[:depth], permuted)
+    call = jax.jit(lambda m, x: m(x), compiler_options=fast_compile_options())
+    outputs = call(layer, [jnp.asarray(x[None], jnp.float32) for x in arrays])
+    for actual, expected in zip(outputs, [*biases, *weights], strict=True):
+        close(actual[0], expected)
+
+
+def test_sequences_of_several_architectures():
+    """Kernels and recurrence, dense and in one bin."""
+    model = build_model(
+        "dmc",
+        {"dim": 16, "depth": 3, "kernel": 3},
+        topology=[graph.topology for graph in graph_models.graphs()],
+        rngs=nnx.Rngs(0),
+    )
+    randomize(model)
+    batch = graph_models.packed_batch(model)
+    model.set_statistics(batch)
+    packed = pool(model, batch)
+    graphs = graph_models.graphs()
+    expected = others.dmc(model, list(graphs))
+    for i, graph in enumerate(graphs):
+        close(packed[i], expected[i])
+        close(pool(model, graph_models.batched(graph))[0], expected[i])
+
+
+def numbered(graph: ParameterGraph) -> ParameterGraph:
+    """The graph of the same architecture whose parameters are their numbers."""
+    leaves, start = [], 0
+    for _, shape in graph.topology.leaves:
+        size = int(np.prod(shape))
+        leaves.append(jnp.arange(start, start + size, dtype=jnp.float32).reshape(shape))
+        start += size
+    return to_graph(graph.topology, leaves)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "gmn attention",
+        "gmn bias nodes",
+        "gmn loops",
+        "gmn parallel",
+        "product_gmn",
+        "scale_gmn_b",
+    ],
+)
+def test_edits_in_all_forms(variant):
+    """Biases as features, edges or loops; kernels in one edge or several; packed."""
+    model = graph_models.build(variant)
+    head = EditHead(model, homogeneous="scale" in variant, rngs=nnx.Rngs(2))
+    randomize(head)
+    graphs, form = graph_models.graphs(), model.schema.form
+    largest = max(graph.topology.num_parameters for graph in graphs)
+    _, packed = edit(model, head, graph_models.packed_batch(model, largest))
+    for i, graph in enumerate(graphs):
+        features, values = edit(model, head, graph_models.batched(graph))
+        x, e, _ = graph_models.rows((features.nodes, features.edges, None))
+        formed, numbers = (
+            apply_form_to_graph(g, form) for g in (graph, numbered(graph))
+        )
+        expected = others.edit(head, formed, numbers, x, e)
+        close(values[0], expected)
+        close(packed[i, : len(expected)], expected)
+        assert (np.asarray(packed[i, len(expected) :]) == 0).all()
