@@ -26,7 +26,6 @@ from metanet.graphs import (
     to_graph,
     to_params,
 )
-from metanet.graphs.form import apply_form_to_graph
 from metanet.models import MODELS, GraphModel, build_model
 from metanet.networks import Architecture, create
 
@@ -103,20 +102,25 @@ def randomized(model: Any) -> Any:
     return model
 
 
-def build(variant: str) -> GraphModel:
+def build(
+    variant: str, networks: tuple[ParameterGraph, ...] | None = None
+) -> GraphModel:
+    """The model of a variant for the two networks, or for others."""
     name = variant.split()[0]
-    topologies = [graph.topology for graph in graphs()]
+    topologies = [graph.topology for graph in networks or graphs()]
     options = {"depth": 2, **VARIANTS[variant]}
     model = build_model(name, options, topology=topologies, rngs=nnx.Rngs(0))
     assert isinstance(model, GraphModel)
     return randomized(model)
 
 
-def packed_batch(model: GraphModel, parameters: int = 0) -> Any:
-    """Both networks in one bin, with room for padding; for edits of so many parameters."""
-    compiled = [compile_topology(g.topology, model.schema).packed for g in graphs()]
+def packed_batch(
+    model: GraphModel, networks: tuple[ParameterGraph, ...], parameters: int = 0
+) -> Any:
+    """The networks in one bin, with room for padding; for edits of so many parameters."""
+    compiled = [compile_topology(g.topology, model.schema).packed for g in networks]
     weights = []
-    for graph in graphs():
+    for graph in networks:
         treedef = jax.tree.structure([0] * len(graph.topology.leaves))
         leaves = to_params(graph, treedef)
         weights.append(np.concatenate([np.asarray(x).ravel() for x in leaves]))
@@ -180,12 +184,11 @@ def test_blocks_and_readout(variant):
     options = fast_compile_options()
     run = jax.jit(states_and_pooled, compiler_options=options)
     packed = jax.jit(pooled_of, compiler_options=options)(
-        variables, packed_batch(model)
+        variables, packed_batch(model, graphs())
     )
     for i, graph in enumerate(graphs()):
         states, pooled = run(variables, batched(graph))
-        formed = apply_form_to_graph(graph, model.schema.form)
-        flat = reference.read_graph(formed, mean_log_degree, model.schema.form.parallel)
+        flat = reference.read_graph(graph, mean_log_degree, model.schema.form)
         x, e, g = rows(states[0])
         assert len(x) == flat.size and len(e) == len(flat.source)
         for block, state in zip(model.blocks, states[1:], strict=True):

@@ -18,7 +18,7 @@ import test_equations as graph_models
 from flax import nnx
 from helpers import reference_models as reference
 from helpers import reference_other_models as others
-from helpers.symmetry_networks import NETWORKS
+from helpers.symmetry_networks import NETWORKS, array, tanh
 from scipy.special import softmax
 from test_equivariant_maps import deep_mlp
 
@@ -33,7 +33,6 @@ from metanet.graphs import (
     pack,
     to_graph,
 )
-from metanet.graphs.form import apply_form_to_graph
 from metanet.models import MODELS, EditHead, GraphModel, Probe, build_model
 from metanet.models.equivariant_maps import array_specs
 from metanet.models.functionals import EquivariantLinear
@@ -373,8 +372,8 @@ def test_weight_space_functionals(name, architecture):
     call = jax.jit(lambda m, g: m.arrays(g), compiler_options=fast_compile_options())
     arrays = call(model, batch)
     for number, network in enumerate(features):
-        for actual, array in zip(arrays, network, strict=True):
-            close(actual[number], array)
+        for actual, wanted in zip(arrays, network, strict=True):
+            close(actual[number], wanted)
 
 
 @pytest.mark.parametrize("pinned", ["permuted", "channels"])
@@ -406,10 +405,10 @@ def test_sequences_of_several_architectures():
         rngs=nnx.Rngs(0),
     )
     randomize(model)
-    batch = graph_models.packed_batch(model)
+    graphs = graph_models.graphs()
+    batch = graph_models.packed_batch(model, graphs)
     model.set_statistics(batch)
     packed = pool(model, batch)
-    graphs = graph_models.graphs()
     expected = others.dmc(model, list(graphs))
     for i, graph in enumerate(graphs):
         close(packed[i], expected[i])
@@ -426,32 +425,46 @@ def numbered(graph: ParameterGraph) -> ParameterGraph:
     return to_graph(graph.topology, leaves)
 
 
+def repeated_layer() -> ParameterGraph:
+    """The graph of a network that uses one array twice."""
+    params = {"w": array(3, 4), "u": array(4, 4), "o": array(4, 2)}
+
+    def run(p, x):
+        hidden = tanh(tanh(tanh(x @ p["w"]) @ p["u"]) @ p["u"])
+        return hidden @ p["o"]
+
+    found = sym.discover(run, params, array(5, 3), check=False)
+    topology = build_topology(found)
+    assert sorted(edge.primary for edge in topology.edges) == [False, True, True, True]
+    return to_graph(topology, params)
+
+
 @pytest.mark.parametrize(
-    "variant",
+    ("variant", "tied"),
     [
-        "gmn attention",
-        "gmn bias nodes",
-        "gmn loops",
-        "gmn parallel",
-        "product_gmn",
-        "scale_gmn_b",
+        ("gmn attention", False),
+        ("gmn bias nodes", False),
+        ("gmn loops", False),
+        ("gmn parallel", False),
+        ("product_gmn", True),
+        ("scale_gmn_b", False),
     ],
 )
-def test_edits_in_all_forms(variant):
-    """Biases as features, edges or loops; kernels in one edge or several; packed."""
-    model = graph_models.build(variant)
+def test_edits_in_all_forms(variant, tied):
+    """Biases as features, edges or loops; kernels in one edge or several; packed.
+
+    Tied weights take the value of their first use.
+    """
+    graphs = (repeated_layer(),) if tied else graph_models.graphs()
+    model = graph_models.build(variant, graphs)
     head = EditHead(model, homogeneous="scale" in variant, rngs=nnx.Rngs(2))
     randomize(head)
-    graphs, form = graph_models.graphs(), model.schema.form
     largest = max(graph.topology.num_parameters for graph in graphs)
-    _, packed = edit(model, head, graph_models.packed_batch(model, largest))
+    _, packed = edit(model, head, graph_models.packed_batch(model, graphs, largest))
     for i, graph in enumerate(graphs):
         features, values = edit(model, head, graph_models.batched(graph))
         x, e, _ = graph_models.rows((features.nodes, features.edges, None))
-        formed, numbers = (
-            apply_form_to_graph(g, form) for g in (graph, numbered(graph))
-        )
-        expected = others.edit(head, formed, numbers, x, e)
+        expected = others.edit(head, graph, numbered(graph), x, e)
         close(values[0], expected)
         close(packed[i, : len(expected)], expected)
         assert (np.asarray(packed[i, len(expected) :]) == 0).all()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from metanet.graphs import ParameterGraph, edge_arrays
+from metanet.graphs import GraphForm, ParameterGraph, edge_arrays
 
 Array = np.ndarray
 
@@ -52,27 +52,83 @@ class Graph:
         return np.flatnonzero(self.source == node)
 
 
-def read_graph(
-    graph: ParameterGraph, mean_log_degree: float, parallel: bool = False
-) -> Graph:
-    """Lists the edges of one network; parameters without a source are features of nodes.
+@dataclass
+class EdgeList:
+    """All edges of one network in a form, those of parallel positions behind one another.
 
-    Args:
-        graph: The graph.
-        mean_log_degree: See `Graph`.
-        parallel: True for an edge per kernel position, otherwise one per kernel.
+    Attributes:
+        source, target: ``[E]`` node numbers.
+        edge_set: ``[E]`` number of the edge set; behind all of them, of the identity edges.
+        position: ``[E]`` number among parallel edges.
+        value: ``[E]`` the parameter.
+        kinds: ``[N]`` kind of every node's set.
+        scale_kinds: ``[N]`` kinds of the scaling groups that act on every node.
+    """
+
+    source: Array
+    target: Array
+    edge_set: Array
+    position: Array
+    value: Array
+    kinds: list[str]
+    scale_kinds: list[tuple[str, ...]]
+
+
+def list_edges(graph: ParameterGraph, form: GraphForm) -> EdgeList:
+    """Lists the edges; those of biases come from a node each, from their node, or are none.
+
+    Edge sets are in the order of the topology, before the identity edges; bias nodes follow
+    all others in the order of the nodes that they reach.
     """
     arrays, topology = edge_arrays(graph), graph.topology
-    chosen = arrays.edge_position >= 0 if parallel else arrays.edge_position == 0
-    for bias_node in np.flatnonzero(arrays.node_set < 0):
-        chosen &= arrays.edge_index[0] != bias_node
-    nodes = [topology.nodes[i] for i in arrays.node_set if i >= 0]
+    (none,) = np.flatnonzero(arrays.node_set < 0)
+    sets = [topology.nodes[i] for i in arrays.node_set if i >= 0]
+    kinds = [node.kind for node in sets]
+    scale_kinds = [node.scale_kinds for node in sets]
+    source, target = arrays.edge_index.copy()
+    of_bias = source == none
+    if form.bias == "loop":
+        source[of_bias] = target[of_bias]
+    if form.bias == "node":
+        for node in range(len(topology.nodes)):
+            for number, edge in enumerate(topology.edges):
+                if edge.source is None and edge.target == node:
+                    source[arrays.edge_set == number] = len(kinds)
+                    kinds.append("bias")
+                    scale_kinds.append(())
+    order = np.argsort(arrays.edge_set, kind="stable")
+    if form.bias == "feature":
+        order = order[~of_bias[order]]
+    return EdgeList(
+        source[order],
+        target[order],
+        arrays.edge_set[order],
+        arrays.edge_position[order],
+        arrays.edge_attr[order, 0],
+        kinds,
+        scale_kinds,
+    )
+
+
+def read_graph(
+    graph: ParameterGraph, mean_log_degree: float, form: GraphForm | None = None
+) -> Graph:
+    """Returns the edges of one network, one per kernel or, if parallel, per position.
+
+    Args:
+        graph: The graph, biases as features of nodes.
+        mean_log_degree: See `Graph`.
+        form: The form; None for biases as features and an edge per kernel.
+    """
+    form = GraphForm() if form is None else form
+    edges = list_edges(graph, form)
+    chosen = form.parallel | (edges.position == 0)
     return Graph(
-        arrays.edge_index[0][chosen],
-        arrays.edge_index[1][chosen],
-        arrays.edge_set[chosen],
-        [node.kind for node in nodes],
-        [node.scale_kinds for node in nodes],
+        edges.source[chosen],
+        edges.target[chosen],
+        edges.edge_set[chosen],
+        edges.kinds,
+        edges.scale_kinds,
         mean_log_degree,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from helpers.reference_models import encode, linear, rms, silu, split, value
+from helpers.reference_models import encode, linear, list_edges, rms, silu, split, value
 from metanet.graphs import ParameterGraph, edge_arrays
 from metanet.models.equivariant_maps import terms
 
@@ -126,47 +126,43 @@ def edit(
 
     Args:
         head: The edit head.
-        graph: The graph of one network, in the form that the model reads.
+        graph: The graph of one network, biases as features of nodes.
         numbers: The same graph, with the number of each parameter for its value.
-        x: ``[N, d]`` features of nodes.
+        x: ``[N, d]`` features of nodes in the form that the model reads.
         e: ``[E, d]`` features of edges.
     """
-    schema, arrays, topology = head.schema, edge_arrays(numbers), graph.topology
-    parallel = schema.form.parallel
+    schema, topology = head.schema, graph.topology
+    edges, parallel = list_edges(numbers, schema.form), schema.form.parallel
+    first_positions = np.flatnonzero(parallel | (edges.position == 0))
     hidden = linear(head.projection, e)
-    number_of_edge = np.flatnonzero(chosen_edges(arrays, parallel))
-    source, target = arrays.edge_index[:, number_of_edge]
     if head.ends is not None:
         at_source, at_target = split(linear(head.ends, x), 2)
-        hidden = silu(hidden + at_source[source] + at_target[target])
+        hidden = hidden + at_source[edges.source[first_positions]]
+        hidden = silu(hidden + at_target[edges.target[first_positions]])
     edge_columns = linear(head.on_edges, hidden)
     node_columns = linear(head.on_nodes, x) * value(head.node_scale)
     starts = {grid.kind: grid.start for grid in schema.edge_grids}
     node_starts = {grid.kind: grid.start for grid in schema.node_grids}
     out = np.full(topology.num_parameters, np.nan)
-    parameter = np.asarray(arrays.edge_attr[:, 0], int)
-    for i, first in enumerate(number_of_edge):
-        if arrays.edge_set[first] >= len(topology.edges):
+    for columns, first in zip(edge_columns, first_positions, strict=True):
+        number = edges.edge_set[first]
+        if number >= len(topology.edges) or not topology.edges[number].primary:
             continue
-        edge = topology.edges[arrays.edge_set[first]]
-        scale = value(head.edge_scale)[edge_type(schema, topology, edge)]
-        if parallel:
-            out[parameter[first]] = edge_columns[i, 0] * scale
-            continue
-        for position in range(edge.shape[3]):
-            column = starts[edge.kind] + position
-            out[parameter[first + position]] = edge_columns[i, column] * scale
-    for number, (kind, nth) in node_parameters(topology).items():
-        for i in np.flatnonzero(arrays.edge_set == number):
-            column = node_starts[grid_kind(kind, nth)] + arrays.edge_position[i]
-            out[parameter[i]] = node_columns[arrays.edge_index[1, i], column]
+        edge = topology.edges[number]
+        ends = (role(edges.kinds[n[first]]) for n in (edges.source, edges.target))
+        scale = value(head.edge_scale)[schema.edge_types.index((edge.kind, *ends))]
+        for position in range(1 if parallel else edge.shape[3]):
+            column = 0 if parallel else starts[edge.kind] + position
+            parameter = int(edges.value[first + position])
+            out[parameter] = columns[column] * scale
+    if schema.form.bias == "feature":
+        arrays = edge_arrays(numbers)
+        for number, (kind, nth) in node_parameters(topology).items():
+            for i in np.flatnonzero(arrays.edge_set == number):
+                column = node_starts[grid_kind(kind, nth)] + arrays.edge_position[i]
+                parameter = int(arrays.edge_attr[i, 0])
+                out[parameter] = node_columns[arrays.edge_index[1, i], column]
     return out
-
-
-def chosen_edges(arrays: Any, parallel: bool) -> Array:
-    """True for edges with a source; of parallel edges the first, or all."""
-    with_source = arrays.node_set[arrays.edge_index[0]] >= 0
-    return with_source & (parallel | (arrays.edge_position == 0))
 
 
 # Weight-space functionals. Features of an array are ``[*axes, channels]``.
