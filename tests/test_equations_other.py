@@ -256,6 +256,16 @@ def test_pooled_features(name):
     close(pool(model, graphs()), REFERENCES[name](model))
 
 
+def test_cost_of_a_transformer_is_its_widest_array():
+    """Hidden features of all tokens, or scores of all pairs per head."""
+    for options in ({"dim": 32, "token": 8}, {"dim": 2, "heads": 2, "token": 1}):
+        model = build("transformer", **options)
+        size, heads = len(model.index), model.config.heads
+        widest = max(4 * size * model.dim, heads * size * size)
+        assert model.cost == widest
+    assert widest == heads * size * size
+
+
 def test_a_packed_sequence_has_the_features_of_a_dense_one():
     model = build("dmc")
     part = compile_topology(graphs().topology, model.schema).packed

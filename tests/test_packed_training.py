@@ -134,6 +134,19 @@ def test_a_stream_fills_its_bins(zoo):
         next(arrange(range(9), plans, Budget(3, 3, 3), 2))
 
 
+@pytest.mark.parametrize("edges", [1, 512, 10**5])
+def test_default_budget(zoo, edges):
+    """Room for the largest network, few empty nodes, and as many graphs as fit."""
+    plans = zoo[3]
+    budget = default_budget(plans, edges)
+    assert budget.edges == max(edges, *(p.edges for p in plans))
+    assert budget.nodes >= max(p.nodes for p in plans)
+    needed = budget.edges * sum(p.nodes for p in plans) / sum(p.edges for p in plans)
+    assert edges == 1 or needed < budget.nodes < 1.5 * needed
+    smallest = min(p.edges for p in plans)
+    assert budget.graphs == min(budget.edges // smallest + 1, 256)
+
+
 def test_the_number_of_graphs_can_be_the_limit(zoo):
     """Bins that could hold many more nodes and edges hold two networks each."""
     plans = zoo[3]

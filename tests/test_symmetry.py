@@ -27,6 +27,7 @@ def array(index: int, *shape: int) -> jax.Array:
 
 
 X = array(99, 5, 3)
+NOISE = jax.random.key(3)
 
 
 def attention(q, k, v):
@@ -349,6 +350,15 @@ NETWORKS = {
             v=(4, 2),
         ),
         24,
+        {"sign": 1},
+    ),
+    "noise of a fixed key": (
+        plain(
+            lambda p, x: tanh(x @ p["w"]) * jax.random.uniform(NOISE, (1, 4)) @ p["o"],
+            w=(3, 4),
+            o=(4, 2),
+        ),
+        1,
         {"sign": 1},
     ),
     "argmax, one-hot": (

@@ -179,6 +179,9 @@ def test_micro_batch_sizes():
     assert micro_batch(64, 30_000, 1, "cpu") == 2
     assert micro_batch(64, 70_000, 1, "gpu") == 64
     assert micro_batch(64, 70_000, 1, "cpu", requested=32) == 32
+    assert micro_batch(7, 10**9, 4, "cpu") == 1  # no multiple of the devices divides it
+    assert micro_batch(20, 10**9, 4, "cpu") == 4
+    assert micro_batch(64, 0, 1, "cpu") == 64
 
 
 def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):
