@@ -352,15 +352,6 @@ NETWORKS = {
         24,
         {"sign": 1},
     ),
-    "noise of a fixed key": (
-        plain(
-            lambda p, x: tanh(x @ p["w"]) * jax.random.uniform(NOISE, (1, 4)) @ p["o"],
-            w=(3, 4),
-            o=(4, 2),
-        ),
-        1,
-        {"sign": 1},
-    ),
     "argmax, one-hot": (
         plain(
             lambda p, x: jax.nn.one_hot(jnp.argmax(x @ p["w"], 1), 4) @ p["o"],
@@ -480,6 +471,11 @@ ADVERSARIAL = {
         (3, 4),
         (8, 2),
     ),
+    "noise of a fixed key": (
+        lambda p: tanh(X @ p["w"]) * jax.random.uniform(NOISE, (1, 4)) @ p["o"],
+        (3, 4),
+        (4, 2),
+    ),
     "scan": (
         lambda p: jax.lax.scan(
             lambda h, _: (tanh(h @ p["o"]), None), X @ p["w"], length=3
@@ -503,6 +499,7 @@ ADVERSARIAL_ORDERS = {
     "cumsum": 1,
     "rms": 24,
     "crelu": 24,
+    "noise of a fixed key": 1,
     "scan": 1,  # the units are the outputs
 }
 # Programs whose group on paper is larger than 1, and is not found: permutations of columns
