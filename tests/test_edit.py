@@ -25,6 +25,7 @@ def head_for(net, homogeneous=False):
         ("gmn parallel", "small CNN", False),
         ("gmn loops", "RNN", False),
         ("ng_t", "mlp", False),
+        ("product_gmn", "mixer", False),
         ("scale_gmn_b", "mlp", True),
     ],
 )

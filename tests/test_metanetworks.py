@@ -69,6 +69,7 @@ SUBJECTS = {
     "GRU": FAMILIES["gru"],
     "RNN": NETWORKS["rnn"],
     "DeepSets": NETWORKS["deep sets"],
+    "mixer": NETWORKS["mixer"],
 }
 # Change of the pooled feature relative to its largest entry: less than the first under the
 # group, more than the second under a permutation outside of it. Two orders of magnitude
@@ -77,7 +78,9 @@ INVARIANT = 1e-5
 BROKEN = 1e-3
 PROBING = ("probegen", "product_gmn probes")
 # Networks whose outputs cannot be captured, or whose inputs have no batch axis.
-UNPROBED = {"transformer block", "GRU", "RNN", "DeepSets", "residual CNN with norm"}
+UNPROBED = {
+    *("transformer block", "GRU", "RNN", "DeepSets", "residual CNN with norm", "mixer")
+}
 
 
 class ModelInputs(NamedTuple):

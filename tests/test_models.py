@@ -109,7 +109,8 @@ def test_equal_messages_have_no_deviation():
     )
     layout = make_layout(to_graph(case.topology, case.params), net.schema)
     edges = net.encoder.edges(layout)
-    large = map_edges(lambda e: jnp.full_like(e, 1234.567), edges)
+    values = 1000.0 * jnp.sqrt(jnp.arange(2.0, 10.0))
+    large = map_edges(lambda e: jnp.broadcast_to(values, e.shape), edges)
     assert np.isfinite(net.blocks[0].aggregators[0](layout, large, "target")).all()
 
 

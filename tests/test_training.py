@@ -41,6 +41,7 @@ from metanet.training.config import OptimizerConfig
 from metanet.training.dense import DataOrder, DeviceTable, micro_batch
 from metanet.training.experiment import Metanetwork
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
+from metanet.training.sources import make_source
 from metanet.training.window import StepWindow
 from metanet.zoos import Zoo
 
@@ -282,6 +283,24 @@ def test_a_run_opened_again(finished):
         run.predict(table.weights[:, 1:])
 
 
+def test_a_split_on_the_device_is_evaluated_by_one_call(finished, monkeypatch):
+    """Kept on the host, it takes a call per pass; both cover every row once."""
+    run = load_run(finished.workdir)
+    experiment, tables = run.experiment, run.tables
+    targets = {n: experiment.task.targets(run.zoo, t) for n, t in tables.items()}
+    net = nnx.eval_shape(experiment.build)
+    options = replace(experiment.config.train, eval_batch=20)
+    experiment = replace(experiment, config=replace(experiment.config, train=options))
+    for limit, count in ((10**9, 1), (0, 3)):
+        monkeypatch.setattr(
+            dense_module, "DeviceTable", partial(DeviceTable, limit=limit)
+        )
+        calls = list(make_source(experiment, tables, targets, net).evaluation("test"))
+        assert len(calls) == count
+        rows = np.concatenate([call.rows for call in calls])
+        assert rows.tolist() == list(range(TEST))
+
+
 def test_a_run_predicts_without_its_zoo(finished, tmp_path):
     weights = Zoo.open(shared_zoo()).read("test", ()).weights
     shutil.copytree(finished.workdir, tmp_path / "run")
@@ -327,7 +346,7 @@ def test_window_of_steps(monkeypatch):
 
 def test_nan_stops_and_is_not_saved(tmp_path):
     wild = {**SGD, "learning_rate": 1e37}
-    times = {"log_every": 50, "eval_every": 50, "checkpoint_every": 2}
+    times = {"log_every": 50, "eval_every": 50, "checkpoint_every": 5}
     with pytest.raises(MetanetError, match="not finite at step") as error:
         train(config(optimizer=wild, train=times), tmp_path, progress=False)
     message = str(error.value)

@@ -295,4 +295,4 @@ def micro_batch(
     fitting = max(1, cached, worthwhile) * devices
     divisors = [d for d in range(1, batch + 1) if batch % d == 0]
     shared = [d for d in divisors if d % devices == 0] or divisors
-    return max([d for d in shared if d <= fitting] or shared[:1])
+    return max(d for d in shared if d <= fitting)
