@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import torch_writer
-from test_report import parse
+from helpers.html_pages import parse
 
 from metanet.cli import main
 
