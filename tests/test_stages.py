@@ -89,7 +89,9 @@ def test_exported_names_exist(stage):
             if "__all__" in names:
                 exported = ast.literal_eval(node.value)
     assert exported, f"metanet.{stage} exports nothing"
-    assert set(exported) <= bound
+    if stage != "cli":
+        # A public name that is imported but not exported is left out of the API by mistake.
+        assert set(exported) == {name for name in bound if not name.startswith("_")}
     assert len(set(exported)) == len(exported)
 
 

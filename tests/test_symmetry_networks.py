@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.expanded_graphs import expand
 from helpers.symmetry_families import FAMILIES
 from helpers.symmetry_networks import NETWORKS as FIRST
 from helpers.symmetry_networks import Case, array, case, relu, tanh
@@ -41,8 +42,6 @@ def test_finds_the_group_on_paper(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_automorphisms_of_the_graph_are_the_group(name):
     pytest.importorskip("pynauty")
-    from test_automorphisms import expand
-
     network, symmetry = discovered(name)
     graph = expand(build_topology(symmetry))
     assert graph.automorphisms() == pytest.approx(network.order, rel=1e-6)
