@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.graph_networks import NETWORKS, wide_siren
+from matplotlib.collections import LineCollection
 
 from metanet.errors import MetanetError
 from metanet.graphs import (
@@ -16,6 +17,7 @@ from metanet.graphs import (
     Topology,
     build_topology,
     draw,
+    edge_arrays,
     edge_blocks,
     node_parameters,
     stack,
@@ -114,7 +116,10 @@ def test_features_hold_further_values(networks, topologies):
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_topology_depends_on_the_architecture_alone(name, topologies):
-    again = build_topology(symmetry_of(NETWORKS[name]()))
+    network = NETWORKS[name]()
+    # Other values of the parameters, of the same shapes and types.
+    other = jax.tree.map(lambda x: x * 0.5 + 0.25, network.params)
+    again = build_topology(symmetry_of(network._replace(params=other)))
     assert again == topologies[name]
     assert hash(again) == hash(topologies[name])
 
@@ -322,6 +327,27 @@ def test_draw_accepts_any_topology(name, networks, topologies):
     figure = draw(topology, graph=to_graph(topology, networks[name].params))
     texts = {t.get_text() for t in figure.axes[0].texts}
     assert {n.name for n in topology.nodes} <= texts
+    dots = [c for c in figure.axes[0].collections if c.get_zorder() == 3]
+    # Of more than 12 nodes the first 8 and the last 3 are shown.
+    shown = [n.size if n.size <= 12 else 11 for n in topology.nodes]
+    assert [len(c.get_offsets()) for c in dots] == shown
+
+
+def test_drawn_lines_are_the_edges_in_the_colour_of_their_sign(networks, topologies):
+    topology = topologies["mlp"]
+    graph = to_graph(topology, networks["mlp"].params)
+    figure = draw(topology, graph=graph)
+    lines = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
+    arrays = edge_arrays(graph)
+    weights = [i for i, e in enumerate(topology.edges) if e.source is not None]
+    for i, drawn in zip(weights, lines, strict=True):
+        values = arrays.edge_attr[arrays.edge_set == i, 0]
+        assert len(drawn.get_segments()) == values.size
+        red, _, blue, _ = np.transpose(drawn.get_colors())
+        # The largest values are drawn last.
+        values = values[np.argsort(np.abs(values), kind="stable")]
+        strong = np.abs(values) > 0.1 * np.abs(values).max()
+        np.testing.assert_array_equal((red > blue)[strong], (values > 0)[strong])
 
 
 def test_draw_saves_a_figure(tmp_path):
