@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import training_cases
-from helpers.symmetry_networks import NETWORKS
+from helpers.symmetry_networks import NETWORKS, Case, array, relu
 from test_metanetworks import ModelInputs, build, graphs_of, scale_equivariant, subject
 
 from metanet import symmetry as sym
@@ -20,6 +20,7 @@ from metanet.graphs import (
     EdgeBlock,
     HeadEdges,
     Rows,
+    build_topology,
     make_layout,
     map_edges,
     parameter_graph,
@@ -121,6 +122,52 @@ def test_parallel_edges_cannot_be_shared():
     net = GMN.for_graphs(graph.topology, kernel="parallel", rngs=nnx.Rngs(0))
     with pytest.raises(MetanetError, match="parameter t1: parallel edges that several"):
         net(stack([graph]))
+
+
+def change_of_pooled(
+    model: str, network: Any, depth: int, groups: dict[str, bool]
+) -> float:
+    """The largest change of the pooled feature under a random element of the group."""
+    found = sym.discover(*network[:2], *network.inputs, check=False)
+    topology = build_topology(found)
+    options = {"depth": depth, "dim": 16}
+    net = build_model(model, options, topology=topology, rngs=nnx.Rngs(0))
+    state = nnx.state(net, nnx.Param)
+    leaves, treedef = jax.tree.flatten(state)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    drawn = [
+        x + 0.2 * jax.random.normal(k, x.shape)
+        for x, k in zip(leaves, keys, strict=True)
+    ]
+    nnx.update(net, treedef.unflatten(drawn))
+    pool = jax.jit(lambda params: net(stack([to_graph(topology, params)])).pooled)
+    before, changes = pool(network.params), []
+    for key in jax.random.split(jax.random.key(1), 4):
+        element = sym.random_element(found, key, phases=False, **groups)
+        after = pool(sym.act(found, element, network.params))
+        changes.append(float(jnp.abs(after - before).max() / jnp.abs(before).max()))
+    return max(changes)
+
+
+@pytest.mark.parametrize("model", ["scale_gmn", "scale_gmn_b", "scale_product_gmn"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_factors_of_units_without_a_bias(model, depth):
+    """Their features start at 0, so that no constant may stand for their size."""
+    params = {"a": array(3, 4), "b": array(4, 5), "c": array(5, 2)}
+
+    def run(p, x):
+        return relu(relu(x @ p["a"]) @ p["b"]) @ p["c"]
+
+    network = Case(run, params, (array(5, 3),), 0, {})
+    groups = {"signs": True, "scales": True}
+    assert change_of_pooled(model, network, depth, groups) < 1e-5
+
+
+@pytest.mark.parametrize("model", ["scale_gmn_b", "scale_product_gmn", "product_gmn"])
+def test_channels_that_share_an_edge_can_be_permuted(model):
+    """A product over tokens has one edge for all channels, which differ from block three on."""
+    groups = {"signs": False, "scales": False}
+    assert change_of_pooled(model, NETWORKS["mixer"](), 4, groups) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -63,22 +63,25 @@ class ScaleMask:
 
     def invariant(self, x: jax.Array) -> jax.Array:
         """Returns inv(x), features that no factor of their node changes."""
-        x = jnp.where(self.positive, x / self.norm(x), x)
+        size = self.norm(x)
+        x = jnp.where(self.positive, x / jnp.where(size > 0, size, 1.0), x)
         return jnp.where(self.sign, jnp.abs(x), x)
 
     def norm(self, x: jax.Array) -> jax.Array:
-        """Returns ``|x|`` over the last axis, or 1 where x is 0.
+        """Returns ``|x|`` over the last axis, 0 where no entry counts.
 
-        The mean of squares neither underflows nor overflows.
+        Features are 0 at nodes without parameters before the first block. A factor of the
+        node multiplies 0 as well, but no other constant. The mean of squares neither
+        underflows nor overflows.
         """
         top = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
-        top = jnp.where(top > TINY, top, 1.0)
-        scaled = x / top
+        counts = top > TINY
+        scaled = x / jnp.where(counts, top, 1.0)
         square = jnp.mean(scaled * scaled, -1, keepdims=True)
-        return top * jnp.sqrt(jnp.where(square > 0, square, 1.0))
+        return jnp.where(counts, top * jnp.sqrt(jnp.where(counts, square, 1.0)), 0.0)
 
     def divisor(self, top: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns a divisor that removes a node's factor; at least ``0.1 |x|``.
+        """Returns a divisor that removes a node's factor; at least ``0.1 |x|``, 1 for 0.
 
         Nodes without a factor need no division, but their features grow by what they
         receive: their divisor is 1 unless ``top`` or ``|x|`` is more than 10.

@@ -26,7 +26,9 @@ scalar reading w of the edge and n_t = max_s |w_st| |x_s|, u is invariant, and |
 transforms as a reciprocal; c = 0.1 u / (u^2 + 0.01) is a bounded form of 1/u. n_t is at
 least |x_t| / 10, which carries the same factor; otherwise a unit with a bias whose weights
 have decayed to zero would send messages that are too large. Nodes without a positive factor
-have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights near 1e-15 do not overflow. (The
+have n_t = 1 unless |x_t| or the maximum exceeds 10. Weights near 1e-15 do not overflow.
+Features of nodes without parameters start at 0, which every factor leaves as it is; they send
+nothing back in the first block, inv(0) = 0, and n_t = 1 where both of its parts are 0. (The
 published code uses e for 1/e, which is not equivariant to scales: it computes reciprocals
 but does not read them.)
 

@@ -17,6 +17,8 @@ computes
     e_st += (e_st * tanh((d/h)^(-1/2) <z_s W_q, z_t W_k>)) W_e
     x_v  += (a W_9) * MLP(inv(a W_10)),  a = [x_v, in_v, out_v]       (nodes with a factor)
     x_v  += MLP(a) / 2                                                (others)
+Where several pairs of nodes share an edge (a product over tokens), <z_s W_q, z_t W_k> and
+u_st / (u_st^2 + 0.1) are means over these pairs.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ class ScaleProductBlock(nnx.Module):
             lambda u: extreme(jnp.abs(u), (u.ndim - 1,), "max")[..., None], read
         )
         top = mask.divisor(layout.reduce(largest, "target", "max"), x)
-        bounded = map_edges(_bounded, read, layout.gather(top, "target"))
+        bounded = layout.mean_over_shared(
+            map_edges(_bounded, read, layout.gather(top, "target"))
+        )
         sums = layout.aggregate_messages(
             layout.to_head_major(bounded), to_source / top, "source"
         )

@@ -320,7 +320,7 @@ def invariant(graph: Graph, x: Array) -> Array:
     """inv(x): x / |x| for positive factors, the absolute value for signs."""
     out = np.array(x)
     for v, kinds in enumerate(graph.scale_kinds):
-        if "positive" in kinds:
+        if "positive" in kinds and out[v].any():
             out[v] = out[v] / _size(out[v])
         if "sign" in kinds:
             out[v] = np.abs(out[v])
@@ -358,7 +358,7 @@ def _divisor(graph: Graph, largest: Array, x: Array) -> Array:
     out = np.zeros((graph.size, 1))
     for v, kinds in enumerate(graph.scale_kinds):
         tenth = 0.1 * _size(x[v])
-        if "positive" in kinds:
+        if "positive" in kinds and max(largest[v], tenth) > 0:
             out[v] = max(largest[v], tenth)
         else:
             out[v] = max(0.1 * largest[v], tenth, 1.0)

@@ -163,11 +163,18 @@ class Layout(Protocol):
     def edge_scores(
         self, at_source: jax.Array, at_target: jax.Array, heads: int
     ) -> HeadEdges:
-        """Returns per edge and head the scaled inner product of its ends."""
+        """Returns per edge and head the scaled inner product of its ends.
+
+        Where several pairs of nodes share an edge, the mean of their products.
+        """
         ...
 
     def to_head_major(self, edges: Edges) -> HeadEdges:
-        """Brings edge features into the order of `aggregate_messages`."""
+        """Brings edge features, one per edge, into the order of `aggregate_messages`.
+
+        Raises:
+            ValueError: for values that differ between pairs of nodes that share an edge.
+        """
         ...
 
     def to_feature_major(self, edges: HeadEdges) -> Edges:

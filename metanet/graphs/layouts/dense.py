@@ -170,6 +170,10 @@ class DenseLayout:
 
     def to_head_major(self, edges: Edges) -> HeadEdges:
         # [B, 1, diagonal, S, T, h] to [B, diagonal, h, S, T]
+        if any(e.shape[1] > 1 for e in edges):
+            raise ValueError(
+                "to_head_major: several values per edge; average them first"
+            )
         return HeadEdges(tuple(jnp.moveaxis(e[:, 0], -1, 2) for e in edges))
 
     def to_feature_major(self, edges: HeadEdges) -> Edges:
