@@ -214,6 +214,15 @@ NETWORKS = {
         24**3 * 6,
         None,
     ),
+    "relu by comparison": (
+        plain(
+            lambda p, x: (lambda h: jnp.where(h > 0, h, 0.0))(x @ p["w"]) @ p["o"],
+            w=(3, 4),
+            o=(4, 2),
+        ),
+        24,
+        {"positive": 1},
+    ),
     "product of units": (
         plain(
             lambda p, x: jnp.prod(tanh(x @ p["w"]), -1, keepdims=True) @ p["o"],
@@ -570,6 +579,14 @@ FOUND_IN_PART = {
         {"u": (3, 2), "v": (3, 3), "o": (15, 2)},
         2 * 6,
     ),
+    "contraction of an axis that is also averaged in triples": (
+        lambda p: (
+            jnp.concatenate([tanh(X @ p["u"]), relu(X @ p["v"])], 1) @ p["o"]
+            + (p["o"].reshape(2, 3, 2).mean(1) * jnp.array([[1.0], [2.0]])).sum(0)[None]
+        ),
+        {"o": (6, 2), "u": (3, 2), "v": (3, 4)},
+        2 * 6,
+    ),
     "groups of a concatenation": (
         grouped_convolution,
         {"a": (2, 1, 3), "b": (2, 1, 3), "c": (1, 3, 4), "o": (4, 2)},
@@ -585,8 +602,9 @@ def test_axes_cut_in_two_ways_are_pinned_with_a_reason(name):
     symmetry = sym.discover(function, params)
     assert order % symmetry.order == 0
     assert not symmetry.unknown
-    pinned = symmetry.explain(list(shapes)[0], len(shapes[list(shapes)[0]]) - 1)
-    assert "pinned" in pinned
+    first = next(iter(shapes))
+    axis = 0 if first == "o" else len(shapes[first]) - 1
+    assert "pinned" in symmetry.explain(first, axis)
 
 
 @pytest.fixture(scope="module")
