@@ -187,6 +187,23 @@ def test_siren_has_readable_names(topologies):
     }
 
 
+def test_parts_of_an_array_are_numbered_along_its_axes():
+    """Two layers in one matrix: units 0 and 1 are outputs, units 2 to 5 are hidden."""
+
+    def network(params, x):
+        h = x @ params["w"]
+        return h[:, :2] + jnp.tanh(h[:, 2:]) @ params["o"]
+
+    params = {"w": jnp.ones((3, 6)), "o": jnp.ones((4, 2))}
+    symmetry = discover(network, params, jnp.ones((5, 3)), check=False)
+    edges = build_topology(symmetry).edges
+    assert {(e.name, e.bounds) for e in edges} == {
+        ("w[0,0]", ((0, 3), (0, 2))),
+        ("w[0,1]", ((0, 3), (2, 6))),
+        ("o", ((0, 4), (0, 2))),
+    }
+
+
 def test_multiplicity_holds_kernel_and_spatial_positions(topologies):
     edges = {e.name: e for e in topologies["cnn_flatten"].edges}
     kernel, flat = edges["c1/kernel"], edges["d/kernel"]

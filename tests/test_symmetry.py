@@ -214,6 +214,37 @@ NETWORKS = {
         24**3 * 6,
         None,
     ),
+    "unstacked rows": (
+        plain(
+            lambda p, x: sum(h[None] @ p["o"] for h in jnp.unstack(tanh(x @ p["w"]))),
+            w=(3, 4),
+            o=(4, 2),
+        ),
+        24,
+        {"sign": 1},
+    ),
+    "threshold after a loop": (
+        plain(
+            lambda p, x: (
+                jnp.where(
+                    jax.lax.scan(
+                        lambda h, _: (relu(h @ p["v"] + x @ p["w"]), None),
+                        jnp.zeros((5, 4)),
+                        length=3,
+                    )[0]
+                    > 0.5,
+                    1.0,
+                    0.0,
+                )
+                @ p["o"]
+            ),
+            v=(4, 4),
+            w=(3, 4),
+            o=(4, 2),
+        ),
+        24,
+        {},
+    ),
     "relu by comparison": (
         plain(
             lambda p, x: (lambda h: jnp.where(h > 0, h, 0.0))(x @ p["w"]) @ p["o"],
