@@ -68,24 +68,31 @@ def test_edits_move_along_with_the_parameters(model, name, factors):
     assert max(float(x.std()) for x in jax.tree.leaves(expected)) > 1e-5
 
 
-def test_packed_edits_equal_stacked_ones():
+@pytest.mark.parametrize("model", ["gmn", "gmn pna", "gmn loops"])
+def test_packed_edits_equal_dense_ones(model):
+    """Biases from a bias node, as features of nodes, and as loops; two networks a bin."""
     case = subject("mlp")
-    net = build("gmn", [case])
+    net = build(model, [case])
     head = head_for(net)
     part = compile_topology(case.topology, net.schema).packed
     batch = pack(
-        [part],
-        [flat(case.params, 0)],
-        Budget(part.nodes + 3, part.edges + 5, 2),
-        parameters=part.parameters,
+        [part] * 2,
+        [flat(case.params, i) for i in range(2)],
+        Budget(2 * part.nodes + 3, 2 * part.edges + 5, 3),
+        parameters=part.parameters + 4,
     )
-    one = to_graph(case.topology, jax.tree.map(lambda x: x[:1], case.params))
+    two = to_graph(case.topology, jax.tree.map(lambda x: x[:2], case.params))
     run = nnx.jit(lambda net, head, g: head(g, net(g)))
-    packed, dense = run(net, head, batch), run(net, head, one)
-    # All parameters, biases among them; the second place of the budget is empty.
-    assert packed.shape == (2, part.parameters) and dense.shape == (1, part.parameters)
-    np.testing.assert_allclose(packed[0], dense[0], atol=1e-5)
-    assert (np.asarray(packed[1]) == 0).all()
+    packed, dense = run(net, head, batch), run(net, head, two)
+    # All parameters, biases among them; the last place of the budget is empty, as are
+    # the parameters that only larger networks have.
+    assert packed.shape == (3, part.parameters + 4)
+    assert dense.shape == (2, part.parameters)
+    np.testing.assert_allclose(packed[:2, :-4], dense, atol=1e-5)
+    assert float(jnp.abs(dense[0] - dense[1]).max()) > 1e-3
+    assert (np.asarray(packed[2]) == 0).all() and (
+        np.asarray(packed[:, -4:]) == 0
+    ).all()
 
 
 def test_models_without_features_cannot_edit():

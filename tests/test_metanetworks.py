@@ -430,6 +430,8 @@ def test_bins_contain_every_network_once():
     exact = Budget(nodes=7, edges=9, graphs=2)
     assert first_fit_decreasing([(3, 4), (4, 5)], exact) == [[1, 0]]
     assert first_fit_decreasing([(7, 9)], exact) == [[0]]
+    few_nodes = Budget(nodes=5, edges=100, graphs=9)
+    assert first_fit_decreasing([(3, 10), (3, 9)], few_nodes) == [[0], [1]]
     with pytest.raises(MetanetError, match="network 1 has 8 nodes and 9 edges"):
         first_fit_decreasing([(7, 9), (8, 9)], exact)
     with pytest.raises(MetanetError, match="network 0 has 7 nodes and 10 edges"):
