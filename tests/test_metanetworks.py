@@ -54,6 +54,7 @@ PACKED_QUICKLY = {
     "gmn pna": PACKED_PAIRS[1],
     "scale_gmn_b": PACKED_PAIRS[1],
     "dmc": PACKED_PAIRS[1],
+    "set_transformer": PACKED_PAIRS[1],
 }
 BUILT_IN = {m for m in MODELS if MODELS[m].__module__.startswith("metanet.")}
 SUBJECTS = {
