@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "edge_dim": 6,
         "heads": 2,
         "attention_dim": 4,
-        "readout": "mean",
+        "readout": "outputs",
     },
     "product_gmn": {"dim": 8, "heads": 4},
     "product_gmn moments": {"dim": 8, "heads": 2, "moments": 3, "readout": "moments"},
