@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_metanetworks import build, flat, subject
+from helpers.metanetworks import build, flat, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError

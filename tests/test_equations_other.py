@@ -18,9 +18,8 @@ import test_equations as graph_models
 from flax import nnx
 from helpers import reference_models as reference
 from helpers import reference_other_models as others
-from helpers.symmetry_networks import NETWORKS, array, tanh
+from helpers.symmetry_networks import NETWORKS, array, deep_mlp, tanh
 from scipy.special import softmax
-from test_equivariant_maps import deep_mlp
 
 from metanet import symmetry as sym
 from metanet.compiler import fast_compile_options

@@ -7,30 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.symmetry_networks import NETWORKS, Case, array, tanh
+from helpers.symmetry_networks import NETWORKS, Case, array, deep_mlp, tanh
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.models.equivariant_maps import array_specs, number_of_maps, partitions
 from metanet.models.functionals import EquivariantLinear
-
-
-def deep_mlp() -> Case:
-    """Three hidden layers of different widths."""
-    sizes = (2, 4, 5, 4, 2)
-    params = {
-        f"{k}{i}": array(*(shape), seed=i)
-        for i, (a, b) in enumerate(itertools.pairwise(sizes))
-        for k, shape in (("w", (a, b)), ("b", (b,)))
-    }
-
-    def run(p, x):
-        for i in range(4):
-            x = x @ p[f"w{i}"] + p[f"b{i}"][None]
-            x = tanh(x) if i < 3 else x
-        return x
-
-    return Case(run, params, (array(5, 2),), 0, {})
 
 
 def convolutions() -> Case:

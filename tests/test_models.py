@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import training_cases
+from helpers.metanetworks import (
+    ModelInputs,
+    build,
+    graphs_of,
+    scale_equivariant,
+    subject,
+)
 from helpers.symmetry_networks import NETWORKS, Case, array, relu
-from test_metanetworks import ModelInputs, build, graphs_of, scale_equivariant, subject
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from metanet.cli import main
 from metanet.errors import MetanetError
 from metanet.report import compare, figures, page
 from metanet.report.files import duration, metric_series, number
+from metanet.training import RunResult
 
 
 def fake_run(root: Path, name: str, accuracy: float, **settings) -> Path:
@@ -20,16 +22,17 @@ def fake_run(root: Path, name: str, accuracy: float, **settings) -> Path:
     workdir.mkdir(parents=True)
     config = {"seed": 0, "model": {"name": "product_gmn", "dim": 64}, **settings}
     (workdir / "config.json").write_text(json.dumps({"config": config}))
-    result = {
-        "test": {"accuracy": accuracy, "loss": 1 - accuracy},
-        "validation": {"accuracy": accuracy + 0.01},
-        "best_step": 900,
-        "parameters": 182_000,
-        "networks_per_second": 581.2,
-        "wall_seconds": 212.0,
-        "seed": config["seed"],
-    }
-    (workdir / "result.json").write_text(json.dumps(result))
+    result = RunResult(
+        test={"accuracy": accuracy, "loss": 1 - accuracy},
+        validation={"accuracy": accuracy + 0.01},
+        best_step=900,
+        steps=1000,
+        parameters=182_000,
+        networks_per_second=581.2,
+        wall_seconds=212.0,
+        seed=config["seed"],
+    )
+    (workdir / "result.json").write_text(json.dumps(asdict(result)))
     return workdir
 
 

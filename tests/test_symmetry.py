@@ -143,9 +143,21 @@ NETWORKS = {
     "mlp gelu": (two_layers(jax.nn.gelu), fac(4) ** 2, {}),
     "cnn flatten": (module(FlattenCNN(), image(2, 8, 8, 2)), 6 * 24, {"positive": 2}),
     "depthwise": (module(Separable(4), image(2, 4, 4, 2)), 24 * 6, {"positive": 3}),
-    "grouped": (module(Separable(2), image(2, 4, 4, 2)), 2 * 4 * 4 * 6, None),
-    "resnet": (module(Residual(False), image(2, 5, 5, 2)), 24**2, None),
-    "resnet 1x1": (module(Residual(True), image(2, 5, 5, 2)), 24**3, None),
+    "grouped": (
+        module(Separable(2), image(2, 4, 4, 2)),
+        2 * 4 * 4 * 6,
+        {"positive": 3},
+    ),
+    "resnet": (
+        module(Residual(False), image(2, 5, 5, 2)),
+        24**2,
+        {"positive": 5, "sign": 3},
+    ),
+    "resnet 1x1": (
+        module(Residual(True), image(2, 5, 5, 2)),
+        24**3,
+        {"positive": 6, "sign": 3},
+    ),
     "swiglu": (
         plain(
             lambda p, x: (jax.nn.silu(x @ p["g"]) * (x @ p["u"])) @ p["d"],
@@ -173,7 +185,7 @@ NETWORKS = {
             (array(97, 2, 5, 4),),
         ),
         2 * 6**2 * 6**2,
-        None,
+        {"positive": 2, "sign": 2},
     ),
     "lora": (
         plain(
@@ -184,7 +196,7 @@ NETWORKS = {
             o=(4, 2),
         ),
         24 * 2,
-        None,
+        {"positive": 2, "sign": 1},
     ),
     "tied": (
         plain(
@@ -203,7 +215,7 @@ NETWORKS = {
             o=(12, 2),
         ),
         fac(12),
-        None,
+        {"sign": 1},
     ),
     "group pooling": (
         plain(
@@ -212,7 +224,7 @@ NETWORKS = {
             o=(3, 2),
         ),
         24**3 * 6,
-        None,
+        {"sign": 1},
     ),
     "unstacked rows": (
         plain(
@@ -413,7 +425,7 @@ NETWORKS = {
             o=(3, 2),
         ),
         fac(4) ** 3 * fac(3),
-        None,
+        {"sign": 1},
     ),
     "less the mean": (
         plain(
@@ -435,7 +447,7 @@ NETWORKS = {
             o=(6, 2),
         ),
         2 * 24,
-        None,
+        {"positive": 2, "sign": 1},
     ),
 }
 
@@ -446,9 +458,8 @@ def test_finds_the_group_on_paper(name):
     symmetry = sym.discover(apply_fn, params, *inputs)  # verifies itself in float64
     assert symmetry.order == order
     assert not symmetry.unknown
-    if scaling_groups is not None:
-        kinds = [g.kind for g in symmetry.scaling_groups]
-        assert {k: kinds.count(k) for k in kinds} == scaling_groups
+    kinds = [g.kind for g in symmetry.scaling_groups]
+    assert {k: kinds.count(k) for k in kinds} == scaling_groups
 
 
 # Programs for which a wrong rule would yield a false symmetry.

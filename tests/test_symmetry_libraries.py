@@ -1,5 +1,7 @@
 """Networks written in other libraries have the group derived on paper."""
 
+from collections import Counter
+
 import pytest
 from helpers.symmetry_libraries import LINEN, equinox_cases
 
@@ -10,6 +12,8 @@ def check(case):
     symmetry = sym.discover(case.apply_fn, case.params, *case.inputs)
     assert symmetry.order == case.order
     assert not symmetry.unknown
+    kinds = Counter(group.kind for group in symmetry.scaling_groups)
+    assert kinds == case.scaling_groups
 
 
 @pytest.mark.parametrize("name", LINEN)

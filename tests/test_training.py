@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -43,6 +44,7 @@ from metanet.training.experiment import Metanetwork
 from metanet.training.optimizer import SCHEDULES, build_optimizer, build_schedule
 from metanet.training.sources import make_source
 from metanet.training.window import StepWindow
+from metanet.tuning import EDGE_ARRAY_BYTES
 from metanet.zoos import Zoo
 
 FLAT = {"name": "flat_mlp", "dim": 8, "depth": 1}
@@ -170,19 +172,23 @@ def test_data_order(count, batch):
 
 
 def test_micro_batch_sizes():
-    for batch in (1, 24, 64, 100):
-        for cost in (1, 10_000, 10**9):
-            for devices in (1, 4):
-                size = micro_batch(batch, cost, devices, "cpu")
-                assert batch % size == 0
-                if batch % devices == 0:
-                    assert size % devices == 0
-    assert micro_batch(64, 30_000, 1, "cpu") == 2
+    """The largest divisor of a batch whose widest arrays fit the cache.
+
+    A pass has at least as many networks as make the sum of gradients worth it, and a
+    multiple of the devices where the batch allows.
+    """
+    for batch, cost, devices, parameters in itertools.product(
+        (1, 7, 20, 24, 64, 100), (0, 1, 9_999, 10**9), (1, 4), (0, 10**6)
+    ):
+        size = micro_batch(batch, cost, devices, "cpu", parameters=parameters)
+        floats = max(cost, 1)
+        fitting = max(1, EDGE_ARRAY_BYTES // 4 // floats, parameters // 8 // floats)
+        sizes = [n for n in range(1, batch + 1) if batch % n == 0]
+        if batch % devices == 0:
+            sizes = [n for n in sizes if n % devices == 0]
+        assert size == max(n for n in sizes if n <= fitting * devices)
     assert micro_batch(64, 70_000, 1, "gpu") == 64
     assert micro_batch(64, 70_000, 1, "cpu", requested=32) == 32
-    assert micro_batch(7, 10**9, 4, "cpu") == 1  # no multiple of the devices divides it
-    assert micro_batch(20, 10**9, 4, "cpu") == 4
-    assert micro_batch(64, 0, 1, "cpu") == 64
 
 
 def test_weights_that_stay_on_the_host(tmp_path, monkeypatch):

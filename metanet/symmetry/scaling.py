@@ -155,7 +155,11 @@ def _solutions(
 def _without_redundant(
     groups: Sequence[ScalingGroup], blocks: Sequence[Block]
 ) -> tuple[ScalingGroup, ...]:
-    """Drops factors per head that are products of factors per channel of each head."""
+    """Drops groups whose factors are products of those of other groups.
+
+    Such are factors per head, where each channel of each head has its own, and factors
+    per unit that the two factors of a refined index both have.
+    """
     blocks_at: dict[tuple[int, Position], list[Block]] = {}
     for block in blocks:
         for position in block.positions:
@@ -186,7 +190,7 @@ def _without_redundant(
             and joint_index(group) <= joint_index(other)
         ]
         # Those along the same index are independent of each other.
-        if all(joint_index(other) == joint_index(group) for other in others):
+        if all(other.axis_index == group.axis_index for other in others):
             continue
         finer = [powers(other) for other in others]
         if _spans(finer, powers(group), 2 if group.kind == "sign" else 0):

@@ -1,4 +1,10 @@
-"""Networks of Flax Linen and Equinox with the group derived on paper, by name."""
+"""Networks of Flax Linen and Equinox with the group derived on paper, by name.
+
+Scaling groups on paper: a rectified unit has a positive factor, an odd one (tanh, the state
+of a recurrent cell) a sign, a linear one both. So do the gains of a norm together with the
+layers that read it. Before batch statistics that are parameters a channel has both; before a
+norm over its own values a sign alone, since the norm adds a constant to the variance.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,9 @@ from helpers.symmetry_networks import Case, array
 from metanet.importers import from_module
 
 
-def of_module(module: Any, order: int, *inputs: Any) -> Case:
+def of_module(
+    module: Any, order: int, scaling_groups: dict[str, int], *inputs: Any
+) -> Case:
     """Returns a module with noise on its parameters: zeros and ones hide differences."""
     network = from_module(module, *inputs)
 
@@ -22,7 +30,7 @@ def of_module(module: Any, order: int, *inputs: Any) -> Case:
         return x + 0.3 * jnp.abs(array(*x.shape, seed=x.size))
 
     params = jax.tree.map(noise, network.params)
-    return Case(network.apply_fn, params, inputs, order, {})
+    return Case(network.apply_fn, params, inputs, order, scaling_groups)
 
 
 class Convolutions(nn.Module):
@@ -120,27 +128,48 @@ class Normalised(nn.Module):
 TOKENS = (2, 5, 3)
 IMAGE = (2, 8, 8, 2)
 LINEN: dict[str, Callable[[], Case]] = {
-    "convolutions, flattened": lambda: of_module(Convolutions(), 24 * 6, array(*IMAGE)),
-    "residual block": lambda: of_module(ResidualBlock(), 24**2, array(2, 5, 5, 2)),
+    "convolutions, flattened": lambda: of_module(
+        Convolutions(), 24 * 6, {"positive": 3, "sign": 1}, array(*IMAGE)
+    ),
+    "residual block": lambda: of_module(
+        ResidualBlock(), 24**2, {"positive": 5, "sign": 3}, array(2, 5, 5, 2)
+    ),
     "transformer encoder": lambda: of_module(
-        EncoderBlock(), 24 * 2 * 6**2 * 6**2 * fac(5), array(*TOKENS)
+        EncoderBlock(),
+        24 * 2 * 6**2 * 6**2 * fac(5),
+        {"positive": 4, "sign": 4},
+        array(*TOKENS),
     ),
     "lstm": lambda: of_module(
-        Recurrent(lambda: nn.OptimizedLSTMCell(4)), 24, array(*TOKENS)
+        Recurrent(lambda: nn.OptimizedLSTMCell(4)), 24, {"sign": 1}, array(*TOKENS)
     ),
-    "gru": lambda: of_module(Recurrent(lambda: nn.GRUCell(4)), 24, array(*TOKENS)),
+    "gru": lambda: of_module(
+        Recurrent(lambda: nn.GRUCell(4)), 24, {"sign": 1}, array(*TOKENS)
+    ),
     "simple recurrence": lambda: of_module(
-        Recurrent(lambda: nn.SimpleCell(4)), 24, array(*TOKENS)
+        Recurrent(lambda: nn.SimpleCell(4)), 24, {"sign": 1}, array(*TOKENS)
     ),
-    "bidirectional gru": lambda: of_module(BothWays(), 24 * 6, array(*TOKENS)),
-    "group norm": lambda: of_module(Grouped(), 2**2 * 2 * 6, array(2, 5, 5, 2)),
-    "separable convolution": lambda: of_module(Separable(), 24 * 6, array(2, 5, 5, 2)),
-    "decoder": lambda: of_module(Decoder(), fac(5) * 24 * 6, array(2, 3)),
-    "3-d convolutions": lambda: of_module(Volume(), 6 * 24, array(1, 4, 4, 4, 2)),
+    "bidirectional gru": lambda: of_module(
+        BothWays(), 24 * 6, {"sign": 2}, array(*TOKENS)
+    ),
+    "group norm": lambda: of_module(
+        Grouped(), 2**2 * 2 * 6, {"positive": 2, "sign": 1}, array(2, 5, 5, 2)
+    ),
+    "separable convolution": lambda: of_module(
+        Separable(), 24 * 6, {"positive": 3}, array(2, 5, 5, 2)
+    ),
+    "decoder": lambda: of_module(
+        Decoder(), fac(5) * 24 * 6, {"positive": 2, "sign": 1}, array(2, 3)
+    ),
+    "3-d convolutions": lambda: of_module(
+        Volume(), 6 * 24, {"positive": 2, "sign": 2}, array(1, 4, 4, 4, 2)
+    ),
     "tied embedding": lambda: of_module(
-        Tied(), 24 * fac(5), jnp.array([[0, 3, 2], [1, 5, 6]])
+        Tied(), 24 * fac(5), {"sign": 2}, jnp.array([[0, 3, 2], [1, 5, 6]])
     ),
-    "weight and rms norm": lambda: of_module(Normalised(), 24 * 6, array(5, 3)),
+    "weight and rms norm": lambda: of_module(
+        Normalised(), 24 * 6, {"positive": 2, "sign": 3}, array(5, 3)
+    ),
 }
 
 
@@ -243,19 +272,29 @@ def equinox_cases() -> dict[str, Callable[[], Case]]:
             return self.up(jax.nn.relu(self.norm(self.first(x))))
 
     return {
-        "mlp": lambda: of_module(eqx.nn.MLP(3, 2, 4, 2, key=k), 24**2, array(3)),
+        "mlp": lambda: of_module(
+            eqx.nn.MLP(3, 2, 4, 2, key=k), 24**2, {"positive": 2}, array(3)
+        ),
         "convolutions, flattened": lambda: of_module(
-            Flattened(), 24 * 6, array(2, 8, 8)
+            Flattened(), 24 * 6, {"positive": 1, "sign": 1}, array(2, 8, 8)
         ),
         "gru cell, scanned": lambda: of_module(
-            Scanned(eqx.nn.GRUCell), 24, array(5, 3)
+            Scanned(eqx.nn.GRUCell), 24, {"sign": 1}, array(5, 3)
         ),
         "lstm cell, scanned": lambda: of_module(
-            Scanned(eqx.nn.LSTMCell), 24, array(5, 3)
+            Scanned(eqx.nn.LSTMCell), 24, {"sign": 1}, array(5, 3)
         ),
-        "attention": lambda: of_module(Attention(), 24 * 2 * 6**2 * 2**2, array(5, 3)),
-        "gated mlp, rms norm": lambda: of_module(Gated(), 24 * fac(5), array(3)),
+        "attention": lambda: of_module(
+            Attention(), 24 * 2 * 6**2 * 2**2, {"positive": 3, "sign": 3}, array(5, 3)
+        ),
+        "gated mlp, rms norm": lambda: of_module(
+            Gated(), 24 * fac(5), {"positive": 2, "sign": 3}, array(3)
+        ),
         # Members are told apart by their place among the outputs.
-        "ensemble by vmap": lambda: of_module(Ensemble(), 24**3, array(3)),
-        "group norm, transposed": lambda: of_module(Upsampled(), 2**2 * 2, array(2, 8)),
+        "ensemble by vmap": lambda: of_module(
+            Ensemble(), 24**3, {"positive": 1}, array(3)
+        ),
+        "group norm, transposed": lambda: of_module(
+            Upsampled(), 2**2 * 2, {"positive": 1, "sign": 1}, array(2, 8)
+        ),
     }

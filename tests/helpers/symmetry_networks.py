@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from math import factorial as fac
 from typing import Any, NamedTuple
@@ -320,6 +321,26 @@ class TiedEmbedding(nnx.Module):
 
 QKV = {n: (4, 6) for n in "qkv"}
 TOKENS = (2, 5, 4)
+
+
+def deep_mlp() -> Case:
+    """Three hidden layers of different widths."""
+    sizes = (2, 4, 5, 4, 2)
+    params = {
+        f"{k}{i}": array(*(shape), seed=i)
+        for i, (a, b) in enumerate(itertools.pairwise(sizes))
+        for k, shape in (("w", (a, b)), ("b", (b,)))
+    }
+
+    def run(p, x):
+        for i in range(4):
+            x = x @ p[f"w{i}"] + p[f"b{i}"][None]
+            x = tanh(x) if i < 3 else x
+        return x
+
+    return Case(run, params, (array(5, 2),), 0, {})
+
+
 NETWORKS: dict[str, Callable[[], Case]] = {
     "mlp": lambda: case(
         mlp, 24**2, {"positive": 2}, w1=(3, 4), b1=(4,), w2=(4, 4), b2=(4,), o=(4, 2)
