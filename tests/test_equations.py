@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import reference_models as reference
-from helpers.symmetry_networks import NETWORKS
+from helpers.symmetry_networks import NETWORKS, array, relu
 
 from metanet import symmetry as sym
 from metanet.compiler import fast_compile_options
@@ -103,12 +103,12 @@ def randomized(model: Any) -> Any:
 
 
 def build(
-    variant: str, networks: tuple[ParameterGraph, ...] | None = None
+    variant: str, networks: tuple[ParameterGraph, ...] | None = None, depth: int = 2
 ) -> GraphModel:
     """The model of a variant for the two networks, or for others."""
     name = variant.split()[0]
     topologies = [graph.topology for graph in networks or graphs()]
-    options = {"depth": 2, **VARIANTS[variant]}
+    options = {"depth": depth, **VARIANTS[variant]}
     model = build_model(name, options, topology=topologies, rngs=nnx.Rngs(0))
     assert isinstance(model, GraphModel)
     return randomized(model)
@@ -162,12 +162,58 @@ def test_every_graph_model_has_a_reference():
     assert models == set(reference.BLOCKS) == {v.split()[0] for v in VARIANTS}
 
 
+@functools.cache
+def token_graph() -> ParameterGraph:
+    """The graph of products over channels, tokens, tokens and channels.
+
+    All channels share the edges of a product over tokens.
+    """
+    params = {
+        "e": array(3, 2),
+        "t1": array(4, 3),
+        "b": array(3),
+        "t2": array(3, 2),
+        "o": array(2, 2),
+    }
+
+    def run(p, x):
+        mixed = jnp.einsum("btc,ts->bsc", x @ p["e"], p["t1"])
+        hidden = relu(mixed + p["b"].reshape(1, -1, 1))
+        return jnp.einsum("bsc,su->buc", hidden, p["t2"]) @ p["o"]
+
+    found = sym.discover(run, params, array(5, 4, 3), check=False)
+    return to_graph(build_topology(found), params)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_blocks_and_readout(variant):
     model = build(variant)
-    block_equations = reference.BLOCKS[variant.split()[0]]
-    mean_log_degree = reference.mean_log_degree(list(graphs()))
+    pooled_of = jax.jit(
+        lambda m, g: m(g).pooled, compiler_options=fast_compile_options()
+    )
+    packed = pooled_of(model, packed_batch(model, graphs()))
+    for row, expected in zip(
+        packed, compare_blocks(variant, model, graphs()), strict=False
+    ):
+        close(row, expected)
 
+
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in VARIANTS if v not in ("gmn bias nodes", "gmn loops", "gmn parallel")],
+)
+def test_channels_that_share_edges(variant):
+    """The change of an edge is the mean over its pairs of nodes; depth 4, as they differ late."""
+    networks = (token_graph(),)
+    compare_blocks(variant, build(variant, networks, depth=4), networks)
+
+
+def compare_blocks(
+    variant: str, model: GraphModel, networks: tuple[ParameterGraph, ...]
+) -> list[np.ndarray]:
+    """Compares the features after every block; returns pooled features of the reference."""
+    block_equations = reference.BLOCKS[variant.split()[0]]
+    mean_log_degree = reference.mean_log_degree(list(networks))
     graphdef, variables = nnx.split(model)
 
     def states_and_pooled(variables, batch):
@@ -178,29 +224,27 @@ def test_blocks_and_readout(variant):
             states.append(block(layout, states[-1], key=None, deterministic=True))
         return states, model.pool(layout, model.final_state(layout, states[-1]))
 
-    def pooled_of(variables, batch):
-        return nnx.merge(graphdef, variables)(batch).pooled
-
     options = fast_compile_options()
     run = jax.jit(states_and_pooled, compiler_options=options)
-    packed = jax.jit(pooled_of, compiler_options=options)(
-        variables, packed_batch(model, graphs())
-    )
-    for i, graph in enumerate(graphs()):
+    pooled_features = []
+    for graph in networks:
         states, pooled = run(variables, batched(graph))
         flat = reference.read_graph(graph, mean_log_degree, model.schema.form)
         x, e, g = rows(states[0])
-        assert len(x) == flat.size and len(e) == len(flat.source)
+        assert len(x) == flat.size and len(e) == len(set(flat.number))
+        e = e[flat.number]
         for block, state in zip(model.blocks, states[1:], strict=True):
             x, e, g = block_equations(block, flat, x, e, g)
-            for actual, expected in zip(rows(state), (x, e, g), strict=True):
+            features = (x, flat.once(e), g)
+            for actual, expected in zip(rows(state), features, strict=True):
                 if expected is not None:
                     close(actual, expected)
         if "scale" in variant:
             x = reference.mlp(model.last, reference.invariant(flat, x))
         expected = reference.readout(model.readout, flat, x, e, g)
         close(pooled[0], expected)
-        close(packed[i], expected)
+        pooled_features.append(expected)
+    return pooled_features
 
 
 @pytest.mark.parametrize("variant", ["gmn", "product_gmn moments"])

@@ -21,10 +21,12 @@ Array = np.ndarray
 
 @dataclass
 class Graph:
-    """The edges of one network.
+    """The edges of one network, a row per pair of nodes.
 
     Attributes:
         source, target: ``[E]`` node numbers.
+        number: ``[E]`` number of the edge, equal where several pairs of nodes share one (the
+            channels of a product over tokens). Features of these rows are equal.
         block: ``[E]`` number of the edge's block; edges of one block have one fan.
         kinds: ``[N]`` kind of every node's set.
         scale_kinds: ``[N]`` kinds of the scaling groups that act on every node.
@@ -34,6 +36,7 @@ class Graph:
 
     source: Array
     target: Array
+    number: Array
     block: Array
     kinds: list[str]
     scale_kinds: list[tuple[str, ...]]
@@ -51,6 +54,16 @@ class Graph:
         """Numbers of the edges that leave a node."""
         return np.flatnonzero(self.source == node)
 
+    def mean_over_shared(self, rows: Array) -> Array:
+        """Averages rows of pairs of nodes that share an edge."""
+        sums = np.zeros((self.number.max() + 1, rows.shape[1]))
+        np.add.at(sums, self.number, rows)
+        return (sums / np.bincount(self.number)[:, None])[self.number]
+
+    def once(self, rows: Array) -> Array:
+        """One row per edge."""
+        return rows[np.unique(self.number, return_index=True)[1]]
+
 
 @dataclass
 class EdgeList:
@@ -58,6 +71,7 @@ class EdgeList:
 
     Attributes:
         source, target: ``[E]`` node numbers.
+        number: ``[E]`` number of the edge, see `Graph`.
         edge_set: ``[E]`` number of the edge set; behind all of them, of the identity edges.
         position: ``[E]`` number among parallel edges.
         value: ``[E]`` the parameter.
@@ -67,6 +81,7 @@ class EdgeList:
 
     source: Array
     target: Array
+    number: Array
     edge_set: Array
     position: Array
     value: Array
@@ -99,9 +114,19 @@ def list_edges(graph: ParameterGraph, form: GraphForm) -> EdgeList:
     order = np.argsort(arrays.edge_set, kind="stable")
     if form.bias == "feature":
         order = order[~of_bias[order]]
+    number, first = np.zeros(len(order), int), 0
+    for edge_set in np.unique(arrays.edge_set[order]):
+        rows = np.flatnonzero(arrays.edge_set[order] == edge_set)
+        count = len(rows)
+        if edge_set < len(topology.edges):
+            # Pairs of nodes that share an edge are listed one channel after another.
+            count = int(np.prod(topology.edges[edge_set].shape))
+        number[rows] = first + np.arange(len(rows)) % count
+        first += count
     return EdgeList(
         source[order],
         target[order],
+        number,
         arrays.edge_set[order],
         arrays.edge_position[order],
         arrays.edge_attr[order, 0],
@@ -126,6 +151,7 @@ def read_graph(
     return Graph(
         edges.source[chosen],
         edges.target[chosen],
+        np.unique(edges.number[chosen], return_inverse=True)[1],
         edges.edge_set[chosen],
         edges.kinds,
         edges.scale_kinds,
@@ -213,7 +239,7 @@ def gmn(block: Any, graph: Graph, x: Array, e: Array, g: Array):
     w2, w3, w6 = split(norm_linear(block.node_in, x), 3)
     w4, w9, w11 = split(norm_linear(block.global_in, g), 3)
     h = silu(norm_linear(block.edge_in, e) + w2[source] + w3[target] + w4)
-    e = e + linear(block.edge_out, h)
+    e = e + graph.mean_over_shared(linear(block.edge_out, h))
     update = w6 + w9
     for end, aggregator, layer in zip(
         ("target", "source"), block.aggregators, block.message_maps, strict=False
@@ -235,7 +261,7 @@ def ng_gnn(block: Any, graph: Graph, x: Array, e: Array, g: None):
     changed = silu(w7 + w8[source] + w9[target])
     return (
         x + linear(block.node_out, silu(update)),
-        e + linear(block.edge_out, changed),
+        e + graph.mean_over_shared(linear(block.edge_out, changed)),
         g,
     )
 
@@ -272,7 +298,7 @@ def ng_t(block: Any, graph: Graph, x: Array, e: Array, g: None):
     at_source, at_target = split(norm_linear(block.edge_ends, x), 2)
     hidden = norm_linear(block.edge_self, e)
     hidden = hidden + at_source[graph.source] + at_target[graph.target]
-    return x, e + linear(block.edge_out, silu(hidden)), g
+    return x, e + graph.mean_over_shared(linear(block.edge_out, silu(hidden))), g
 
 
 def _fan(graph: Graph, edge: int, end: str) -> int:
@@ -298,7 +324,7 @@ def _scores(graph: Graph, queries: Array, keys: Array, heads: int) -> Array:
     """<q_s, k_t> / sqrt(width of a head), per head."""
     q = queries[graph.source].reshape(len(graph.source), heads, -1)
     k = keys[graph.target].reshape(len(graph.target), heads, -1)
-    return (q * k).sum(-1) / np.sqrt(q.shape[-1])
+    return graph.mean_over_shared((q * k).sum(-1) / np.sqrt(q.shape[-1]))
 
 
 def product_gmn(block: Any, graph: Graph, x: Array, e: Array, g: Array):
@@ -390,7 +416,8 @@ def scale_gmn(block: Any, graph: Graph, x: Array, e: Array, g: None):
     z = linear(block.ends, invariant(graph, linear(block.mixed, x)))
     z_s, z_t = split(z, 2)
     h = silu(z_s[source] + z_t[target])
-    e = e + linear(block.edge_linear, e) * linear(block.edge_factor, h)
+    factor = graph.mean_over_shared(linear(block.edge_factor, h))
+    e = e + linear(block.edge_linear, e) * factor
     m = linear(block.message, e) * linear(block.neighbour, x)[source]
     parts = [x, summed(m, "target")]
     if block.reading is not None:
@@ -414,7 +441,7 @@ def scale_product_gmn(block: Any, graph: Graph, x: Array, e: Array, g: None):
     readings = e * sizes[source]
     divisor = _divisor(graph, _largest_arriving(graph, readings), x)
     u = readings / divisor[target]
-    bounded = u / (u * u + 0.1)
+    bounded = graph.mean_over_shared(u / (u * u + 0.1))
     outgoing = sizes * _products(graph, bounded, w_b / divisor, "source")
     if block.edge_out is not None:
         z_q, z_k = split(
@@ -432,7 +459,7 @@ def deep_sets(block: Any, graph: Graph, x: Array, e: Array, g: None):
 
 def set_transformer(block: Any, graph: Graph, x: Array, e: Array, g: None):
     """Points attend to the set, members to the points, then an MLP on each member."""
-    members = np.concatenate([x, e])
+    members = np.concatenate([x, graph.once(e)])
     count = block.points
     scores, choices, values = np.split(
         norm_linear(block.attention_in, members), [count, 2 * count], axis=-1
@@ -441,7 +468,7 @@ def set_transformer(block: Any, graph: Graph, x: Array, e: Array, g: None):
     points = points + mlp(block.refine, points)
     members = members + softmax(choices, axis=1) @ points
     members = members + mlp(block.mlp, rms(members))
-    return members[: len(x)], members[len(x) :], g
+    return members[: len(x)], members[len(x) :][graph.number], g
 
 
 BLOCKS = {
@@ -477,7 +504,7 @@ def readout(
     elif layer.how == "outputs":
         parts = list(x[kinds == "output"])
     if layer.how in ("edges", "nodes_edges"):
-        parts.append(silu(linear(layer.edge_map, e)).mean(0))
+        parts.append(silu(linear(layer.edge_map, graph.once(e))).mean(0))
     if layer.how == "nodes_edges":
         parts.append(silu(linear(layer.node_map, x)).mean(0))
     if g is not None:
