@@ -2,8 +2,9 @@
 
 Source: Zhou et al. 2023 and Kofinas et al. 2024 add a small multiple of an equivariant
 output to the weights, ``theta + s * f(theta)`` with a learned s per layer that starts at
-0.01; here one s per edge type, and one for all parameters of nodes. Equivariance: the values transform as the parameters do under permutations, and
-with a homogeneous head on features of ScaleGMN also under scales and signs.
+0.01; here one s per edge type, and one for all parameters of nodes. Equivariance: the values
+transform as the parameters do under permutations, and with a homogeneous head on features of
+ScaleGMN also under scales and signs.
 """
 
 from __future__ import annotations
