@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import reference_models as reference
+from helpers.metanetworks import randomize
 from helpers.symmetry_networks import NETWORKS, array, relu
 
 from metanet import symmetry as sym
@@ -90,18 +91,6 @@ def graphs() -> tuple[ParameterGraph, ...]:
     return tuple(out)
 
 
-def randomized(model: Any) -> Any:
-    """The model with all parameters random: no gain is 1, no offset 0."""
-    state = nnx.state(model, nnx.Param)
-    leaves, treedef = jax.tree.flatten(state)
-    rng = np.random.default_rng(0)
-    drawn = [
-        x + jnp.asarray(0.2 * rng.normal(size=x.shape), jnp.float32) for x in leaves
-    ]
-    nnx.update(model, treedef.unflatten(drawn))
-    return model
-
-
 def build(
     variant: str, networks: tuple[ParameterGraph, ...] | None = None, depth: int = 2
 ) -> GraphModel:
@@ -111,7 +100,8 @@ def build(
     options = {"depth": depth, **VARIANTS[variant]}
     model = build_model(name, options, topology=topologies, rngs=nnx.Rngs(0))
     assert isinstance(model, GraphModel)
-    return randomized(model)
+    randomize(model, 0.2)
+    return model
 
 
 def packed_batch(
@@ -181,8 +171,8 @@ def token_graph() -> ParameterGraph:
         hidden = relu(mixed + p["b"].reshape(1, -1, 1))
         return jnp.einsum("bsc,su->buc", hidden, p["t2"]) @ p["o"]
 
-    found = sym.discover(run, params, array(5, 4, 3), check=False)
-    return to_graph(build_topology(found), params)
+    symmetry = sym.discover(run, params, array(5, 4, 3), check=False)
+    return to_graph(build_topology(symmetry), params)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -18,6 +18,7 @@ import test_equations as graph_models
 from flax import nnx
 from helpers import reference_models as reference
 from helpers import reference_other_models as others
+from helpers.metanetworks import randomize
 from helpers.symmetry_networks import NETWORKS, array, deep_mlp, tanh
 from scipy.special import softmax
 
@@ -100,17 +101,6 @@ def probe() -> Probe:
     return Probe(activations, ParamSpec.of(NETWORK.params), (2,), low=-2.0, high=1.0)
 
 
-def randomize(model: nnx.Module) -> None:
-    """Draws all parameters: no gain is 1, no offset 0."""
-    state = nnx.state(model, nnx.Param)
-    leaves, treedef = jax.tree.flatten(state)
-    rng = np.random.default_rng(1)
-    drawn = [
-        x + jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32) for x in leaves
-    ]
-    nnx.update(model, treedef.unflatten(drawn))
-
-
 def build(name: str, **options: Any) -> Any:
     model = build_model(
         name,
@@ -120,7 +110,7 @@ def build(name: str, **options: Any) -> Any:
         probe=probe(),
         rngs=nnx.Rngs(0),
     )
-    randomize(model)
+    randomize(model, 0.3, seed=1)
     model.set_statistics(graphs())
     return model
 
@@ -308,7 +298,7 @@ def test_edit_heads(homogeneous):
     """Kernels read an edge and both of its ends, biases their node."""
     model = build("gmn", dim=8, depth=1, bias="feature")
     head = EditHead(model, homogeneous=homogeneous, rngs=nnx.Rngs(2))
-    randomize(head)
+    randomize(head, 0.3, seed=1)
     features, values = edit(model, head, graphs())
     compiled = compile_topology(graphs().topology, model.schema)
     expected = []
@@ -349,34 +339,34 @@ ARCHITECTURES = {
 def sample(architecture: str) -> tuple[sym.Symmetry, list[Any]]:
     """The symmetry of an architecture, and random parameters of three networks."""
     network = ARCHITECTURES[architecture]()
-    found = sym.discover(*network[:2], *network.inputs, check=False)
+    discovered = sym.discover(*network[:2], *network.inputs, check=False)
     leaves, treedef = jax.tree.flatten(network.params)
     rng = np.random.default_rng(0)
     drawn = [
         [jnp.asarray(0.7 * rng.normal(size=x.shape), jnp.float32) for x in leaves]
         for _ in range(COUNT)
     ]
-    return found, [treedef.unflatten(network) for network in drawn]
+    return discovered, [treedef.unflatten(network) for network in drawn]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", ["dws", "nfn_np", "nfn_hnp", "unf", "nft"])
 def test_weight_space_functionals(name, architecture):
-    found, networks = sample(architecture)
+    discovered, networks = sample(architecture)
     batch = to_graph(
-        build_topology(found), jax.tree.map(lambda *xs: jnp.stack(xs), *networks)
+        build_topology(discovered), jax.tree.map(lambda *xs: jnp.stack(xs), *networks)
     )
     model = build_model(
         name,
         {**OPTIONS[name], "dim": 2},
         topology=batch.topology,
-        symmetry=found,
+        symmetry=discovered,
         rngs=nnx.Rngs(0),
     )
-    randomize(model)
+    randomize(model, 0.3, seed=1)
     model.set_statistics(batch)
     leaves = [[np.float64(x) for x in jax.tree.leaves(p)] for p in networks]
-    expected, features = others.functional(model, leaves, len(found.groups))
+    expected, features = others.functional(model, leaves, len(discovered.groups))
     close(pool(model, batch), expected)
     call = jax.jit(lambda m, g: m.arrays(g), compiler_options=fast_compile_options())
     arrays = call(model, batch)
@@ -389,10 +379,10 @@ def test_weight_space_functionals(name, architecture):
 def test_maps_on_an_mlp_are_those_of_the_paper(pinned):
     """Means of rows, of columns and of whole arrays, in NFN-NP and NFN-HNP."""
     network = deep_mlp()
-    found = sym.discover(*network[:2], *network.inputs, check=False)
-    specs = array_specs(found, pinned)
+    discovered = sym.discover(*network[:2], *network.inputs, check=False)
+    specs = array_specs(discovered, pinned)
     layer = EquivariantLinear(specs, 2, 3, rngs=nnx.Rngs(0))
-    randomize(layer)
+    randomize(layer, 0.3, seed=1)
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(*s.shape, s.dense * 2)) for s in specs]
     depth, ends = len(specs) // 2, pinned == "permuted"
@@ -413,7 +403,7 @@ def test_sequences_of_several_architectures():
         topology=[graph.topology for graph in graph_models.graphs()],
         rngs=nnx.Rngs(0),
     )
-    randomize(model)
+    randomize(model, 0.3, seed=1)
     graphs = graph_models.graphs()
     batch = graph_models.packed_batch(model, graphs)
     model.set_statistics(batch)
@@ -442,8 +432,8 @@ def repeated_layer() -> ParameterGraph:
         hidden = tanh(tanh(tanh(x @ p["w"]) @ p["u"]) @ p["u"])
         return hidden @ p["o"]
 
-    found = sym.discover(run, params, array(5, 3), check=False)
-    topology = build_topology(found)
+    discovered = sym.discover(run, params, array(5, 3), check=False)
+    topology = build_topology(discovered)
     assert sorted(edge.primary for edge in topology.edges) == [False, True, True, True]
     return to_graph(topology, params)
 
@@ -467,7 +457,7 @@ def test_edits_in_all_forms(variant, tied):
     graphs = (repeated_layer(),) if tied else graph_models.graphs()
     model = graph_models.build(variant, graphs)
     head = EditHead(model, homogeneous="scale" in variant, rngs=nnx.Rngs(2))
-    randomize(head)
+    randomize(head, 0.3, seed=1)
     largest = max(graph.topology.num_parameters for graph in graphs)
     _, packed = edit(model, head, graph_models.packed_batch(model, graphs, largest))
     for i, graph in enumerate(graphs):

@@ -134,8 +134,8 @@ def change_of_pooled(
     model: str, network: Any, depth: int, groups: dict[str, bool]
 ) -> float:
     """The largest change of the pooled feature under a random element of the group."""
-    found = sym.discover(*network[:2], *network.inputs, check=False)
-    topology = build_topology(found)
+    symmetry = sym.discover(*network[:2], *network.inputs, check=False)
+    topology = build_topology(symmetry)
     options = {"depth": depth, "dim": 16}
     net = build_model(model, options, topology=topology, rngs=nnx.Rngs(0))
     state = nnx.state(net, nnx.Param)
@@ -149,8 +149,8 @@ def change_of_pooled(
     pool = jax.jit(lambda params: net(stack([to_graph(topology, params)])).pooled)
     before, changes = pool(network.params), []
     for key in jax.random.split(jax.random.key(1), 4):
-        element = sym.random_element(found, key, phases=False, **groups)
-        after = pool(sym.act(found, element, network.params))
+        element = sym.random_element(symmetry, key, phases=False, **groups)
+        after = pool(sym.act(symmetry, element, network.params))
         changes.append(float(jnp.abs(after - before).max() / jnp.abs(before).max()))
     return max(changes)
 

@@ -71,6 +71,7 @@ def _intervals_of(
         strided = any(s != 1 for s in params["strides"] or ())
         return {bounds[axis]} if all(others) and not strided else None
     if name == "split" and params["axis"] == axis:
+        # Some callers pass NumPy integers, which cannot be stored.
         ends = [*itertools.accumulate(map(int, params["sizes"]), initial=0)]
         return {*itertools.pairwise(ends)}
     unstacks = name == "unstack" and params["axis"] == axis

@@ -99,13 +99,19 @@ def build(model: str, subjects: list[ModelInputs], seed: int = 0):
         probe=probe,
         rngs=nnx.Rngs(seed),
     )
-    # An offset that starts at 0 and a gain that starts at 1 would hide what they break.
-    variables = nnx.state(net, nnx.Param)
-    leaves, treedef = jax.tree.flatten(variables)
-    rng = np.random.default_rng(seed)
-    noise = [jnp.asarray(0.1 * rng.normal(size=x.shape), x.dtype) for x in leaves]
-    nnx.update(net, treedef.unflatten(map(jnp.add, leaves, noise)))
+    randomize(net, 0.1, seed)
     return net
+
+
+def randomize(model: nnx.Module, deviation: float, seed: int = 0) -> None:
+    """Adds noise to all parameters.
+
+    An offset that starts at 0 and a gain that starts at 1 would hide what they break.
+    """
+    leaves, treedef = jax.tree.flatten(nnx.state(model, nnx.Param))
+    rng = np.random.default_rng(seed)
+    noise = [jnp.asarray(deviation * rng.normal(size=x.shape), x.dtype) for x in leaves]
+    nnx.update(model, treedef.unflatten(map(jnp.add, leaves, noise)))
 
 
 def scale_equivariant(model: str) -> bool:

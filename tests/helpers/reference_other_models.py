@@ -104,14 +104,14 @@ def edge_type(schema: Any, topology: Any, edge: Any) -> int:
 
 def node_parameters(topology: Any) -> dict[int, tuple[str, int]]:
     """Per edge set without a source its kind, and its number among those at its nodes."""
-    found: dict[int, tuple[str, int]] = {}
+    kinds: dict[int, tuple[str, int]] = {}
     count: dict[tuple[int, str], int] = {}
     for number, edge in enumerate(topology.edges):
         if edge.source is None:
-            place = (edge.target, edge.kind)
-            count[place] = count.get(place, 0) + 1
-            found[number] = (edge.kind, count[place])
-    return found
+            key = (edge.target, edge.kind)
+            count[key] = count.get(key, 0) + 1
+            kinds[number] = (edge.kind, count[key])
+    return kinds
 
 
 def grid_kind(kind: str, number: int) -> str:
@@ -234,11 +234,11 @@ def equivariant_linear(layer: Any, arrays: list[Array]) -> list[Array]:
 
 def descendants(spec: Any, axis: int) -> set[int]:
     """Axes whose permutation depends on an axis, at first or second hand."""
-    found: set[int] = set()
+    below: set[int] = set()
     for i, other in enumerate(spec.axes):
         if axis in other.parents:
-            found |= {i} | descendants(spec, i)
-    return found
+            below |= {i} | descendants(spec, i)
+    return below
 
 
 def row_attention(layer: Any, x: Array) -> Array:
@@ -261,8 +261,8 @@ def row_attention(layer: Any, x: Array) -> Array:
                 at[p] = i
 
             def cut(y: Array, i: int, head: int, at=at, axis=axis) -> Array:
-                place = (*at[:axis], i, *at[axis + 1 :])
-                return y[place][..., head * width : (head + 1) * width]
+                entry = (*at[:axis], i, *at[axis + 1 :])
+                return y[entry][..., head * width : (head + 1) * width]
 
             for head in range(heads):
                 for i in range(size):

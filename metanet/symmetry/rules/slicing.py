@@ -20,8 +20,7 @@ from metanet.symmetry.values import Chain, Value
 @register_rule("split")
 def _split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
-    sizes = [int(n) for n in eqn.params["sizes"]]  # some callers pass NumPy integers
-    return _all_parts(trace, x, eqn.params["axis"], sizes)
+    return _all_parts(trace, x, eqn.params["axis"], eqn.params["sizes"])
 
 
 @register_rule("unstack")
