@@ -12,6 +12,7 @@ from metanet.programs.jaxprs import (
     source_line,
 )
 from metanet.programs.primitives import (
+    CONTINUOUS_ACTIVATIONS,
     NAMED_ACTIVATIONS,
     PRIMITIVES,
     Pooling,
@@ -22,6 +23,7 @@ from metanet.programs.primitives import (
 from metanet.programs.windows import SlidingWindows, sliding_windows
 
 __all__ = [
+    "CONTINUOUS_ACTIVATIONS",
     "NAMED_ACTIVATIONS",
     "PRIMITIVES",
     "Pooling",

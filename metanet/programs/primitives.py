@@ -40,6 +40,11 @@ class Traits:
             every matrix that multiplies its operand along an axis. Loops and branches
             have the trait because the equations of their bodies are looked at on their
             own; cuts have it because an axis is only ever cut between independent parts.
+        injective: Maps different entries to different ones, each on its own; also moves
+            and copies of entries, selected by further operands if there are any.
+        analytic: An analytic function of each entry that is nowhere constant, so that
+            continuously distributed entries remain so.
+        never_zero: No entry of the result is 0.
         pooling: The reduction, for primitives that pool over sliding windows.
     """
 
@@ -48,6 +53,9 @@ class Traits:
     copies: bool = False
     rearranges: bool = False
     linear: bool = False
+    injective: bool = False
+    analytic: bool = False
+    never_zero: bool = False
     pooling: Pooling | None = None
 
 
@@ -61,13 +69,17 @@ def declare_traits(
     copies: bool = False,
     rearranges: bool = False,
     linear: bool = False,
+    injective: bool = False,
+    analytic: bool = False,
+    never_zero: bool = False,
     pooling: Pooling | None = None,
 ) -> None:
     """Adds traits to primitives; those declared before stay.
 
     Args:
         *primitives: Names of primitives, as `jax.make_jaxpr` prints them.
-        calls, elementwise, copies, rearranges, linear, pooling: See `Traits`.
+        calls, elementwise, copies, rearranges, linear, injective, analytic, never_zero,
+            pooling: See `Traits`.
     """
     for name in primitives:
         known = traits_of(name)
@@ -78,6 +90,9 @@ def declare_traits(
             copies=copies or known.copies,
             rearranges=rearranges or known.rearranges,
             linear=linear or known.linear,
+            injective=injective or known.injective,
+            analytic=analytic or known.analytic,
+            never_zero=never_zero or known.never_zero,
             pooling=pooling or known.pooling,
         )
 
@@ -94,6 +109,14 @@ NAMED_ACTIVATIONS = frozenset(
     {
         *("celu", "elu", "gelu", "hard_tanh", "leaky_relu", "log_softmax", "mish"),
         *("relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "swish"),
+    }
+)
+
+# Those that take every value at single points alone.
+CONTINUOUS_ACTIVATIONS = frozenset(
+    {
+        *("celu", "elu", "gelu", "leaky_relu", "mish", "selu", "sigmoid", "silu"),
+        *("softplus", "swish"),
     }
 )
 
@@ -127,6 +150,19 @@ declare_traits("erf", "erfc", "logistic", elementwise=True)
 declare_traits("reshape", "squeeze", "broadcast_in_dim", rearranges=True, linear=True)
 declare_traits("transpose", "concatenate", "stack", linear=True)
 declare_traits("split", "unstack", "slice", "dynamic_slice", linear=True)
+
+# Entries that stay different from each other.
+declare_traits(
+    "convert_element_type", "copy", "copy_p", "stop_gradient", injective=True
+)
+declare_traits("optimization_barrier", "sharding_constraint", injective=True)
+declare_traits("reshape", "squeeze", "broadcast_in_dim", "transpose", injective=True)
+declare_traits("split", "unstack", "slice", "dynamic_slice", "gather", injective=True)
+declare_traits("neg", "tanh", "asinh", "sinh", "atan", "erf", "cbrt", injective=True)
+declare_traits("exp", "exp2", "expm1", "log", "log1p", "sqrt", injective=True)
+declare_traits("logistic", "erfc", "rsqrt", "integer_pow", injective=True)
+declare_traits("sin", "cos", "tan", "cosh", analytic=True)
+declare_traits("exp", "exp2", "logistic", "erfc", "rsqrt", "cosh", never_zero=True)
 
 # Loops and branches.
 declare_traits("scan", "while", "cond", linear=True)

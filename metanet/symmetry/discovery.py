@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Var
 from metanet.errors import MetanetError
 from metanet.programs import Readers, dtype_of, outline, readers_of
 from metanet.symmetry.dataflow import Dataflow
+from metanet.symmetry.distinctness import generic_value
 from metanet.symmetry.groups import find_groups, name_linear, nesting
 from metanet.symmetry.indices import Axis, ExponentVar, Indices, Occurrence, ParamTag
 from metanet.symmetry.interpreter import Interpreter, LoopStates
@@ -240,38 +241,46 @@ class _Discovery:
         params = []
         for i, parameter in enumerate(self.parameters):
             leaves = frozenset({i})
-            parts = [Value(a, leaves=leaves, distinct=True) for a in parameter.parts]
+            parts = [
+                self._leaf_value(Value(a, leaves=leaves), i) for a in parameter.parts
+            ]
             params.append(self._value(trace, parameter, parts))
         return [*params, *self._input_values()]
 
     def _input_values(self) -> list[Value]:
-        # Inputs are taken to be generic, as parameters are; integers are not.
         variables = self.closed.jaxpr.invars[len(self.leaves) :]
         return [
-            Value(axes, distinct=dtype_of(variable).kind == "f")
-            for axes, variable in zip(self.input_axes, variables, strict=True)
+            generic_value(Value(axes), -1 - number, dtype_of(variable))
+            for number, (axes, variable) in enumerate(
+                zip(self.input_axes, variables, strict=True)
+            )
         ]
+
+    def _leaf_value(self, value: Value, leaf: int) -> Value:
+        return generic_value(value, leaf, dtype_of(self.closed.jaxpr.invars[leaf]))
 
     def _tagged_values(self, trace: Trace, dataflow: Dataflow) -> list[Value]:
         """Returns parameters and inputs with tags, exponents and activations."""
         params = []
         for index, parameter in enumerate(self.parameters):
             leaves = frozenset({index})
-            shift = {index: 1.0} if len(parameter.parts) == 1 else {}
+            variable = self.closed.jaxpr.invars[index]
+            is_real = jnp.issubdtype(dtype_of(variable), jnp.floating)
+            shift = {index: 1.0} if len(parameter.parts) == 1 and is_real else {}
             parts = []
             for first, axes in parameter.segments(self.indices):
                 tagged: list[Axis] = [
                     [
                         [
-                            self._tagged(o, index, Position(i, first[i] + j, k))
+                            self._tagged(trace, o, index, Position(i, first[i] + j, k))
                             for k, o in enumerate(segment)
                         ]
                         for j, segment in enumerate(axis)
                     ]
                     for i, axis in enumerate(axes)
                 ]
-                part = Value(tagged, leaves=leaves, shift=shift, distinct=True)
-                parts.append(part)
+                part = Value(tagged, leaves=leaves, shift=shift)
+                parts.append(self._leaf_value(part, index))
             params.append(self._value(trace, parameter, parts))
         inputs = [
             replace(x, activations={dataflow.add_input(i): ()})
@@ -279,11 +288,19 @@ class _Discovery:
         ]
         return params + inputs
 
-    def _tagged(self, o: Occurrence, leaf: int, position: Position) -> Occurrence:
+    def _tagged(
+        self, trace: Trace, o: Occurrence, leaf: int, position: Position
+    ) -> Occurrence:
         tags = frozenset({ParamTag(leaf, position)})
+        dtype = dtype_of(self.closed.jaxpr.invars[leaf])
+        is_number = jnp.issubdtype(dtype, jnp.inexact)
         if self.indices.is_unstructured(o.axis_index):
             return Occurrence(o.axis_index, tags)
         form = ((ExponentVar(leaf, position), Fraction(1)),)
+        if not is_number:
+            trace.require("real", form)
+            trace.require("sign", form)
+            return Occurrence(o.axis_index, tags)
         return Occurrence(o.axis_index, tags, form, form)
 
     def _value(self, trace: Trace, parameter: _Parameter, parts: list[Value]) -> Value:

@@ -90,12 +90,17 @@ class Occurrence(NamedTuple):
         axis_index: The index (any member of its class).
         tags: Positions of parameters and units of activations that it indexes here.
         real, sign: Exponents of scale and sign symmetries along the index.
+        sources: Leaves and inputs through which entries along the index are independent,
+            see `metanet.symmetry.distinctness`.
+        distinct: No two entries along the index are equal, with probability one.
     """
 
     axis_index: int
     tags: frozenset[Tag] = frozenset()
     real: Form = ZERO
     sign: Form = ZERO
+    sources: frozenset[int] = frozenset()
+    distinct: bool = False
 
 
 Segment = list[Occurrence]

@@ -9,6 +9,7 @@ from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
 from metanet.programs import (
+    CONTINUOUS_ACTIVATIONS,
     NAMED_ACTIVATIONS,
     Readers,
     call_jaxpr,
@@ -16,6 +17,7 @@ from metanet.programs import (
     readers_of,
     source_line,
 )
+from metanet.symmetry.distinctness import after_named_activation, with_facts
 from metanet.symmetry.indices import Axis, Indices
 from metanet.symmetry.recorder import RULES, NullDataflow, Trace
 from metanet.symmetry.rules import load_rules
@@ -111,6 +113,8 @@ class Interpreter(Trace):
             return self.run(jaxpr, constants, values)
         with self.named_activation():
             outputs = self.run(jaxpr, constants, values)
+        if function in CONTINUOUS_ACTIVATIONS and len(values) == len(outputs) == 1:
+            outputs = [after_named_activation(values[0], outputs[0])]
         return [self.chain(o, function) for o in outputs]
 
     def apply_rule(self, eqn: JaxprEqn, values: list[Value]) -> list[Value]:
@@ -123,7 +127,7 @@ class Interpreter(Trace):
             outputs = entry.rule(self, eqn, values)
         if not self._treated_as_index:
             self._pin_indexed(values, outputs)
-        return outputs
+        return with_facts(self.indices, eqn, values, outputs)
 
     def _pin_indexed(self, values: list[Value], outputs: list[Value]) -> None:
         """Pins the axes that operands index, unless the results still index them."""

@@ -257,6 +257,7 @@ class Trace(ABC):
             axes,
             constant=True,
             zero=filled and first == 0,
+            nonzero=bool((entries != 0).all()),
             scalar=float(first) if filled and np.isfinite(first) else None,
         )
 

@@ -41,9 +41,10 @@ class Value:
         index_of: The axis that an array of integers indexes (of the greatest entry, say).
             Equations that do not treat the array as indices pin the axis.
         from_end: The indices are counted from the end of the axis.
-        distinct: Entries are generically different, so that argmax and sort commute with
-            permutations. Rectified and rounded entries may be equal, as may rows of
-            zeros.
+        depends: Leaves and inputs (these as negative numbers) that it depends on.
+        sources: Leaves and inputs through which each entry is 0 or has a continuous
+            distribution, see `metanet.symmetry.distinctness`.
+        nonzero: No entry is 0, with probability one.
         split: The parts of an array that is only read part by part; then the other
             attributes say nothing.
     """
@@ -57,7 +58,9 @@ class Value:
     shift: dict[int, float] = field(default_factory=dict)
     index_of: Axis | None = None
     from_end: bool = False
-    distinct: bool = False
+    depends: frozenset[int] = frozenset()
+    sources: frozenset[int] = frozenset()
+    nonzero: bool = False
     split: SplitValue | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:

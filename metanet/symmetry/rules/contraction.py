@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from jax.extend.core import JaxprEqn
 
@@ -179,10 +178,8 @@ def _bilinear(
         leaves,
         constant=x.constant and y.constant,
         zero=x.zero or y.zero,
-        distinct=x.distinct and y.distinct,
     )
     if not activations or not (leaves or (x.activations and y.activations)):
         return value
     trace.dataflow.note_reads(trace, (x, y))
-    result = trace.dataflow.connect(trace, kind, value, inner, leaves, attributes)
-    return replace(result, distinct=value.distinct)
+    return trace.dataflow.connect(trace, kind, value, inner, leaves, attributes)

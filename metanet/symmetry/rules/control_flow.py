@@ -13,6 +13,7 @@ from fractions import Fraction
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from metanet.programs import scan_counts
+from metanet.symmetry.distinctness import dependencies
 from metanet.symmetry.indices import ZERO, Axis, Occurrence, StateVar
 from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
 from metanet.symmetry.values import Value
@@ -33,7 +34,7 @@ def _scan(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         trace.forbid_exponents(Value([x.axes[0]]))
         index = zip_occurrences(aligned, _with_tags)
     slices = [replace(x, axes=x.axes[1:], shift={}) for x in stacked]
-    state = _initial_state(trace, init)
+    state = _initial_state(trace, init, inputs)
     with trace.inside_loop(index):
         outputs = _run_body(trace, params["jaxpr"], [*consts, *state, *slices], 0)
     last = _tie_loop_state(trace, state, outputs[:count])
@@ -51,7 +52,7 @@ def _while(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     params = eqn.params
     first = params["cond_nconsts"]
     second = first + params["body_nconsts"]
-    state = _initial_state(trace, inputs[second:])
+    state = _initial_state(trace, inputs[second:], inputs)
     operands = [*inputs[:first], *state]
     for proceed in _run_body(trace, params["cond_jaxpr"], operands, 1):
         trace.forbid_exponents(proceed)
@@ -88,8 +89,17 @@ def _run_body(
     return outputs
 
 
-def _initial_state(trace: Trace, init: Sequence[Value]) -> list[Value]:
-    """Returns the state of a loop, over the indices of its initial value."""
+def _initial_state(
+    trace: Trace, init: Sequence[Value], operands: Sequence[Value]
+) -> list[Value]:
+    """Returns the state of a loop, over the indices of its initial value.
+
+    Args:
+        trace: The pass.
+        init: The initial values.
+        operands: All operands of the loop, on which its later states depend.
+    """
+    depends = frozenset().union(*(dependencies(x) for x in operands))
     state = []
     for number, x in enumerate(init):
         trace.forbid_phase(x)
@@ -104,7 +114,7 @@ def _initial_state(trace: Trace, init: Sequence[Value]) -> list[Value]:
             x = trace.dataflow.connect(trace, "token", x, [], x.leaves)
         new = trace.dataflow.add_state(trace, new, x, number)
         trace.record(new.axes)
-        state.append(new)
+        state.append(replace(new, depends=depends))
     return state
 
 

@@ -59,9 +59,8 @@ def _negate(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 
 @register_rule("tanh", "asinh", "sinh", "atan", "erf", "tan", "cbrt", "sign")
 def _odd(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    name = eqn.primitive.name
-    x = trace.chain(trace.map_indices(inputs[0], trace.without_scale), name)
-    return [replace(x, distinct=x.distinct and name != "sign")]
+    x = trace.map_indices(inputs[0], trace.without_scale)
+    return [trace.chain(x, eqn.primitive.name)]
 
 
 @register_rule("sin", "cos")
@@ -145,13 +144,9 @@ def _abs(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 
 @register_rule("exp", "exp2", "log", "log1p", "expm1", "logistic", "erfc", "erf_inv")
 @register_rule("acos", "asin", "acosh", "atanh", "cosh", "lgamma", "digamma")
+@register_rule("floor", "ceil", "round", "is_finite", "not")
 def _general(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [trace.nonlinear(inputs[0], eqn.primitive.name)]
-
-
-@register_rule("floor", "ceil", "round", "is_finite", "not")
-def _rounded(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    return [replace(trace.nonlinear(inputs[0], eqn.primitive.name), distinct=False)]
 
 
 # Functions of several arrays.
@@ -198,7 +193,7 @@ def _one_hot(trace: Trace, inputs: list[Value]) -> Value | None:
         trace.mark_index_use()
         (bare,) = map_occurrences(trace.indices, [x.index_of], _unscaled)
         axes = [*x.axes[:i], bare, *x.axes[i + 1 :]]
-        return replace(x, axes=axes, index_of=None, distinct=False)
+        return replace(x, axes=axes, index_of=None)
     return None
 
 
@@ -221,7 +216,7 @@ def _extremum(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
             x = trace.map_indices(x, trace.without_sign)
             x = trace.chain(x, "relu") if rectifier else x
         mapped.append(x)
-    return [replace(_combine(trace, eqn, mapped, "add"), distinct=False)]
+    return [_combine(trace, eqn, mapped, "add")]
 
 
 @register_rule("select_n")
@@ -234,13 +229,13 @@ def _select(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     negative = inputs[0].index_of
     normalizes = negative is not None and negative == cases[0].index_of
     index_of = negative if normalizes else None
-    return [replace(result, index_of=index_of, distinct=False)]
+    return [replace(result, index_of=index_of)]
 
 
 @register_rule("clamp")
 def _clamp(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     mapped = [trace.nonlinear(x, "clamp") for x in inputs]
-    return [replace(_combine(trace, eqn, mapped, "add"), distinct=False)]
+    return [_combine(trace, eqn, mapped, "add")]
 
 
 def _entrywise_in_sum(
@@ -447,7 +442,6 @@ def _with_activations(
         leaves,
         constant=all(x.constant for x in operands),
         zero=zero,
-        distinct=_is_distinct(eqn, operands, mode),
     )
     acting = [x for x in operands if x.activations]
     if not acting or mode == "compare":
@@ -462,14 +456,4 @@ def _with_activations(
     else:
         kind = "scale" if leaves else "gate"
     trace.dataflow.note_reads(trace, operands)
-    result = trace.dataflow.connect(trace, kind, value, [], leaves)
-    return replace(result, distinct=value.distinct)
-
-
-def _is_distinct(eqn: JaxprEqn, operands: list[Value], mode: Mode) -> bool:
-    """Returns True if entries of a sum or product are generically different."""
-    if mode == "compare" or len({id(v) for v in eqn.invars}) < len(eqn.invars):
-        return False  # h - h
-    if mode == "add":
-        return any(x.distinct for x in operands)
-    return all(x.distinct or x.scalar for x in operands)
+    return trace.dataflow.connect(trace, kind, value, [], leaves)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from jax.extend.core import JaxprEqn
 
 from metanet.programs import shape_of
+from metanet.symmetry.distinctness import is_distinct
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.recorder import Trace, register_rule
 from metanet.symmetry.values import Value
@@ -27,10 +28,10 @@ def _iota(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 def _sort(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Sorts keys, and counters along with them: these become indices."""
     along = eqn.params["dimension"]
-    keys = inputs[0]
-    are_counters = all(x.constant and x.index_of == x.axes[along] for x in inputs[1:])
-    by_rank = keys.distinct and eqn.params["num_keys"] == 1 and are_counters
-    if by_rank:
+    keys, *others = inputs
+    are_counters = all(x.constant and x.index_of == x.axes[along] for x in others)
+    by_rank = eqn.params["num_keys"] == 1 and are_counters
+    if by_rank and _ranks_are_unique(trace, eqn, keys, along):
         return _ranked(trace, eqn, keys, along)
     return [
         _reordered(trace, x, along, shape_of(variable), "sort")
@@ -42,12 +43,18 @@ def _sort(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 def _top_k(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
     along = len(x.axes) - 1
-    if x.distinct:
+    if _ranks_are_unique(trace, eqn, x, along):
         return _ranked(trace, eqn, x, along)
     return [
         _reordered(trace, x, along, shape_of(variable), "top_k")
         for variable in eqn.outvars
     ]
+
+
+def _ranks_are_unique(trace: Trace, eqn: JaxprEqn, keys: Value, along: int) -> bool:
+    """Returns True if no two keys are equal, or nothing reads the order of equal ones."""
+    reads_indices = any(trace.readers.get(v) for v in eqn.outvars[1:])
+    return not reads_indices or is_distinct(trace.indices, keys, along)
 
 
 def _ranked(trace: Trace, eqn: JaxprEqn, keys: Value, along: int) -> list[Value]:

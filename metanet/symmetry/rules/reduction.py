@@ -8,6 +8,7 @@ from dataclasses import replace
 from jax.extend.core import JaxprEqn
 
 from metanet.programs import shape_of
+from metanet.symmetry.distinctness import is_distinct
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.recorder import Trace, register_rule
 from metanet.symmetry.values import Value, map_occurrences
@@ -44,12 +45,12 @@ def _reduce(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 def _arg_extremum(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Returns indices into the axis; it is pinned if entries may be equal."""
     x = trace.map_indices(inputs[0], trace.without_exponents)
-    reduced = [x.axes[i] for i in eqn.params["axes"]]
-    if not x.distinct:
-        for axis in reduced:
-            trace.indices.pin(axis, trace.why)
+    (reduced,) = eqn.params["axes"]
+    axis, is_distinct_axis = x.axes[reduced], is_distinct(trace.indices, x, reduced)
+    if not is_distinct_axis:
+        trace.indices.pin(axis, f"entries that may be equal: {trace.why}")
     value = _without_axes(trace, eqn, x, eqn.primitive.name)
-    return [replace(value, index_of=reduced[0] if x.distinct else None)]
+    return [replace(value, index_of=axis if is_distinct_axis else None)]
 
 
 def _without_axes(trace: Trace, eqn: JaxprEqn, x: Value, name: str) -> Value:

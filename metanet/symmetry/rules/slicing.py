@@ -176,7 +176,6 @@ def join_along(
         frozenset().union(*(x.leaves for x in inputs)),
         constant=all(x.constant for x in inputs),
         zero=all(x.zero for x in inputs),
-        distinct=all(x.distinct for x in inputs),
     )
     return [joined]
 
@@ -216,7 +215,7 @@ def _pad(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         before = trace.fresh(low, uniform=True) if low else []
         after = trace.fresh(high, uniform=True) if high else []
         axes[i] = [*before, *trace.indices.normal(axes[i]), *after]
-    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None, distinct=False)
+    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
     # Zeros around an image are no nonlinearity: a convolution may add them itself.
     return [trace.chain(value, "pad") if touched and not filler.zero else value]
 
