@@ -758,24 +758,34 @@ def test_explain_names_equation_and_line(siren):
         symmetry.explain("w2", 5)
 
 
-def test_unknown_primitives_are_pinned_and_listed():
-    params = {"w": array(1, 4, 4), "o": array(2, 4, 2)}
-
-    def apply_fn(p, x):
-        h = jnp.linalg.qr(x @ p["w"])[0]
-        return tanh(h) @ p["o"]
-
-    symmetry = sym.discover(apply_fn, params, array(3, 5, 4))
-    coverage = symmetry.coverage()
-    assert symmetry.order == 1 and coverage.share == 0 and coverage.parameters == 24
-    assert any("test_symmetry.py" in where for where in coverage.unknown.values())
-
-
 @pytest.fixture
 def registries():
-    """Restores the tables of rules and traits."""
+    """Makes a primitive unknown; restores the tables of rules and traits."""
     with mock.patch.dict(sym.RULES), mock.patch.dict(PRIMITIVES):
+        for table in (sym.RULES, PRIMITIVES):
+            del table["bessel_i1e"]
         yield
+
+
+def test_unknown_primitives_are_pinned_and_listed_with_their_cost(registries):
+    params = {
+        "u": array(1, 3, 4),
+        "w": array(2, 4, 4),
+        "b": array(3, 4),
+        "o": array(4, 4, 2),
+    }
+
+    def apply_fn(p, x):
+        h = tanh(x @ p["u"])
+        return jax.lax.bessel_i1e(h @ p["w"] + p["b"][None]) @ p["o"]
+
+    symmetry = sym.discover(apply_fn, params, X)
+    coverage = symmetry.coverage()
+    assert symmetry.order == fac(4)  # of h, which the primitive does not touch
+    assert "test_symmetry.py" in coverage.unknown["bessel_i1e"]
+    assert coverage.pinned_by_unknown == {"bessel_i1e": ("b[0]", "o[0]", "w[1]")}
+    assert coverage.share == (12 + 16) / 40 and coverage.parameters == 40
+    assert "pinned b[0], o[0], w[1]" in str(symmetry)
 
 
 def bessel_rule(trace, eqn, inputs):

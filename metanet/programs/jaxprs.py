@@ -57,15 +57,23 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
 
 
 def live_equations(jaxpr: Jaxpr) -> list[tuple[int, JaxprEqn]]:
-    """Returns the equations that an output depends on, with their numbers, in order."""
+    """Returns the equations that an output depends on, with their numbers, in order.
+
+    Equations that may write to a mutable array are among them.
+    """
     needed = {v for v in jaxpr.outvars if not isinstance(v, jex_core.Literal)}
     live = []
     for index, eqn in reversed([*enumerate(jaxpr.eqns)]):
-        if needed.isdisjoint(eqn.outvars):
+        if needed.isdisjoint(eqn.outvars) and not _reads_mutable(eqn):
             continue
         live.append((index, eqn))
         needed |= {v for v in eqn.invars if not isinstance(v, jex_core.Literal)}
     return live[::-1]
+
+
+def _reads_mutable(eqn: JaxprEqn) -> bool:
+    """Returns True if an operand is a mutable array (`jax.new_ref`)."""
+    return any(hasattr(v.aval, "inner_aval") for v in eqn.invars)
 
 
 def readers_of(jaxpr: Jaxpr) -> Readers:

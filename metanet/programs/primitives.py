@@ -121,15 +121,15 @@ CONTINUOUS_ACTIVATIONS = frozenset(
 )
 
 # Calls.
-declare_traits("jit", "pjit", "closed_call", "core_call", calls=True)
+declare_traits("jit", "pjit", "closed_call", "core_call", "composite", calls=True)
 declare_traits("remat", "remat2", "checkpoint", calls=True)
 declare_traits("custom_jvp_call", "custom_lin", calls=True)
 declare_traits("custom_vjp_call", "custom_vjp_call_jaxpr", calls=True)
 
 # Copies and changes of the type.
 declare_traits("convert_element_type", "copy", elementwise=True, linear=True)
-declare_traits("stop_gradient", elementwise=True, linear=True)
-declare_traits("optimization_barrier", linear=True)
+declare_traits("stop_gradient", "name", elementwise=True, linear=True)
+declare_traits("optimization_barrier", "device_put", "pvary", linear=True)
 declare_traits(
     *("convert_element_type", "copy", "copy_p", "reduce_precision"),
     copies=True,
@@ -143,19 +143,27 @@ declare_traits(
     "integer_pow", "pow", "square", "sqrt", "rsqrt", "cbrt", elementwise=True
 )
 declare_traits("abs", "sign", "exp", "exp2", "expm1", "log", "log1p", elementwise=True)
-declare_traits("sin", "cos", "sinh", "asinh", "atan", "tanh", elementwise=True)
-declare_traits("erf", "erfc", "logistic", elementwise=True)
+declare_traits("sin", "cos", "tan", "asin", "acos", "atan", elementwise=True)
+declare_traits("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", elementwise=True)
+declare_traits("erf", "erfc", "erf_inv", "logistic", elementwise=True)
+declare_traits("lgamma", "digamma", "bessel_i0e", "bessel_i1e", elementwise=True)
+
+# Complex numbers; `complex` is linear as a sum of its operands is.
+declare_traits("real", "imag", "conj", elementwise=True, linear=True)
+declare_traits("complex", elementwise=True)
 
 # Axes moved, cut and joined.
 declare_traits("reshape", "squeeze", "broadcast_in_dim", rearranges=True, linear=True)
+declare_traits("tile", rearranges=True, linear=True)
 declare_traits("transpose", "concatenate", "stack", linear=True)
 declare_traits("split", "unstack", "slice", "dynamic_slice", linear=True)
+declare_traits("dynamic_update_slice", linear=True)
 
 # Entries that stay different from each other.
 declare_traits(
     "convert_element_type", "copy", "copy_p", "stop_gradient", injective=True
 )
-declare_traits("optimization_barrier", "sharding_constraint", injective=True)
+declare_traits("name", "sharding_constraint", injective=True)
 declare_traits("reshape", "squeeze", "broadcast_in_dim", "transpose", injective=True)
 declare_traits("split", "unstack", "slice", "dynamic_slice", "gather", injective=True)
 declare_traits("neg", "tanh", "asinh", "sinh", "atan", "erf", "cbrt", injective=True)

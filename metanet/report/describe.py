@@ -60,7 +60,8 @@ def coverage_rows(symmetry: Symmetry) -> Rows:
         what = "index" if count == 1 else "indices"
         rows.append((f"pinned: {reason}", f"{count} {what}"))
     for primitive, where in sorted(coverage.unknown.items()):
-        rows.append((f"no rule for {primitive}", where))
+        axes = _join(coverage.pinned_by_unknown[primitive])
+        rows.append((f"no rule for {primitive}", f"{where}; pinned: {axes}"))
     return rows
 
 

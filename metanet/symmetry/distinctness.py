@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
@@ -118,7 +119,7 @@ def with_facts(
             facts = _facts(indices, eqn, inputs, value)
             dtype = dtype_of(variable)
             if not _is_precise(dtype):
-                is_number = np.issubdtype(dtype, np.inexact) or dtype.kind == "V"
+                is_number = jnp.issubdtype(dtype, jnp.inexact)
                 facts = _Facts(nonzero=facts.nonzero and is_number)
             value = _apply(indices, value, facts)
         results.append(value)
@@ -397,4 +398,4 @@ def _all_nonzero(values: Iterable[Value]) -> bool:
 
 def _is_precise(dtype: np.dtype) -> bool:
     """Returns True for types in which different numbers are seldom rounded to the same."""
-    return np.issubdtype(dtype, np.inexact) and dtype.itemsize >= 4
+    return jnp.issubdtype(dtype, jnp.inexact) and dtype.itemsize >= 4

@@ -242,23 +242,24 @@ class Trace(ABC):
     def constant(self, array: Any) -> Value:
         """Returns the value of a constant: uniform, or pinned, along each axis."""
         dtype = getattr(array, "dtype", None)
-        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-            shape = np.shape(array)
-            return Value([self.fresh(n, uniform=True) for n in shape], constant=True)
+        rank = np.ndim(array)
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            array = jax.random.key_data(array)
         entries = np.asarray(array)
         axes = []
-        for axis, size in enumerate(entries.shape):
+        for axis, size in enumerate(entries.shape[:rank]):
             same = entries.size == 0 or bool((entries == entries.take([0], axis)).all())
             why = None if same else "a constant that varies along the axis"
             axes.append(self.fresh(size, why, uniform=same))
         first = entries.flat[0] if entries.size else 0
-        filled = entries.dtype.kind in "biuf" and bool((entries == first).all())
+        filled = entries.dtype.kind in "biufc" and bool((entries == first).all())
+        is_number = filled and entries.dtype.kind != "c" and np.isfinite(first)
         return Value(
             axes,
             constant=True,
             zero=filled and first == 0,
             nonzero=bool((entries != 0).all()),
-            scalar=float(first) if filled and np.isfinite(first) else None,
+            scalar=float(first) if is_number else None,
         )
 
     def split_value(
@@ -312,6 +313,35 @@ class Trace(ABC):
             axes[i] = self.fresh(shape[i], self.why)
         self.record([*axes, *(value.axes[i] for i in touched)])
         return axes
+
+    def common_axes(self, operands: Sequence[Sequence[Axis]]) -> list[Axis]:
+        """Returns the axes that operands share, along which nothing may scale.
+
+        Args:
+            operands: The axes of each operand, all of the same sizes.
+        """
+        first, *others = (
+            map_occurrences(self.indices, axes, self.without_exponents)
+            for axes in operands
+        )
+        for axes in others:
+            for i, axis in enumerate(axes):
+                aligned = self.indices.align(first[i], axis, self.why)
+                if aligned is not None:
+                    first[i] = self.joined_axis(aligned, True, True)
+        return first
+
+    def function_of(self, values: Sequence[Value], axes: list[Axis]) -> Value:
+        """Returns a value over other axes that is made of several values."""
+        activations: dict[int, Chain] = {}
+        for value in values:
+            activations |= value.activations
+        return Value(
+            axes,
+            activations,
+            frozenset().union(*(v.leaves for v in values)),
+            constant=all(v.constant for v in values),
+        )
 
     def joined_axis(
         self, aligned: tuple[Axis, Axis], left_live: bool, right_live: bool
@@ -423,22 +453,14 @@ class Trace(ABC):
 
     def pin_all(self, eqn: JaxprEqn, values: list[Value]) -> list[Value]:
         """Pins all operands and results of an equation."""
-        activations: dict[int, Chain] = {}
-        leaves: frozenset[int] = frozenset()
         for value in values:
             self.forbid_phase(value)
             for axis in value.axes:
                 self.pinned_axis(axis, self.why)
-            activations |= value.through(eqn.primitive.name).activations
-            leaves |= value.leaves
-        constant = all(v.constant for v in values)
         return [
-            Value(
-                [self.fresh(n, self.why) for n in shape_of(variable)],
-                activations,
-                leaves,
-                constant,
-            )
+            self.function_of(
+                values, [self.fresh(n, self.why) for n in shape_of(variable)]
+            ).through(eqn.primitive.name)
             for variable in eqn.outvars
         ]
 

@@ -259,12 +259,15 @@ class Coverage:
         parameters: Number of parameters.
         pinned: Reason -> number of pinned indices.
         unknown: Primitives without a rule -> description of the first equation.
+        pinned_by_unknown: Primitives without a rule -> axes of parameters ("path[axis]")
+            on which they pinned an index: what a rule may win back.
     """
 
     share: float
     parameters: int
     pinned: dict[str, int]
     unknown: dict[str, str]
+    pinned_by_unknown: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,8 @@ class Symmetry:
         coverage = self.coverage()
         lines.append(f"coverage: {coverage.share:.1%} of {coverage.parameters:,}")
         for name, where in self.unknown:
-            lines.append(f"  no rule for {name} ({where})")
+            axes = ", ".join(coverage.pinned_by_unknown[name]) or "no parameter's axis"
+            lines.append(f"  no rule for {name} ({where}): pinned {axes}")
         return "\n".join(lines)
 
     def axes_of(self, indices: tuple[int, ...]) -> list[str]:
@@ -406,7 +410,19 @@ class Symmetry:
         for axis_index in self.indices:
             if axis_index.pinned:
                 pinned[axis_index.pinned] = pinned.get(axis_index.pinned, 0) + 1
-        return Coverage(covered / max(total, 1), total, pinned, dict(self.unknown))
+        by_unknown = {name: self._axes_pinned_by(name) for name, _ in self.unknown}
+        share = covered / max(total, 1)
+        return Coverage(share, total, pinned, dict(self.unknown), by_unknown)
+
+    def _axes_pinned_by(self, primitive: str) -> tuple[str, ...]:
+        """Returns the axes of parameters on which equations of a primitive pinned."""
+        # The reason is the description of an equation: its primitive, and its line.
+        indices = tuple(
+            a
+            for a, index in enumerate(self.indices)
+            if index.pinned is not None and index.pinned.split(" at ")[0] == primitive
+        )
+        return tuple(self.axes_of(indices))
 
     def to_json(self) -> str:
         """Returns the symmetry as JSON text."""

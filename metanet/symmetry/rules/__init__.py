@@ -3,10 +3,14 @@
 from importlib import import_module
 
 _MODULES = (
+    "collectives",
     "contraction",
     "control_flow",
     "elementwise",
+    "fourier",
     "indexing",
+    "linear_algebra",
+    "random_bits",
     "reduction",
     "shape",
     "slicing",

@@ -46,7 +46,7 @@ def _grouped_channels(
     trace: Trace, eqn: JaxprEqn, operands: Sequence[Value]
 ) -> Iterable[Axis]:
     """Returns all axes for a grouped convolution; a plain one is linear."""
-    if eqn.params["feature_group_count"] == 1:
+    if eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1:
         return ()
     return [axis for x in operands for axis in x.axes]
 
@@ -54,30 +54,41 @@ def _grouped_channels(
 @register_rule("conv_general_dilated", entrywise=_grouped_channels)
 def _convolution(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     params, (x, kernel) = eqn.params, inputs
-    if params["batch_group_count"] != 1:
-        return trace.pin_all(eqn, inputs)
-    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    numbers = params["dimension_numbers"]
     lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    # Either the channels read or the batch (in the gradient of a grouped convolution)
+    # are in as many groups as the channels made.
+    by_batch = params["batch_group_count"] > 1
+    groups = max(params["batch_group_count"], params["feature_group_count"])
+    grouped_axis = lhs[0] if by_batch else lhs[1]
     spatial_why = f"spatial position: {trace.why}"
     for i in rhs[2:]:
         trace.pinned_axis(kernel.axes[i], f"kernel position: {trace.why}")
     spatial = [trace.pinned_axis(x.axes[i], spatial_why) for i in lhs[2:]]
-    channels_in, channels_out = x.axes[lhs[1]], kernel.axes[rhs[0]]
+    batch, channels_in, channels_out = (
+        x.axes[lhs[0]],
+        x.axes[lhs[1]],
+        kernel.axes[rhs[0]],
+    )
     shared: list[tuple[Axis, Axis]] = []
     if groups > 1:
-        in_width = shape_of(eqn.invars[0])[lhs[1]] // groups
+        in_width = shape_of(eqn.invars[0])[grouped_axis] // groups
         out_width = shape_of(eqn.invars[1])[rhs[0]] // groups
-        grouped_in = _group_axis(trace, channels_in, groups, in_width)
+        grouped_in = _group_axis(trace, x.axes[grouped_axis], groups, in_width)
         grouped_out = _group_axis(trace, channels_out, groups, out_width)
         if grouped_in is None or grouped_out is None:
             return trace.pin_all(eqn, inputs)
         shared = [(grouped_in[0], grouped_out[0])]
-        channels_in, channels_out = grouped_in[1], grouped_out[1]
+        channels_out = grouped_out[1]
+        if by_batch:
+            batch = grouped_in[1]
+        else:
+            channels_in = grouped_in[1]
     shape = shape_of(eqn.outvars[0])
 
     def arrange(joined: list[Axis]) -> list[Axis]:
         axes: list[Axis] = [[] for _ in shape]
-        axes[out[0]] = x.axes[lhs[0]]
+        axes[out[0]] = batch
         for i in out[2:]:
             axes[i] = trace.fresh(shape[i], spatial_why)
         axes[out[1]] = channels_out
@@ -110,6 +121,38 @@ def _group_axis(
     if factors is None:
         return None
     return [factors[0]], ([factors[1]] if width != 1 else [[]])
+
+
+@register_rule("ragged_dot_general")
+def _ragged_dot(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Multiplies rows, in groups of given sizes, by the matrix of their group.
+
+    Rows and groups are pinned: both are in an order that the sizes refer to.
+    """
+    x, y, *rest = inputs
+    if any(len(v.axes) > 1 for v in rest):
+        return trace.pin_all(eqn, inputs)  # other rows of a batch have other groups
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (xc, yc), (xb, yb) = numbers.dot_dimension_numbers
+    (ragged,) = numbers.lhs_ragged_dimensions
+    groups = [y.axes[i] for i in numbers.rhs_group_dimensions]
+    for axis in (x.axes[ragged], *groups, *(a for v in rest for a in v.axes)):
+        trace.pinned_axis(axis, trace.why)
+    removed = (*yc, *yb, *numbers.rhs_group_dimensions)
+    left = [a for i, a in enumerate(x.axes) if i not in (*xc, *xb)]
+    right = [a for i, a in enumerate(y.axes) if i not in removed]
+    # Rows that are summed over leave an axis of groups in the result.
+    sizes = shape_of(eqn.outvars[0])[:1] if ragged in xc else ()
+    made = [trace.fresh(n, trace.why) for n in sizes]
+
+    def arrange(shared: list[Axis]) -> list[Axis]:
+        trace.record([*made, *shared, *left, *right, *groups])
+        return [*made, *shared, *left, *right]
+
+    kind = "weight" if x.leaves or y.leaves else "pairing"
+    contracted = [(x.axes[i], y.axes[j]) for i, j in zip(xc, yc, strict=True)]
+    shared = [(x.axes[i], y.axes[j]) for i, j in zip(xb, yb, strict=True)]
+    return [_bilinear(trace, kind, (x, y), contracted, shared, arrange)]
 
 
 def _constant_as_input(trace: Trace, x: Value, other: Value) -> Value:

@@ -35,7 +35,7 @@ Mode = Literal["add", "mul", "compare"]
 def _convert(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
     before, after = dtype_of(eqn.invars[0]).kind, dtype_of(eqn.outvars[0]).kind
-    if before == "f" and after not in "fV":
+    if before in "fcV" and after not in "fcV":
         return [trace.nonlinear(x, eqn.primitive.name)]
     if after != before:
         # A narrower type rounds a constant, so that its exact value is unknown.
@@ -43,8 +43,10 @@ def _convert(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [replace(x, index_of=None) if before == "b" else x]
 
 
-@register_rule("stop_gradient", "copy", "copy_p", "reduce_precision")
-@register_rule("optimization_barrier", "sharding_constraint")
+@register_rule("stop_gradient", "copy", "copy_p", "reduce_precision", "name")
+@register_rule("optimization_barrier", "sharding_constraint", "device_put")
+@register_rule("layout_constraint", "reshard", "with_memory_space_constraint")
+@register_rule("pvary", "preduced")
 def _same(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return list(inputs)
 
@@ -58,6 +60,7 @@ def _negate(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 
 
 @register_rule("tanh", "asinh", "sinh", "atan", "erf", "tan", "cbrt", "sign")
+@register_rule("asin", "atanh", "erf_inv", "bessel_i1e")
 def _odd(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     x = trace.map_indices(inputs[0], trace.without_scale)
     return [trace.chain(x, eqn.primitive.name)]
@@ -142,9 +145,17 @@ def _abs(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [trace.chain(trace.map_indices(inputs[0], function), "abs")]
 
 
-@register_rule("exp", "exp2", "log", "log1p", "expm1", "logistic", "erfc", "erf_inv")
-@register_rule("acos", "asin", "acosh", "atanh", "cosh", "lgamma", "digamma")
-@register_rule("floor", "ceil", "round", "is_finite", "not")
+@register_rule("cosh", "bessel_i0e")
+def _even(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    def function(o: Occurrence) -> Occurrence:
+        return trace.without_scale(o)._replace(sign=ZERO)
+
+    return [trace.chain(trace.map_indices(inputs[0], function), eqn.primitive.name)]
+
+
+@register_rule("exp", "exp2", "log", "log1p", "expm1", "logistic", "erfc")
+@register_rule("acos", "acosh", "lgamma", "digamma")
+@register_rule("floor", "ceil", "round", "is_finite", "not", "population_count", "clz")
 def _general(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [trace.nonlinear(inputs[0], eqn.primitive.name)]
 
@@ -152,7 +163,7 @@ def _general(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
 # Functions of several arrays.
 
 
-@register_rule("lt", "le", "gt", "ge", "eq", "ne")
+@register_rule("lt", "le", "gt", "ge", "eq", "ne", "lt_to", "le_to", "eq_to")
 def _compare(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     one_hot = _one_hot(trace, inputs) if eqn.primitive.name == "eq" else None
     if one_hot is not None:
@@ -201,7 +212,10 @@ def _unscaled(o: Occurrence) -> Occurrence:
     return o._replace(real=ZERO, sign=ZERO)
 
 
-@register_rule("and", "or", "xor", "pow", "atan2", "nextafter", "rem")
+@register_rule("and", "or", "xor", "pow", "atan2", "nextafter", "rem", "mulhi")
+@register_rule("shift_left", "shift_right_logical", "shift_right_arithmetic")
+@register_rule("igamma", "igammac", "igamma_grad_a", "polygamma", "zeta")
+@register_rule("regularized_incomplete_beta")
 def _general_binary(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     mapped = [trace.nonlinear(x, eqn.primitive.name) for x in inputs]
     return [_combine(trace, eqn, mapped, "compare")]
@@ -245,6 +259,14 @@ def _entrywise_in_sum(
     for x, other in (operands, operands[::-1]):
         if not other.zero:
             yield from _axes_where(trace, x, other, uniform=True)
+
+
+@register_rule("complex", entrywise=_entrywise_in_sum)
+def _complex(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Real and imaginary parts scale alike, as the summands of a sum do."""
+    trace.forbid_phase(*inputs)
+    parts = [replace(x, shift={}) for x in inputs]
+    return [_combine(trace, eqn, parts, "add")]
 
 
 @register_rule("add", "sub", "add_any", entrywise=_entrywise_in_sum)

@@ -9,9 +9,9 @@ from jax.extend.core import JaxprEqn
 
 from metanet.programs import shape_of
 from metanet.symmetry.distinctness import is_distinct
-from metanet.symmetry.indices import Axis
-from metanet.symmetry.recorder import Trace, register_rule
-from metanet.symmetry.values import Value
+from metanet.symmetry.indices import Axis, Occurrence
+from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
+from metanet.symmetry.values import Value, map_occurrences
 
 
 @register_rule("iota")
@@ -57,6 +57,17 @@ def _ranks_are_unique(trace: Trace, eqn: JaxprEqn, keys: Value, along: int) -> b
     return not reads_indices or is_distinct(trace.indices, keys, along)
 
 
+@register_rule("approx_top_k")
+def _approximate_top_k(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Pins the axis: an approximation may depend on the order of its entries."""
+    (x,) = inputs
+    along = eqn.params["reduction_dimension"] % len(x.axes)
+    return [
+        _reordered(trace, x, along, shape_of(variable), "top_k")
+        for variable in eqn.outvars
+    ]
+
+
 def _ranked(trace: Trace, eqn: JaxprEqn, keys: Value, along: int) -> list[Value]:
     """Returns keys by rank, then their indices.
 
@@ -94,7 +105,7 @@ def _sliced_axes(
 
 @register_rule("gather", entrywise=_sliced_axes)
 def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Looks up whole rows.
+    """Looks up whole rows, along the axes of the indices.
 
     The axis looked up is pinned (an embedding's vocabulary), unless the indices index an
     axis that is the same (experts by rank).
@@ -103,14 +114,24 @@ def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     trace.forbid_phase(x, index)
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-    for axis in index.axes:
-        trace.pinned_axis(axis, trace.why)
-    removed = {
-        *numbers.collapsed_slice_dims,
-        *getattr(numbers, "operand_batching_dims", ()),
-    }
+    batches = dict(
+        zip(
+            numbers.operand_batching_dims,
+            numbers.start_indices_batching_dims,
+            strict=True,
+        )
+    )
+    *of_index, vector = index.axes
+    trace.pinned_axis(vector, trace.why)
+    of_index = map_occurrences(trace.indices, of_index, trace.without_exponents)
+    removed = set(numbers.collapsed_slice_dims)
     axes = [trace.fresh(n, trace.why) for n in after]
-    windows = [i for i in range(len(before)) if i not in removed]
+    outer = [d for d in range(len(after)) if d not in numbers.offset_dims]
+    for d, axis in zip(outer, of_index, strict=True):
+        axes[d] = axis
+    for i, k in batches.items():
+        axes[outer[k]] = _batch_axis(trace, x.axes[i], of_index[k])
+    windows = [i for i in range(len(before)) if i not in removed and i not in batches]
     looked_up = [x.axes[i] for i in sorted(removed)]
     ended = list(looked_up)
     for d, i in zip(numbers.offset_dims, windows, strict=True):
@@ -129,29 +150,57 @@ def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     else:
         for axis in ended:
             trace.pinned_axis(axis, trace.why)
-    trace.record([*axes, *ended])
+    trace.record([*axes, *ended, vector])
     value = Value(axes, {**index.activations, **x.activations}, x.leaves | index.leaves)
     if not x.leaves:
         return [value]
     return [trace.dataflow.connect(trace, "embedding", value, looked_up, value.leaves)]
 
 
-@register_rule("scatter-add", "scatter", "scatter-min", "scatter-max")
+def _batch_axis(trace: Trace, axis: Axis, of_index: Axis) -> Axis:
+    """Returns an axis whose entries are looked up each by indices of its own."""
+    trace.forbid_exponents(Value([of_index]))
+    aligned = trace.indices.align(axis, of_index, trace.why)
+    if aligned is None:
+        return axis
+
+    def exponents_of_operand(a: Occurrence, b: Occurrence) -> Occurrence:
+        source = b if trace.indices.is_uniform(a.axis_index) else a
+        return Occurrence(source.axis_index, a.tags | b.tags, a.real, a.sign)
+
+    return zip_occurrences(aligned, exponents_of_operand)
+
+
+@register_rule("scatter-add", "scatter-sub", "scatter-mul")
+@register_rule("scatter", "scatter-min", "scatter-max")
 def _scatter(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Adds whole rows by index (messages of a graph): only indexed axes are pinned."""
     x, index, updates = inputs
     name, numbers = eqn.primitive.name, eqn.params["dimension_numbers"]
     trace.forbid_phase(*inputs)
-    for axis in index.axes:
-        trace.pinned_axis(axis, trace.why)
-    inserted = {
-        *numbers.inserted_window_dims,
-        *getattr(numbers, "operand_batching_dims", ()),
-    }
-    window_axes = [i for i in range(len(x.axes)) if i not in inserted]
+    if name == "scatter" and eqn.params["update_jaxpr"] is not None:
+        # A function is applied to some rows, which makes their exponents differ.
+        x = trace.map_indices(x, trace.without_exponents)
+    if name == "scatter-mul":
+        # Rows that no update reaches do not scale with it.
+        updates = trace.map_indices(updates, trace.without_exponents)
+    batches = dict(
+        zip(
+            numbers.operand_batching_dims,
+            numbers.scatter_indices_batching_dims,
+            strict=True,
+        )
+    )
+    for i, axis in enumerate(index.axes):
+        if i not in batches.values():
+            trace.pinned_axis(axis, trace.why)
+    removed = {*numbers.inserted_window_dims, *batches}
+    window_axes = [i for i in range(len(x.axes)) if i not in removed]
     windows = dict(zip(window_axes, numbers.update_window_dims, strict=True))
     shape, rows = shape_of(eqn.invars[0]), shape_of(eqn.invars[2])
     whole = {i: d for i, d in windows.items() if shape[i] == rows[d]}
+    outer = [d for d in range(len(rows)) if d not in numbers.update_window_dims]
+    whole |= {i: outer[k] for i, k in batches.items()}
     if name in ("scatter-min", "scatter-max"):
         x = trace.map_indices(x, trace.without_sign)
         updates = trace.map_indices(updates, trace.without_sign)
@@ -159,10 +208,13 @@ def _scatter(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         trace.pinned_axis(updates.axes[d], trace.why)
     touched = [i for i in range(len(shape)) if i not in whole]
     axes = trace.replaced_axes(x, touched, shape)
+    for i, k in batches.items():
+        axes[i] = _batch_axis(trace, axes[i], index.axes[k])
     for i, d in whole.items():
         aligned = trace.indices.align(axes[i], updates.axes[d], trace.why)
         if aligned is not None:
-            axes[i] = trace.joined_axis(aligned, not x.zero, not updates.zero)
+            adds = name != "scatter-mul" and not updates.zero
+            axes[i] = trace.joined_axis(aligned, not x.zero, adds)
     trace.record([*axes, *updates.axes])
     activations = {**x.activations, **updates.activations}
     value = Value(axes, activations, x.leaves | updates.leaves)

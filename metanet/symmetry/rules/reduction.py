@@ -9,8 +9,8 @@ from jax.extend.core import JaxprEqn
 
 from metanet.programs import shape_of
 from metanet.symmetry.distinctness import is_distinct
-from metanet.symmetry.indices import Axis
-from metanet.symmetry.recorder import Trace, register_rule
+from metanet.symmetry.indices import Axis, Occurrence
+from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
 from metanet.symmetry.values import Value, map_occurrences
 
 
@@ -35,7 +35,7 @@ def _extremum(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [_without_axes(trace, eqn, x, eqn.primitive.name.removeprefix("reduce_"))]
 
 
-@register_rule("reduce_prod", "reduce_and", "reduce_or")
+@register_rule("reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
 def _reduce(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     x = trace.map_indices(inputs[0], trace.without_exponents)
     return [_without_axes(trace, eqn, x, eqn.primitive.name.removeprefix("reduce_"))]
@@ -92,17 +92,80 @@ def _pool(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     (x,) = inputs
     name = eqn.primitive.name.removeprefix("reduce_window_")
     trace.forbid_phase(x)
-    params = eqn.params
-    per_axis = zip(
-        params["window_dimensions"],
-        params["window_strides"],
-        params["base_dilation"],
-        (sum(p) + 1 for p in params["padding"]),
-        strict=True,
-    )
-    touched = [i for i, sizes in enumerate(per_axis) if set(sizes) != {1}]
-    axes = trace.replaced_axes(x, touched, shape_of(eqn.outvars[0]))
-    value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
+    value = _over_windows(trace, eqn, x)
     if name != "sum":
         value = trace.map_indices(value, trace.without_sign)
     return [trace.chain(value, f"{name}_pool")]
+
+
+@register_rule("reduce_window")
+def _general_pool(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Preserves the axes that no window covers."""
+    pooled = _over_windows(trace, eqn, _joint_operand(trace, inputs))
+    return [trace.chain(pooled, eqn.primitive.name) for _ in eqn.outvars]
+
+
+@register_rule("select_and_scatter_add", "select_and_gather_add")
+def _unpool(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Moves entries to or from the greatest of each window: pins the windows' axes.
+
+    Linear in the first operand; the second decides, whatever its positive scale.
+    """
+    moved, decides = inputs
+
+    def exponents_of_moved(a: Occurrence, b: Occurrence) -> Occurrence:
+        source = b if trace.indices.is_uniform(a.axis_index) else a
+        return source._replace(tags=a.tags | b.tags, real=a.real, sign=a.sign)
+
+    trace.forbid_phase(moved, decides)
+    decides = trace.map_indices(decides, trace.without_sign)
+    touched = _windowed_axes(eqn)
+    shape = shape_of(eqn.outvars[0])
+    axes = trace.replaced_axes(moved, touched, shape)
+    ended = [trace.pinned_axis(decides.axes[i], trace.why) for i in touched]
+    for i in set(range(len(shape))) - set(touched):
+        aligned = trace.indices.align(axes[i], decides.axes[i], trace.why)
+        if aligned is not None:
+            axes[i] = zip_occurrences(aligned, exponents_of_moved)
+    trace.record([*axes, *ended])
+    value = trace.function_of(inputs, axes)
+    return [trace.chain(value, eqn.primitive.name)]
+
+
+@register_rule("reduce")
+def _general_reduce(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Pins the axes that a function of the program reduces."""
+    x, reduced = _joint_operand(trace, inputs), eqn.params["dimensions"]
+    for i in reduced:
+        trace.indices.pin(x.axes[i], trace.why)
+    x = x.with_axes([a for i, a in enumerate(x.axes) if i not in reduced])
+    return [trace.chain(x, eqn.primitive.name) for _ in eqn.outvars]
+
+
+def _joint_operand(trace: Trace, inputs: Sequence[Value]) -> Value:
+    """Returns one value for several arrays over common axes, with their first values."""
+    arrays = inputs[: len(inputs) // 2]
+    trace.forbid_exponents(*inputs)
+    axes = trace.common_axes([x.axes for x in arrays])
+    return trace.function_of(inputs, axes)
+
+
+def _over_windows(trace: Trace, eqn: JaxprEqn, x: Value) -> Value:
+    """Returns a value whose axes under windows are pinned and replaced."""
+    touched = _windowed_axes(eqn)
+    axes = trace.replaced_axes(x, touched, shape_of(eqn.outvars[0]))
+    return replace(x, axes=axes, shift={}, scalar=None, index_of=None)
+
+
+def _windowed_axes(eqn: JaxprEqn) -> list[int]:
+    """Returns the axes along which windows slide."""
+    params = eqn.params
+    dimensions = params["window_dimensions"]
+    per_axis = zip(
+        dimensions,
+        params["window_strides"],
+        params.get("base_dilation", (1,) * len(dimensions)),
+        (2 if any(p) else 1 for p in params["padding"]),
+        strict=True,
+    )
+    return [i for i, sizes in enumerate(per_axis) if set(sizes) != {1}]

@@ -111,7 +111,51 @@ def _dynamic_slice(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Val
     return [_part(trace, x, trace.replaced_axes(x, touched, after))]
 
 
+@register_rule("dynamic_update_slice")
+def _dynamic_update(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Pins the axes that are written in part, at an index that the program computes."""
+    x, update, *starts = inputs
+    trace.forbid_phase(x, update)
+    trace.forbid_exponents(*starts)
+    x, update = _with_tokens(trace, [x, update])
+    before, part = shape_of(eqn.invars[0]), shape_of(eqn.invars[1])
+    touched = [i for i, n in enumerate(before) if n != part[i]]
+    axes = trace.replaced_axes(x, touched, before)
+    ended = [trace.pinned_axis(update.axes[i], trace.why) for i in touched]
+    for i in range(len(before)):
+        if i in touched:
+            continue
+        aligned = trace.indices.align(axes[i], update.axes[i], trace.why)
+        if aligned is None:
+            ended += [axes[i], update.axes[i]]
+            axes[i] = trace.fresh(before[i], trace.why)
+            continue
+        axes[i] = trace.joined_axis(aligned, not x.zero, not update.zero)
+    trace.record([*axes, *ended])
+    return [
+        Value(
+            axes,
+            {**x.activations, **update.activations},
+            x.leaves | update.leaves,
+            constant=all(v.constant for v in inputs),
+            zero=x.zero and update.zero,
+        )
+    ]
+
+
 # Joins.
+
+
+def _with_tokens(trace: Trace, inputs: Sequence[Value]) -> list[Value]:
+    """Makes parameters that are joined to activations (a class token) activations."""
+    if not any(x.activations for x in inputs):
+        return list(inputs)
+    return [
+        trace.dataflow.connect(trace, "token", x, [], x.leaves)
+        if x.leaves and not x.activations
+        else x
+        for x in inputs
+    ]
 
 
 @register_rule("concatenate")
@@ -126,6 +170,22 @@ def _stack(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return join_along(trace, eqn, rows, at)
 
 
+@register_rule("tile")
+def _tile(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+    """Multiplies axes by an index along which the result is constant."""
+    (x,) = inputs
+    trace.forbid_phase(x)
+    axes: list[Axis] = []
+    for axis, count in zip(x.axes, eqn.params["reps"], strict=True):
+        segments = trace.indices.normal(axis)
+        if len(segments) == 1:
+            copies = trace.fresh(count, uniform=True)
+            axes.append([copies[0] + segments[0]])
+        else:
+            axes.append(segments * count)
+    return [replace(x, axes=axes, shift={}, index_of=None)]
+
+
 def join_along(
     trace: Trace, eqn: JaxprEqn, inputs: list[Value], at: int
 ) -> list[Value]:
@@ -138,14 +198,7 @@ def join_along(
         at: The axis.
     """
     trace.forbid_phase(*inputs)
-    if any(x.activations for x in inputs):
-        # A parameter joined to activations (a class token) is an activation itself.
-        inputs = [
-            trace.dataflow.connect(trace, "token", x, [], x.leaves)
-            if x.leaves and not x.activations
-            else x
-            for x in inputs
-        ]
+    inputs = _with_tokens(trace, inputs)
     shape = shape_of(eqn.outvars[0])
     sizes = [trace.indices.axis_size(x.axes[at]) for x in inputs]
     starts = tuple(itertools.accumulate(sizes, initial=0))
