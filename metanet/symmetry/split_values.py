@@ -131,9 +131,9 @@ def unstack_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
         count, axis = factors[lead], i + lead
         intervals = read_intervals(trace.readers, eqn.outvars[0], axis)
         starts = partition(intervals, count)
-        if count == size or starts is None or len(starts) != count + 1:
+        if count == size or starts is None:
             continue
-        parts = _factored_parts(trace, x, i, lead, factors[lead:])
+        parts = _factored_parts(trace, x, i, lead, starts, factors[lead + 1 :])
         if parts is None:
             return None
         trace.forbid_phase(x)
@@ -142,24 +142,41 @@ def unstack_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
 
 
 def _factored_parts(
-    trace: Trace, x: Value, axis: int, lead: int, factors: tuple[int, ...]
+    trace: Trace,
+    x: Value,
+    axis: int,
+    lead: int,
+    starts: tuple[int, ...],
+    inner: tuple[int, ...],
 ) -> tuple[Value, ...] | None:
-    """Cuts an axis in as many parts as the first factor, each factored by the others."""
-    count, inner = factors[0], factors[1:]
-    widths = [math.prod(inner)] * count
+    """Cuts an axis in parts, and factors each of them.
+
+    Args:
+        trace: The pass.
+        x: The array.
+        axis: Its axis, a product of the axis that is read in parts and inner ones.
+        lead: Number of axes of size 1 before the one that is read in parts.
+        starts: First entry of each part, and the size of the axis read in parts.
+        inner: Sizes of the inner axes.
+
+    Returns:
+        The parts; None if the axis does not factor so.
+    """
+    counts = [stop - start for start, stop in itertools.pairwise(starts)]
+    widths = [n * math.prod(inner) for n in counts]
     cut = trace.indices.split_axis(x.axes[axis], widths, trace.why)
     if cut is None or any(len(part) > 1 for part in cut):
         return None
     values = []
-    for part in cut:
-        sizes = [n for n in inner if n != 1]
-        split = trace.indices.factor_segment(part[0], sizes, trace.why)
+    for part, count in zip(cut, counts, strict=True):
+        sizes = (*(1,) * lead, count, *inner)
+        wide = [n for n in sizes if n != 1]
+        split = trace.indices.factor_segment(part[0], wide, trace.why)
         if split is None:
             return None
         rest = iter(split)
-        new: list[Axis] = [[next(rest)] if n != 1 else trace.fresh(1) for n in inner]
-        ones = [trace.fresh(1) for _ in range(lead + 1)]
-        axes = [*x.axes[:axis], *ones, *new, *x.axes[axis + 1 :]]
+        new: list[Axis] = [[next(rest)] if n != 1 else trace.fresh(1) for n in sizes]
+        axes = [*x.axes[:axis], *new, *x.axes[axis + 1 :]]
         activations = trace.dataflow.remaining(x, axes)
         values.append(replace(x, axes=axes, activations=activations, shift={}))
     return tuple(values)

@@ -215,7 +215,8 @@ def _scatter(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         if aligned is not None:
             adds = name != "scatter-mul" and not updates.zero
             axes[i] = trace.joined_axis(aligned, not x.zero, adds)
-    trace.record([*axes, *updates.axes])
+    ended = [a for d, a in enumerate(updates.axes) if d not in whole.values()]
+    trace.record([*axes, *ended])
     activations = {**x.activations, **updates.activations}
     value = Value(axes, activations, x.leaves | updates.leaves)
     return [trace.chain(value, name)]
