@@ -53,7 +53,7 @@ def flat_arrays(specs, params):
     leaves = jax.tree.leaves(params)
     out = []
     for spec in specs:
-        x = leaves[spec.leaf][tuple(slice(*b) for b in spec.bounds)]
+        x = leaves[spec.leaf][np.ix_(*(part.entries() for part in spec.parts))]
         x = x.reshape(spec.split).transpose(spec.order)
         out.append(x.reshape(1, *spec.shape, spec.dense))
     return out

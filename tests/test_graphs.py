@@ -197,10 +197,10 @@ def test_parts_of_an_array_are_numbered_along_its_axes():
     params = {"w": jnp.ones((3, 6)), "o": jnp.ones((4, 2))}
     symmetry = discover(network, params, jnp.ones((5, 3)), check=False)
     edges = build_topology(symmetry).edges
-    assert {(e.name, e.bounds) for e in edges} == {
-        ("w[0,0]", ((0, 3), (0, 2))),
-        ("w[0,1]", ((0, 3), (2, 6))),
-        ("o", ((0, 4), (0, 2))),
+    assert {(e.name, *(tuple(p.entries()) for p in e.parts)) for e in edges} == {
+        ("w[0,0]", (0, 1, 2), (0, 1)),
+        ("w[0,1]", (0, 1, 2), (2, 3, 4, 5)),
+        ("o", (0, 1, 2, 3), (0, 1)),
     }
 
 

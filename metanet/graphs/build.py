@@ -321,7 +321,7 @@ class _Builder:
         return EdgeSet(
             name=path + suffix,
             leaf=block.leaf,
-            bounds=block.bounds,
+            parts=block.parts,
             split=split,
             order=order,
             shape=(size(diagonal), size(sources), size(targets), size(parallel)),

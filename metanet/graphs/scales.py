@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from metanet.graphs.topology import EdgeSet, Topology
 
 if TYPE_CHECKING:
-    from metanet.symmetry import Symmetry
+    from metanet.symmetry import AxisPart, Symmetry
 
 # Identity edges that pass an activation on unchanged.
 _PLAIN_IDENTITY_EDGES = frozenset({"residual", "recurrence", "init", "bias"})
@@ -29,7 +29,7 @@ class _BlockAxis(NamedTuple):
     """An axis of a block of a parameter leaf."""
 
     leaf: int
-    bounds: tuple[tuple[int, int], ...]
+    parts: tuple[AxisPart, ...]
     axis: int
 
 
@@ -101,7 +101,7 @@ def _exponents_by_axis(symmetry: Symmetry) -> list[dict[_BlockAxis, Fraction]]:
             for block in blocks[term.leaf]:
                 for axis, position in enumerate(block.positions):
                     if position == term.position:
-                        key = _BlockAxis(block.leaf, block.bounds, axis)
+                        key = _BlockAxis(block.leaf, block.parts, axis)
                         group_powers[key] = term.power
         powers.append(group_powers)
     return powers
@@ -116,7 +116,7 @@ def _scaled_node_sets(
     for edge in topology.edges:
         column = {axis: i for i, axis in enumerate(edge.order)}
         for axis in range(len(edge.split)):
-            power = powers.get(_BlockAxis(edge.leaf, edge.bounds, axis))
+            power = powers.get(_BlockAxis(edge.leaf, edge.parts, axis))
             if power is None:
                 continue
             source, target = edge.units[column[axis]]

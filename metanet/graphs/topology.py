@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from metanet.symmetry import AxisPart
+
 
 @dataclass(frozen=True)
 class NodeSet:
@@ -63,7 +65,7 @@ class EdgeSet:
     Attributes:
         name: Parameter path, with a suffix if a leaf has several blocks or uses.
         leaf: Index of the leaf in the flattened parameters.
-        bounds: ``(start, stop)`` per axis of the leaf.
+        parts: Its entries along each axis of the leaf.
         split: Sizes into which the sliced leaf is reshaped, one per index.
         order: Transposition of the split axes into (both..., source..., target...,
             mult...).
@@ -86,7 +88,7 @@ class EdgeSet:
 
     name: str
     leaf: int
-    bounds: tuple[tuple[int, int], ...]
+    parts: tuple[AxisPart, ...]
     split: tuple[int, ...]
     order: tuple[int, ...]
     shape: tuple[int, int, int, int]

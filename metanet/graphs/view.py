@@ -20,7 +20,7 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.graphs.build import Fuse, build_topology
 from metanet.graphs.topology import EdgeSet, Topology
-from metanet.symmetry import discover, join_blocks
+from metanet.symmetry import discover, join_blocks, select_parts
 
 
 @partial(
@@ -112,7 +112,7 @@ def to_params(graph: ParameterGraph, example: Any, feature: int = 0) -> Any:
             piece = _unblock(edge, block[..., feature], batch)
             parts.setdefault(edge.leaf, []).append((edge, piece))
     leaves = [
-        join_blocks([(edge.bounds, piece) for edge, piece in parts[i]])
+        join_blocks([(edge.parts, piece) for edge, piece in parts[i]])
         if i in parts
         else jnp.zeros((*batch, *shape), graph.edges[0].dtype)  # it has no values
         for i, (_, shape) in enumerate(topology.leaves)
@@ -164,8 +164,7 @@ def _leaves(topology: Topology, params: Any) -> list[jax.Array]:
 def block_of(edge: EdgeSet, shape: tuple[int, ...], leaf: Any) -> Any:
     """Views a leaf ``[..., *shape]`` as the block ``[..., both, S, T, M]`` of an edge set."""
     batch = leaf.shape[: leaf.ndim - len(shape)]
-    if edge.bounds != tuple((0, n) for n in shape):
-        leaf = leaf[(..., *(slice(*bound) for bound in edge.bounds))]
+    leaf = select_parts(leaf, edge.parts)
     order = (*range(len(batch)), *(len(batch) + i for i in edge.order))
     return (
         leaf.reshape((*batch, *edge.split))
@@ -195,7 +194,7 @@ def _unblock(edge: EdgeSet, block: jax.Array, batch: tuple[int, ...]) -> jax.Arr
     """Returns the slice of the leaf that the edge set holds; the inverse of `block_of`."""
     inverse = sorted(range(len(edge.order)), key=edge.order.__getitem__)
     order = (*range(len(batch)), *(len(batch) + i for i in inverse))
-    sizes = (stop - start for start, stop in edge.bounds)
+    sizes = (part.size for part in edge.parts)
     ordered = block.reshape(*batch, *(edge.split[i] for i in edge.order))
     return ordered.transpose(order).reshape(*batch, *sizes)
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from metanet.errors import MetanetError
 from metanet.graphs import broadcast, extreme, total
-from metanet.symmetry import Symmetry
+from metanet.symmetry import AxisPart, Symmetry
 
 # Arrays whose axes have more partitions than this are of a rank that does not fit into
 # memory; a message is better than a process that hangs.
@@ -58,7 +58,7 @@ class ArraySpec:
 
     Attributes:
         leaf: Index of the leaf.
-        bounds: ``(start, stop)`` per axis of the leaf.
+        parts: Its entries along each axis of the leaf.
         split: Sizes of the block's indices.
         order: Transposition of the split axes, permuted ones first.
         axes: The permuted axes.
@@ -66,7 +66,7 @@ class ArraySpec:
     """
 
     leaf: int
-    bounds: tuple[tuple[int, int], ...]
+    parts: tuple[AxisPart, ...]
     split: tuple[int, ...]
     order: tuple[int, ...]
     axes: tuple[Axis, ...]
@@ -181,7 +181,7 @@ def _array_spec(symmetry: Symmetry, block, labels, joint, parents) -> ArraySpec:
         complete.append(Axis(axis.label, axis.size, tuple(above)))
     return ArraySpec(
         block.leaf,
-        block.bounds,
+        block.parts,
         split,
         (*order, *dense),
         tuple(complete),

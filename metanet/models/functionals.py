@@ -65,6 +65,7 @@ from metanet.models.equivariant_maps import (
 )
 from metanet.models.layers import Linear, dropout, rms_norm
 from metanet.options import Options, PositiveInt, Rate
+from metanet.symmetry import select_parts
 
 _ENCODING = 4
 
@@ -348,10 +349,9 @@ class Functional(nnx.Module):
         values = [to_params(graphs, structure, i) for i in range(self.features)]
         out = []
         for spec in self.specs:
-            where = tuple(slice(*bound) for bound in spec.bounds)
             parts = []
             for leaves in values:
-                x = leaves[spec.leaf][(slice(None), *where)]
+                x = select_parts(leaves[spec.leaf], spec.parts)
                 x = x.reshape(x.shape[0], *spec.split)
                 x = x.transpose(0, *(1 + i for i in spec.order))
                 parts.append(x.reshape(x.shape[0], *spec.shape, spec.dense))

@@ -16,6 +16,7 @@ from metanet.symmetry.interop import from_rebasin, from_unf, to_rebasin, to_unf
 from metanet.symmetry.recorder import RULES, Trace, register_rule
 from metanet.symmetry.symmetry import (
     Activation,
+    AxisPart,
     Block,
     Coverage,
     Exponent,
@@ -30,6 +31,7 @@ from metanet.symmetry.symmetry import (
     Shift,
     Symmetry,
     View,
+    select_parts,
 )
 from metanet.symmetry.values import Value
 from metanet.symmetry.verification import SymmetryError, check
@@ -37,6 +39,7 @@ from metanet.symmetry.verification import SymmetryError, check
 __all__ = [
     "RULES",
     "Activation",
+    "AxisPart",
     "Block",
     "Coverage",
     "Element",
@@ -68,6 +71,7 @@ __all__ = [
     "join_blocks",
     "random_element",
     "register_rule",
+    "select_parts",
     "to_rebasin",
     "to_unf",
 ]

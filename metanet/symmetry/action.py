@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.symmetry.symmetry import (
+    AxisPart,
     Block,
     PermutationGroup,
     Position,
@@ -25,7 +27,7 @@ from metanet.symmetry.symmetry import (
     Symmetry,
 )
 
-Bounds = tuple[tuple[int, int], ...]
+AxisParts = tuple[AxisPart, ...]
 
 
 class Element(NamedTuple):
@@ -179,37 +181,40 @@ def _map_blocks(
         raise MetanetError(
             f"parameters: {len(leaves)} arrays, the symmetry is of {len(symmetry.leaves)}"
         )
-    blocks: list[list[tuple[Bounds, jax.Array]]] = [[] for _ in leaves]
+    blocks: list[list[tuple[AxisParts, jax.Array]]] = [[] for _ in leaves]
     for block in symmetry.blocks:
-        leaf = jnp.asarray(leaves[block.leaf])
-        whole = block.bounds == tuple((0, n) for n in leaf.shape)
-        part = leaf if whole else leaf[tuple(slice(*b) for b in block.bounds)]
         sizes = [symmetry.indices[a].size for a in block.indices]
-        new = change(block, part.reshape(sizes)).reshape(part.shape)
-        blocks[block.leaf].append((block.bounds, new))
+        part = block.select(jnp.asarray(leaves[block.leaf])).reshape(sizes)
+        new = change(block, part).reshape(block.shape)
+        blocks[block.leaf].append((block.parts, new))
     leaves = [join_blocks(b) if b else x for b, x in zip(blocks, leaves, strict=True)]
     return jax.tree.unflatten(treedef, leaves)
 
 
-def join_blocks(blocks: Sequence[tuple[Bounds, jax.Array]]) -> jax.Array:
-    """Concatenates blocks that fill an array.
+def join_blocks(blocks: Sequence[tuple[AxisParts, jax.Array]]) -> jax.Array:
+    """Joins blocks that fill an array.
 
     Writing one block after the other into a copy is no alternative: XLA may read a block
     from the half-written array (seen with jax 0.10 on CPU).
 
     Args:
-        blocks: Per block ``(start, stop)`` along each of the array's last axes, and its
-            values ``[..., *sizes]``.
+        blocks: Per block its part along each of the array's last axes, and its values
+            ``[..., *sizes]``.
     """
     if len(blocks) == 1:
         return blocks[0][1]
     rank = len(blocks[0][0])
     for axis in range(rank):
-        cuts = sorted({bounds[axis] for bounds, _ in blocks})
-        apart = all(a[1] <= b[0] for a, b in zip(cuts, cuts[1:], strict=False))
-        if len(cuts) > 1 and apart:
-            rows = [join_blocks([b for b in blocks if b[0][axis] == c]) for c in cuts]
-            return jnp.concatenate(rows, axis - rank)
+        parts = sorted({b[axis] for b, _ in blocks})
+        entries = np.concatenate([part.entries() for part in parts])
+        if len(parts) == 1 or len(np.unique(entries)) < len(entries):
+            continue
+        rows = [join_blocks([b for b in blocks if b[0][axis] == p]) for p in parts]
+        joined = jnp.concatenate(rows, axis - rank)
+        order = np.argsort(entries)
+        if (np.diff(order) != 1).any():  # grids that interleave
+            joined = jnp.take(joined, order.astype(np.int32), axis - rank, mode="clip")
+        return joined
     raise AssertionError("blocks that do not fill an array")
 
 

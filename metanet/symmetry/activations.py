@@ -211,19 +211,17 @@ def _extract(array: jax.Array, view: View) -> jax.Array:
     """
     shape: list[int] = []
     axis_of: dict[int, int] = {}
-    slices = []
-    for axis, size in zip(view.axes, array.shape, strict=True):
+    for i, (axis, size) in enumerate(zip(view.axes, array.shape, strict=True)):
         if axis is None:
-            slices.append(slice(None))
             shape.append(size)
             continue
-        start, stop, factors = axis
-        slices.append(slice(start, stop))
-        for width, unit in factors:
+        part, units = axis
+        array = part.select(array, i - array.ndim)
+        for width, unit in zip(part.sizes, units, strict=True):
             if unit >= 0:
                 axis_of[unit] = len(shape)
             shape.append(width)
-    split = array[tuple(slices)].reshape(shape)
+    split = array.reshape(shape)
     front = [axis_of[u] for u in sorted(axis_of)]
     rest = [i for i in range(len(shape)) if i not in front]
     return split.transpose(front + rest)

@@ -223,9 +223,8 @@ def _factors(
     for tier in reversed(step.tiers):
         total = jnp.zeros_like(factors)
         for r in tier:
-            slices = tuple(slice(*b) for b in r.block.bounds)
             sizes = [symmetry.indices[a].size for a in r.block.indices]
-            array = leaves[r.block.leaf][slices].reshape(sizes)
+            array = r.block.select(leaves[r.block.leaf]).reshape(sizes)
             total += _over_unit(scaling_group, r, array**3 if sign else array * array)
         if sign:
             factors = jnp.where(total == 0, factors, jnp.sign(total))

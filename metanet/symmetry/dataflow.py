@@ -434,18 +434,28 @@ class Dataflow(NullDataflow):
             summed: The indices summed over.
         """
         roles: dict[Position, list[tuple[str, UnitTag]]] = {}
-        segments: dict[int, int] = {}
+        # An index that several segments share is in those that all indices agree on.
+        segments: dict[int, set[int]] = {}
+
+        def narrow(positions: Sequence[Position]) -> None:
+            for axis in {p.axis for p in positions}:
+                possible = {p.segment for p in positions if p.axis == axis}
+                segments[axis] = segments.get(axis, possible) & possible
+
         for o, unit in connection.ends:
-            for position in param_positions(o, leaf):
+            positions = param_positions(o, leaf)
+            if unit is not None:
+                narrow(positions)
+            for position in positions:
                 entries = roles.setdefault(position, [])
                 if unit is not None:
-                    segments[position.axis] = position.segment
                     entries.append(("target", UnitTag(connection.target, unit)))
                 if connection.contracted:
                     entries += [("source", tag) for tag in unit_tags(o)]
         for o in summed:
-            for position in param_positions(o, leaf):
-                segments[position.axis] = position.segment
+            positions = param_positions(o, leaf)
+            narrow(positions)
+            for position in positions:
                 entries = roles.setdefault(position, [])
                 entries += [("source", tag) for tag in unit_tags(o)]
 
@@ -487,11 +497,11 @@ class Dataflow(NullDataflow):
             edge = IdentityEdge(a, b, "pairing", value.activations[a], pairs)
             self.identity_edges.append(edge)
 
-    def _blocks_of(self, leaf: int, segments: dict[int, int]) -> Iterator[Block]:
-        """Yields the blocks of a leaf that agree with segments of some of its axes."""
+    def _blocks_of(self, leaf: int, segments: dict[int, set[int]]) -> Iterator[Block]:
+        """Yields the blocks of a leaf in possible segments of some of its axes."""
         for block in self._blocks:
             if block.leaf == leaf and all(
-                block.segments[axis] == s for axis, s in segments.items()
+                block.segments[axis] in s for axis, s in segments.items()
             ):
                 yield block
 
@@ -517,15 +527,12 @@ def view_axes(
     """
     described: list[ViewAxis | None] = []
     present = [u for u in turns if u >= 0]
-    for axis in axes:
-        start, entry = 0, None
-        for segment in indices.normal(axis):
-            stop = start + indices.segment_size(segment)
-            units = [next(iter(units_of(o, activation)), -1) for o in segment]
+    for axis in map(indices.normal, axes):
+        entry = None
+        for start, segment in zip(indices.starts(axis), axis, strict=True):
+            units = tuple(next(iter(units_of(o, activation)), -1) for o in segment)
             if any(u >= 0 for u in units):
-                sizes = [indices.size(o.axis_index) for o in segment]
-                entry = (start, stop, tuple(zip(sizes, units, strict=True)))
+                entry = (indices.part_of(start, segment), units)
                 present += [u for u in units if u >= 0]
-            start = stop
         described.append(entry)
     return tuple(described) if sorted(present) == list(range(count)) else None

@@ -295,13 +295,13 @@ class _Discovery:
         dtype = dtype_of(self.closed.jaxpr.invars[leaf])
         is_number = jnp.issubdtype(dtype, jnp.inexact)
         if self.indices.is_unstructured(o.axis_index):
-            return Occurrence(o.axis_index, tags)
+            return o._replace(tags=tags)
         form = ((ExponentVar(leaf, position), Fraction(1)),)
         if not is_number:
             trace.require("real", form)
             trace.require("sign", form)
-            return Occurrence(o.axis_index, tags)
-        return Occurrence(o.axis_index, tags, form, form)
+            return o._replace(tags=tags)
+        return o._replace(tags=tags, real=form, sign=form)
 
     def _value(self, trace: Trace, parameter: _Parameter, parts: list[Value]) -> Value:
         if len(parts) == 1:
@@ -315,8 +315,7 @@ class _Discovery:
         for index, parameter in enumerate(self.parameters):
             parts = parameter.segments(self.indices)
             for begin, (first, axes) in zip(parameter.starts, parts, strict=False):
-                sizes = [[self.indices.segment_size(s) for s in a] for a in axes]
-                starts = [[*itertools.accumulate(s, initial=0)] for s in sizes]
+                starts = [self.indices.starts(axis) for axis in axes]
                 if len(parameter.parts) > 1:
                     starts[parameter.axis] = [n + begin for n in starts[parameter.axis]]
                 for choice in itertools.product(*(range(len(a)) for a in axes)):
@@ -329,8 +328,9 @@ class _Discovery:
                     yield Block(
                         leaf=index,
                         segments=tuple(first[i] + j for i, j in chosen),
-                        bounds=tuple(
-                            (starts[i][j], starts[i][j + 1]) for i, j in chosen
+                        parts=tuple(
+                            self.indices.part_of(starts[i][j], axes[i][j])
+                            for i, j in chosen
                         ),
                         positions=tuple(position for position, _ in factors),
                         indices=tuple(axis_index for _, axis_index in factors),

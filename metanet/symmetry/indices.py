@@ -1,10 +1,12 @@
 """Independent indices of a program, unified and refined as the program is read.
 
-An axis of an array is a list of segments (a concatenation); a segment is a product of
-occurrences of indices, the first one major (a reshape). Indices live in a union-find. A
-class of it is free, pinned with a reason, uniform, or refined: replaced by the product or
-the concatenation of finer indices. Refinement belongs to the class, so it reaches every
-axis that shares it.
+An axis of an array is a list of segments (a concatenation), sorted by their first entries;
+a segment is a product of occurrences of indices, the first one major (a reshape). Each
+occurrence has a stride, so that segments may interleave: where the channels of every head
+are cut in two, both parts of all heads are segments. Indices live in a union-find. A class
+of it is free, pinned with a reason, uniform, or refined: replaced by a product, a
+concatenation or an interleaving of finer indices. Refinement belongs to the class, so it reaches every axis
+that shares it.
 
 A *uniform* index marks an axis along which a value is constant (a broadcast, an axis of
 size 1). It matches anything and is never unified, so that rules need no special cases for
@@ -13,12 +15,16 @@ broadcasting.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from metanet.symmetry.symmetry import Position
+import numpy as np
+
+from metanet.symmetry.symmetry import AxisPart, Position
 
 
 class ParamTag(NamedTuple):
@@ -89,6 +95,7 @@ class Occurrence(NamedTuple):
     Attributes:
         axis_index: The index (any member of its class).
         tags: Positions of parameters and units of activations that it indexes here.
+        stride: Distance along the axis of two entries whose indices are neighbours.
         real, sign: Exponents of scale and sign symmetries along the index.
         sources: Leaves and inputs through which entries along the index are independent,
             see `metanet.symmetry.distinctness`.
@@ -101,10 +108,12 @@ class Occurrence(NamedTuple):
     sign: Form = ZERO
     sources: frozenset[int] = frozenset()
     distinct: bool = False
+    stride: int = 1
 
 
 Segment = list[Occurrence]
 Axis = list[Segment]
+Step = Literal["again", "done", "failed"]
 
 
 def param_positions(occurrence: Occurrence, leaf: int) -> list[Position]:
@@ -197,41 +206,100 @@ class Indices:
         Segments without values are left out, so that an axis of size 0 has none.
         """
         segments = [s for s in axis if self.segment_size(s)]
-        return [part for segment in segments for part in self._normal_segment(segment)]
+        if all(
+            self.find(o.axis_index) not in self._children for s in segments for o in s
+        ):
+            return [self._representatives(s) for s in segments]
+        starts = self.starts(segments)
+        pieces = [
+            piece
+            for start, segment in zip(starts, segments, strict=True)
+            for piece in self._refined(start, segment)
+        ]
+        return [segment for _, segment in sorted(pieces, key=lambda piece: piece[0])]
 
-    def _normal_segment(self, segment: Segment) -> list[Segment]:
+    def _representatives(self, segment: Segment) -> Segment:
+        return [
+            o._replace(axis_index=self.find(o.axis_index))
+            for o in segment
+            if self.size(o.axis_index) != 1
+        ]
+
+    def _refined(self, start: int, segment: Segment) -> list[tuple[int, Segment]]:
+        """Returns the finer segments of a segment, each with its first entry."""
         for position, occurrence in enumerate(segment):
             root = self.find(occurrence.axis_index)
             if root not in self._children:
                 continue
             kind, children = self._children[root]
+            before, after = segment[:position], segment[position + 1 :]
+            stride = occurrence.stride
             if kind == "product":
-                finer = [occurrence._replace(axis_index=k) for k in children]
-                return self._normal_segment(
-                    segment[:position] + finer + segment[position + 1 :]
-                )
-            if position == 0:
-                return [
-                    part
-                    for child in children
-                    for part in self._normal_segment(
-                        [occurrence._replace(axis_index=child), *segment[1:]]
+                finer: Segment = []
+                for child in reversed(children):
+                    finer.insert(
+                        0, occurrence._replace(axis_index=child, stride=stride)
                     )
-                ]
-            # A concatenation in a minor position of a product has no segments.
-            if root not in self._unstructured:
-                why = "a concatenation inside a product of axes"
-                self._unstructured.add(root)
-                self.pins.setdefault(root, why)
+                    stride *= self.size(child)
+                return self._refined(start, before + finer + after)
+            pieces = []
+            if kind == "interleaving":
                 for child in children:
-                    self.pin([[occurrence._replace(axis_index=child)]], why)
-        return [
-            [
-                o._replace(axis_index=self.find(o.axis_index))
-                for o in segment
-                if self.size(o.axis_index) != 1
+                    part = occurrence._replace(
+                        axis_index=child, stride=stride * len(children)
+                    )
+                    pieces += self._refined(start, [*before, part, *after])
+                    start += stride
+                return pieces
+            for child in children:
+                part = occurrence._replace(axis_index=child)
+                pieces += self._refined(start, [*before, part, *after])
+                start += stride * self.size(child)
+            return pieces
+        return [(start, self._representatives(segment))]
+
+    def starts(self, axis: Axis) -> list[int]:
+        """Returns the first entry of each segment."""
+        if all(self._is_dense(segment) for segment in axis):
+            sizes = [self.segment_size(segment) for segment in axis]
+            return [*itertools.accumulate(sizes, initial=0)][:-1]
+        covered = np.zeros(self.axis_size(axis), bool)
+        starts = []
+        for segment in axis:
+            # Segments are sorted, so that each begins at the first entry that is left.
+            starts.append(int(covered.argmin()))
+            covered[self.part_of(starts[-1], segment).entries()] = True
+        return starts
+
+    def part_of(self, start: int, segment: Segment) -> AxisPart:
+        """Returns the entries of a segment."""
+        sizes = tuple(self.size(o.axis_index) for o in segment)
+        return AxisPart(start, sizes, tuple(o.stride for o in segment))
+
+    def _is_dense(self, segment: Segment) -> bool:
+        inner = 1
+        for o in reversed(segment):
+            size = self.size(o.axis_index)
+            if size != 1 and o.stride != inner:
+                return False
+            inner *= size
+        return True
+
+    def product(self, axes: Sequence[Axis]) -> Axis:
+        """Returns the axis of the joint values of several, the first one major."""
+        total: list[tuple[int, Segment]] = [(0, [])]
+        for axis in axes:
+            segments, width = self.normal(axis), self.axis_size(axis)
+            starts = self.starts(segments)
+            total = [
+                (
+                    start * width + inner_start,
+                    [o._replace(stride=o.stride * width) for o in outer] + inner,
+                )
+                for start, outer in total
+                for inner_start, inner in zip(starts, segments, strict=True)
             ]
-        ]
+        return [segment for _, segment in sorted(total, key=lambda piece: piece[0])]
 
     def _split(self, root: int, kind: str, sizes: Sequence[int]) -> None:
         pin, uniform = self.pins.get(root), root in self._uniform
@@ -240,40 +308,84 @@ class Indices:
             self.notes[child] = list(self.notes.get(root, ()))
         self._children[root] = (kind, children)
 
-    def _cut(self, segment: Segment, size: int) -> bool:
-        """Makes a segment boundary after ``size`` values; returns False if impossible."""
-        rest = self.segment_size(segment[1:])
-        root = segment[0].axis_index
-        if size % rest or root in self._children:
+    def _cut(self, root: int, size: int) -> None:
+        """Replaces an index by the concatenation of its first values and the rest."""
+        self._split(root, "concatenation", [size, self.size(root) - size])
+
+    def _factor(self, root: int, size: int) -> bool:
+        """Replaces an index by a product with a minor factor; False if impossible."""
+        if self.size(root) % size:
             return False
-        self._split(
-            root, "concatenation", [size // rest, self.size(root) - size // rest]
-        )
+        self._split(root, "product", [self.size(root) // size, size])
         return True
 
-    def _unify_step(self, left: Axis, right: Axis, why: str) -> str:
-        """Makes two axes agree in one more index; returns "again", "done" or "failed"."""
+    def _unify_step(self, left: Axis, right: Axis, why: str) -> Step:
+        """Makes two axes agree in one more index."""
         for x, y in zip(left, right, strict=False):
-            nx, ny = self.segment_size(x), self.segment_size(y)
-            if nx != ny:
-                was_cut = self._cut(y, nx) if nx < ny else self._cut(x, ny)
-                return "again" if was_cut else "failed"
-            for a, b in zip(reversed(x), reversed(y), strict=False):
-                p, q = a.axis_index, b.axis_index
-                na, nb = self.size(p), self.size(q)
-                if p == q:
-                    continue
-                if na == nb:
-                    if p in self._uniform or q in self._uniform:
-                        continue
-                    self._union(p, q, why)
-                    return "again"
-                big, small = (p, nb) if na > nb else (q, na)
-                if self.size(big) % small or big in self._children:
-                    return "failed"
-                self._split(big, "product", [self.size(big) // small, small])
-                return "again"
+            step = self._unify_segments(x, y, why)
+            if step != "done":
+                return step
         return "done"
+
+    def _unify_segments(self, x: Segment, y: Segment, why: str) -> Step:
+        """Makes two segments with the same first entry agree in one more index."""
+        for depth in range(max(len(x), len(y))):
+            i, j = len(x) - 1 - depth, len(y) - 1 - depth
+            if min(i, j) < 0:
+                # One segment ends here: the other is cut after the first value of its
+                # outermost index.
+                if max(i, j) > 0:
+                    return "failed"
+                self._cut((x if j < 0 else y)[0].axis_index, 1)
+                return "again"
+            a, b = x[i], y[j]
+            if a.stride != b.stride:
+                return self._end_before(*((a, b) if a.stride < b.stride else (b, a)))
+            p, q = a.axis_index, b.axis_index
+            if p == q:
+                continue
+            if self.size(p) == self.size(q):
+                if p in self._uniform or q in self._uniform:
+                    continue
+                self._union(p, q, why)
+                return "again"
+            if self.size(p) < self.size(q):
+                return self._resize(q, j, a, x[i - 1] if i else None)
+            return self._resize(p, i, b, y[j - 1] if j else None)
+        return "done"
+
+    def _end_before(self, inner: Occurrence, outer: Occurrence) -> Step:
+        """Cuts an index where the other axis has a gap, and an index of a larger stride."""
+        root, period = inner.axis_index, outer.stride // inner.stride
+        if outer.stride % inner.stride:
+            return "failed"
+        if self.size(root) > period:
+            return "again" if self._factor(root, period) else "failed"
+        self._cut(root, 1)
+        return "again"
+
+    def _resize(
+        self, big: int, level: int, small: Occurrence, outer: Occurrence | None
+    ) -> Step:
+        """Refines an index that meets a smaller one.
+
+        Args:
+            big: The index.
+            level: Number of indices outside of it in its segment.
+            small: The smaller index.
+            outer: The next index outside of the smaller one, if any.
+        """
+        size = self.size(small.axis_index)
+        if outer is None:
+            if level:
+                return "failed"
+            self._cut(big, size)
+            return "again"
+        period = outer.stride // small.stride
+        if self.size(big) > period or period == size:
+            return "again" if self._factor(big, period) else "failed"
+        self._cut(big, size)
+        return "again"
 
     def _union(self, p: int, q: int, why: str) -> None:
         # The older index represents the class, so that those of parameters keep their
@@ -315,28 +427,65 @@ class Indices:
         aligned = self.align(axis, pattern, why)
         if aligned is None:
             return None
-        segments = iter(aligned[0])
-        parts = []
-        for size in sizes:
-            part: Axis = []
-            while self.axis_size(part) < size:
-                part.append(next(segments))
-            parts.append(part)
+        ends = [*itertools.accumulate(sizes)]
+        parts: list[Axis] = [[] for _ in sizes]
+        for start, segment in zip(self.starts(aligned[0]), aligned[0], strict=True):
+            parts[bisect.bisect(ends, start)].append(segment)
         return parts
 
-    def factor_segment(
-        self, segment: Segment, sizes: Sequence[int], why: str
-    ) -> list[Segment] | None:
-        """Factors a segment into a product of given sizes; None if impossible."""
-        pattern = [[Occurrence(self.new(n, uniform=True)) for n in sizes]]
-        aligned = self.align([segment], pattern, why)
-        if aligned is None or len(aligned[0]) > 1:
+    def every_few(self, axis: Axis, start: int, step: int, why: str) -> Axis | None:
+        """Returns every ``step``-th entry of an axis; None if impossible.
+
+        Args:
+            axis: The axis, of a size that the step divides.
+            start: The first entry, less than the step.
+            step: Distance of the entries.
+            why: The equation that reads them.
+        """
+        size = self.axis_size(axis) // step
+        segments = self.normal(axis)
+        if len(segments) == 1 and len(segments[0]) == 1:
+            # The entries between those that are read are independent of them.
+            root = segments[0][0].axis_index
+            self._split(root, "interleaving", [size] * step)
+        pattern = [
+            [Occurrence(self.new(size, uniform=True), stride=step)] for _ in range(step)
+        ]
+        aligned = self.align(axis, pattern, why)
+        if aligned is None:
             return None
-        rest = list(aligned[0][0])
-        factors = []
-        for size in sizes:
-            factor: Segment = []
-            while self.segment_size(factor) < size:
-                factor.append(rest.pop(0))
-            factors.append(factor)
-        return factors
+        return [
+            [o._replace(stride=o.stride // step) for o in segment]
+            for first, segment in zip(self.starts(aligned[0]), aligned[0], strict=True)
+            if first % step == start
+        ]
+
+    def factor_axis(
+        self, axis: Axis, sizes: Sequence[int], why: str
+    ) -> list[list[Axis]] | None:
+        """Factors an axis into a product of axes of given sizes, major first.
+
+        Returns:
+            For each axis, its content at every combination of parts of the other axes:
+            a concatenation may have other channels in each part. None if impossible.
+        """
+        strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+        pattern = [
+            Occurrence(self.new(n, uniform=True), stride=s)
+            for n, s in zip(sizes, strides, strict=True)
+        ]
+        aligned = self.align(axis, [pattern], why)
+        if aligned is None:
+            return None
+        contents: list[dict[tuple[int, ...], Axis]] = [{} for _ in sizes]
+        for start, segment in zip(self.starts(aligned[0]), aligned[0], strict=True):
+            digits = [start // s % n for n, s in zip(sizes, strides, strict=True)]
+            for k, (n, stride) in enumerate(zip(sizes, strides, strict=True)):
+                inside = [
+                    o._replace(stride=o.stride // stride)
+                    for o in segment
+                    if stride <= o.stride < n * stride
+                ]
+                others = (*digits[:k], *digits[k + 1 :])
+                contents[k].setdefault(others, []).append(inside)
+        return [list(content.values()) for content in contents]

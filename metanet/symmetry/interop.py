@@ -22,6 +22,7 @@ import jax
 
 from metanet.errors import MetanetError, suggest
 from metanet.symmetry.symmetry import (
+    AxisPart,
     Block,
     Index,
     Leaf,
@@ -47,7 +48,7 @@ def _axes(symmetry: Symmetry) -> list[list[int | tuple[Any, ...]]]:
         blocks = [b for b in symmetry.blocks if b.leaf == index]
         row = []
         for axis in range(len(leaf.shape)):
-            parts = sorted({(b.bounds[axis], _indices_along(b, axis)) for b in blocks})
+            parts = sorted({(b.parts[axis], _indices_along(b, axis)) for b in blocks})
             indices = [a for _, members in parts for a in members]
             free = [a for a in indices if symmetry.indices[a].pinned is None]
             if not free:
@@ -71,11 +72,11 @@ def _indices_along(block: Block, axis: int) -> tuple[int, ...]:
 
 def _obstacle(
     symmetry: Symmetry,
-    parts: list[tuple[tuple[int, int], tuple[int, ...]]],
+    parts: list[tuple[AxisPart, tuple[int, ...]]],
     group: PermutationGroup,
 ) -> str:
     """Returns the reason why an axis is not one index with one permutation, or ""."""
-    if len({bounds for bounds, _ in parts}) > 1:
+    if len({part for part, _ in parts}) > 1:
         return "is a concatenation of several indices"
     if len(parts) > 1:
         return "is another index in each part of the array"
@@ -231,7 +232,7 @@ def _assembled(leaves: list[Leaf], rows: list[Any]) -> Symmetry:
             Block(
                 leaf=index,
                 segments=(0,) * len(row),
-                bounds=tuple((0, n) for n in leaf.shape),
+                parts=tuple(AxisPart.interval(0, n) for n in leaf.shape),
                 positions=tuple(p for p, _ in factors),
                 indices=tuple(a for _, a in factors),
             )

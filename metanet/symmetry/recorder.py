@@ -363,6 +363,29 @@ class Trace(ABC):
 
         return zip_occurrences(aligned, join)
 
+    def factored_axis(self, axis: Axis, sizes: Sequence[int]) -> list[Axis] | None:
+        """Factors an axis into a product of axes of given sizes, major first.
+
+        Parts of a concatenation that have the same position in a factor are unified.
+
+        Returns:
+            The axes; None if the axis does not factor so: then it is pinned.
+        """
+        wide = [n for n in sizes if n != 1]
+        contents = self.indices.factor_axis(axis, wide, self.why)
+        if contents is None:
+            return None
+        factors = []
+        for first, *others in contents:
+            for other in others:
+                aligned = self.indices.align(first, other, self.why)
+                if aligned is None:
+                    return None
+                first = self.joined_axis(aligned, True, True)
+            factors.append(first)
+        rest = iter(factors)
+        return [next(rest) if n != 1 else self.fresh(1) for n in sizes]
+
     # Constraints on exponents.
 
     def require(self, which: Literal["real", "sign"], form: Form) -> None:

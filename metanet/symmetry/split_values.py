@@ -165,17 +165,13 @@ def _factored_parts(
     counts = [stop - start for start, stop in itertools.pairwise(starts)]
     widths = [n * math.prod(inner) for n in counts]
     cut = trace.indices.split_axis(x.axes[axis], widths, trace.why)
-    if cut is None or any(len(part) > 1 for part in cut):
+    if cut is None:
         return None
     values = []
     for part, count in zip(cut, counts, strict=True):
-        sizes = (*(1,) * lead, count, *inner)
-        wide = [n for n in sizes if n != 1]
-        split = trace.indices.factor_segment(part[0], wide, trace.why)
-        if split is None:
+        new = trace.factored_axis(part, (*(1,) * lead, count, *inner))
+        if new is None:
             return None
-        rest = iter(split)
-        new: list[Axis] = [[next(rest)] if n != 1 else trace.fresh(1) for n in sizes]
         axes = [*x.axes[:axis], *new, *x.axes[axis + 1 :]]
         activations = trace.dataflow.remaining(x, axes)
         values.append(replace(x, axes=axes, activations=activations, shift={}))

@@ -14,14 +14,77 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from metanet.errors import MetanetError, suggest
 
-# Slice of an axis, and size and unit (or -1) of each of its factors.
-ViewAxis = tuple[int, int, tuple[tuple[int, int], ...]]
+
+@dataclass(frozen=True, order=True)
+class AxisPart:
+    """Entries of an axis of an array that form a grid.
+
+    A part of consecutive entries is a grid whose strides are the numbers of entries
+    inside. The channels of one kind in each head of a fused projection are a grid of
+    heads and channels that leaves out the channels of the other kinds.
+
+    Attributes:
+        start: The first entry.
+        sizes: Sizes of the grid, major first.
+        strides: Distance of two neighbours along each axis of the grid.
+    """
+
+    start: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def interval(cls, start: int, stop: int) -> AxisPart:
+        """Returns the entries from start to stop, without a grid."""
+        return cls(start, (stop - start,), (1,))
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.sizes)
+
+    @property
+    def is_interval(self) -> bool:
+        """True for consecutive entries."""
+        inner = [math.prod(self.sizes[i + 1 :]) for i in range(len(self.sizes))]
+        return list(self.strides) == inner
+
+    def entries(self) -> np.ndarray:
+        """Returns the entries in order."""
+        steps = [
+            np.arange(n, dtype=np.int32) * s
+            for n, s in zip(self.sizes, self.strides, strict=True)
+        ]
+        total = np.full((), self.start, np.int32)
+        for step in steps:
+            total = total[..., None] + step
+        return total.reshape(-1)
+
+    def select(self, array: Any, axis: int) -> Any:
+        """Returns the entries of an array along one of its axes, counted from the last.
+
+        Args:
+            array: The array.
+            axis: A negative number.
+        """
+        if self.is_interval:
+            index: Any = slice(self.start, self.start + self.size)
+        else:
+            index = self.entries()
+        return array[(..., index, *(slice(None),) * (-1 - axis))]
+
+
+# Part of an axis, and the unit (or -1) that each factor of it is.
+ViewAxis = tuple[AxisPart, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -61,23 +124,41 @@ class Position:
 class Block:
     """Block of a leaf: one segment per axis, factored into indices.
 
-    ``leaf[slices]`` reshaped to the sizes of ``indices`` (axes in order, factors major
+    `Block.select` reshaped to the sizes of ``indices`` (axes in order, factors major
     first) has one array axis per index. A leaf without concatenated axes is one block. A
     scalar leaf is one block without indices.
 
     Attributes:
         leaf: Number of the leaf.
         segments: Number of the segment per axis of the leaf.
-        bounds: ``(start, stop)`` per axis of the leaf.
+        parts: Its entries along each axis of the leaf.
         positions: Position of each index.
         indices: Number of the index at each position (axes of size 1 have none).
     """
 
     leaf: int
     segments: tuple[int, ...]
-    bounds: tuple[tuple[int, int], ...]
+    parts: tuple[AxisPart, ...]
     positions: tuple[Position, ...]
     indices: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of entries along the axes of the leaf."""
+        return tuple(part.size for part in self.parts)
+
+    def select(self, leaf: Any) -> Any:
+        """Returns the block's entries of a leaf ``[..., *shape of the leaf]``."""
+        return select_parts(leaf, self.parts)
+
+
+def select_parts(array: Any, parts: Sequence[AxisPart]) -> Any:
+    """Returns the entries of an array in a part of each of its last axes."""
+    for i, part in enumerate(parts):
+        axis = i - len(parts)
+        if (part.start, part.size) != (0, array.shape[axis]):
+            array = part.select(array, axis)
+    return array
 
 
 @dataclass(frozen=True)
@@ -155,8 +236,8 @@ class View:
         location: Path of equation indices from the outermost jaxpr, then the operand's
             number (``operand`` True) or the result's.
         operand: The array is an operand of the equation, not a result.
-        axes: Per axis None (carries no unit), or ``(start, stop, factors)`` with factors
-            ``(size, unit)``, unit -1 for an index that is no unit.
+        axes: Per axis None (carries no unit), or the part that carries units, and the
+            unit that each factor of the part is, -1 for an index that is no unit.
         turns: Per `scan` around the array, outermost first, the unit that its
             iterations are, or -1.
     """
@@ -400,7 +481,7 @@ class Symmetry:
         scaled |= {(s.leaf, s.position) for f in self.scaling_groups for s in f.shifts}
         covered = total = 0
         for block in self.blocks:
-            size = math.prod(stop - start for start, stop in block.bounds)
+            size = math.prod(block.shape)
             total += size
             touched = moved.intersection(block.indices) or any(
                 (block.leaf, p) in scaled for p in block.positions

@@ -70,7 +70,7 @@ def expand(topology: Topology) -> Expanded:
         for unit in units(node):
             graph.node(topology, k, unit)
     for e, edge in enumerate(topology.edges):
-        block = (edge.leaf, edge.bounds)
+        block = (edge.leaf, edge.parts)
         sources = [()]
         if edge.source is not None:
             sources = list(units(topology.nodes[edge.source]))

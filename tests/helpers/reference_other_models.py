@@ -172,7 +172,7 @@ def spec_arrays(specs: Any, leaves: list[Array]) -> list[Array]:
     """The blocks of the leaves with permuted axes first, all other values as channels."""
     out = []
     for spec in specs:
-        block = leaves[spec.leaf][tuple(slice(*bound) for bound in spec.bounds)]
+        block = leaves[spec.leaf][np.ix_(*(part.entries() for part in spec.parts))]
         block = block.reshape(spec.split).transpose(spec.order)
         out.append(block.reshape(*spec.shape, spec.dense))
     return out

@@ -74,8 +74,8 @@ def _convolution(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value
     if groups > 1:
         in_width = shape_of(eqn.invars[0])[grouped_axis] // groups
         out_width = shape_of(eqn.invars[1])[rhs[0]] // groups
-        grouped_in = _group_axis(trace, x.axes[grouped_axis], groups, in_width)
-        grouped_out = _group_axis(trace, channels_out, groups, out_width)
+        grouped_in = trace.factored_axis(x.axes[grouped_axis], (groups, in_width))
+        grouped_out = trace.factored_axis(channels_out, (groups, out_width))
         if grouped_in is None or grouped_out is None:
             return trace.pin_all(eqn, inputs)
         shared = [(grouped_in[0], grouped_out[0])]
@@ -93,8 +93,7 @@ def _convolution(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value
             axes[i] = trace.fresh(shape[i], spatial_why)
         axes[out[1]] = channels_out
         if joined:
-            inner = trace.indices.normal(channels_out)
-            axes[out[1]] = [trace.indices.normal(joined[0])[0] + inner[0]]
+            axes[out[1]] = trace.indices.product([joined[0], channels_out])
         trace.record([*axes, *spatial])
         return axes
 
@@ -107,20 +106,6 @@ def _convolution(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value
     kind = "conv" if x.leaves or kernel.leaves else "pairing"
     operands = (x, kernel)
     return [_bilinear(trace, kind, operands, contracted, shared, arrange, attributes)]
-
-
-def _group_axis(
-    trace: Trace, axis: Axis, groups: int, width: int
-) -> tuple[Axis, Axis] | None:
-    """Returns a channel axis as groups and channels within a group."""
-    segments = trace.indices.normal(axis)
-    if len(segments) != 1:
-        return None
-    sizes = [n for n in (groups, width) if n != 1]
-    factors = trace.indices.factor_segment(segments[0], sizes, trace.why)
-    if factors is None:
-        return None
-    return [factors[0]], ([factors[1]] if width != 1 else [[]])
 
 
 @register_rule("ragged_dot_general")

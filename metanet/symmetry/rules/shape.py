@@ -77,34 +77,17 @@ def _groups(
 
 def _regroup(trace: Trace, old: list[Axis], sizes: list[int]) -> list[Axis]:
     """Returns axes of other sizes with the content of the product of ``old``."""
-    indices = trace.indices
-    segments = [indices.normal(axis) for axis in old]
-    segments[1:] = [_stack_index(trace, s) for s in segments[1:]]
-    if any(len(s) > 1 for s in segments[1:]):
-        why = f"a concatenation in a minor axis: {trace.why}"
-        return _forget(trace, segments, sizes, why)
-    if not segments:
-        return [trace.fresh(n) for n in sizes]
-    tail = [o for s in segments[1:] for o in s[0]]
-    flat = [s + tail for s in segments[0]]
+    flat = trace.indices.product(old)
     wide = [n for n in sizes if n != 1]
-    if len(wide) <= 1:
+    if not wide:
+        return [trace.fresh(1) for _ in sizes]
+    if len(wide) == 1:
         return [flat if n != 1 else trace.fresh(1) for n in sizes]
-    factors = None
-    if len(flat) == 1:
-        factors = indices.factor_segment(flat[0], wide, trace.why)
+    factors = trace.factored_axis(flat, sizes)
     if factors is None:
         why = f"axes that do not factor alike: {trace.why}"
         return _forget(trace, [flat], sizes, why)
-    parts = iter(factors)
-    return [[next(parts)] if n != 1 else trace.fresh(1) for n in sizes]
-
-
-def _stack_index(trace: Trace, segments: Axis) -> Axis:
-    """Replaces a concatenation of single entries (a stack) by one pinned index."""
-    if len(segments) == 1 or any(segments):
-        return segments
-    return trace.fresh(len(segments), f"the index of a stack: {trace.why}")
+    return factors
 
 
 def _forget(trace: Trace, old: list[Axis], sizes: list[int], why: str) -> list[Axis]:

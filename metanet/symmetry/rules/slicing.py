@@ -35,18 +35,47 @@ def _slice(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     params, shape = eqn.params, shape_of(eqn.invars[0])
     (x,) = inputs
     strides = params["strides"] or (1,) * len(shape)
+    bounds = [*zip(params["start_indices"], params["limit_indices"], strict=True)]
     strided = [i for i, s in enumerate(strides) if s != 1]
-    if strided:
-        trace.forbid_phase(x)
-        axes = trace.replaced_axes(x, strided, shape_of(eqn.outvars[0]))
-        x = replace(x, axes=axes, shift={})
-    bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
+    x = _every_few(trace, x, {i: (bounds[i][0], strides[i]) for i in strided}, eqn)
     cuts = {
-        i: (start, stop - start, size - stop)
-        for i, (start, stop, size) in enumerate(bounds)
-        if stop - start != size and i not in strided
+        i: (start, stop - start, shape[i] - stop)
+        for i, (start, stop) in enumerate(bounds)
+        if stop - start != shape[i] and i not in strided
     }
     return [_middle_part(trace, x, cuts)]
+
+
+def _every_few(
+    trace: Trace, x: Value, steps: Mapping[int, tuple[int, int]], eqn: JaxprEqn
+) -> Value:
+    """Returns an array of which some axes are read in steps.
+
+    The axis is pinned if the entries between those that are read are not as many each
+    time.
+
+    Args:
+        trace: The pass.
+        x: The array.
+        steps: First entry and step per axis.
+        eqn: The slice.
+    """
+    if not steps:
+        return x
+    trace.forbid_phase(x)
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    axes, irregular = list(x.axes), []
+    for i, (start, step) in steps.items():
+        read = None
+        if before[i] == after[i] * step and start < step:
+            read = trace.indices.every_few(axes[i], start, step, trace.why)
+        if read is None:
+            irregular.append(i)
+        else:
+            axes[i] = read
+    x = _part(trace, x, axes)
+    axes = trace.replaced_axes(x, irregular, after)
+    return replace(x, axes=axes, shift={})
 
 
 def _all_parts(trace: Trace, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
