@@ -1,12 +1,12 @@
 """Independent indices of a program, unified and refined as the program is read.
 
-An axis of an array is a list of segments (a concatenation), sorted by their first entries;
-a segment is a product of occurrences of indices, the first one major (a reshape). Each
-occurrence has a stride, so that segments may interleave: where the channels of every head
-are cut in two, both parts of all heads are segments. Indices live in a union-find. A class
-of it is free, pinned with a reason, uniform, or refined: replaced by a product, a
-concatenation or an interleaving of finer indices. Refinement belongs to the class, so it reaches every axis
-that shares it.
+An axis of an array is a list of segments (a concatenation), sorted by their first
+entries; a segment is a product of occurrences of indices, the first one major (a
+reshape). Each occurrence has a stride, so that segments may interleave: where the
+channels of every head are cut in two, both parts of all heads are segments. Indices live
+in a union-find. A class of it is free, pinned with a reason, uniform, or refined:
+replaced by a product, a concatenation or an interleaving of finer indices. Refinement
+belongs to the class, so it reaches every axis that shares it.
 
 A *uniform* index marks an axis along which a value is constant (a broadcast, an axis of
 size 1). It matches anything and is never unified, so that rules need no special cases for
