@@ -25,7 +25,7 @@ class Case(NamedTuple):
     params: Any
     inputs: tuple[Any, ...]
     order: int
-    scaling_groups: dict[str, int]
+    scaling_groups: dict[str, int] | None
 
 
 def array(*shape: int, seed: int = 0) -> jax.Array:
