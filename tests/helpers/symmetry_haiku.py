@@ -50,7 +50,11 @@ def haiku_cases() -> dict[str, Callable[[], Case]]:
         return hk.nets.MLP([4, 5, 2], activation=tanh)(x)
 
     def norms(x):
-        x = relu(hk.BatchNorm(True, True, 0.9)(hk.Conv2D(4, 3)(x), is_training=hk.running_init()))
+        x = relu(
+            hk.BatchNorm(True, True, 0.9)(
+                hk.Conv2D(4, 3)(x), is_training=hk.running_init()
+            )
+        )
         x = relu(hk.GroupNorm(2)(hk.Conv2D(6, 3, stride=2)(x)))
         x = relu(hk.InstanceNorm(True, True)(hk.Conv2D(3, 3)(x)))
         return hk.Linear(2)(hk.Flatten()(hk.avg_pool(x, 2, 2, "VALID")))
@@ -162,7 +166,11 @@ def haiku_cases() -> dict[str, Callable[[], Case]]:
         ),
         "MobileNetV1": lambda: haiku_case(
             resnet(lambda n: hk.nets.MobileNetV1(num_classes=n)),
-            fac(32) * fac(64) * fac(128) ** 2 * fac(256) ** 2 * fac(512) ** 6
+            fac(32)
+            * fac(64)
+            * fac(128) ** 2
+            * fac(256) ** 2
+            * fac(512) ** 6
             # The last two layers.
             * fac(1024) ** 2,
             array(1, 32, 32, 3),
@@ -185,9 +193,7 @@ def jraph_cases() -> dict[str, Callable[[], Case]]:
         senders = np.array([0, 1, 2, 3, 4, 1], np.int32)
         receivers = np.array([1, 2, 3, 4, 0, 0], np.int32)
         sizes = np.array([5], np.int32), np.array([6], np.int32)
-        return jraph.GraphsTuple(
-            nodes, edges, receivers, senders, context, *sizes
-        )
+        return jraph.GraphsTuple(nodes, edges, receivers, senders, context, *sizes)
 
     def on_concatenated(update):
         """Calls an update with its features side by side, as jraph's helper does."""
@@ -269,12 +275,8 @@ def jraph_cases() -> dict[str, Callable[[], Case]]:
             interacting, fac(4) * fac(3) * fac(5) * fac(4), nodes, edges
         ),
         "relation network": lambda: haiku_case(relating, fac(4) * fac(5), nodes),
-        "deep sets": lambda: haiku_case(
-            sets, fac(4) * fac(5) * fac(3), nodes, context
-        ),
-        "graph convolution": lambda: haiku_case(
-            convolutional, fac(4) * fac(5), nodes
-        ),
+        "deep sets": lambda: haiku_case(sets, fac(4) * fac(5) * fac(3), nodes, context),
+        "graph convolution": lambda: haiku_case(convolutional, fac(4) * fac(5), nodes),
         "graph attention": lambda: haiku_case(attending, fac(4) * fac(5), nodes),
         # Embedded nodes, edges and globals; updated edges, nodes and globals.
         "attentive graph network": lambda: haiku_case(

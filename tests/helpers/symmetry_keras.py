@@ -30,9 +30,7 @@ def keras_case(make: Callable[[], Any], order: int, *inputs: Any) -> Case:
         return x * jnp.exp(0.3 * noise) + 0.02 * jnp.abs(noise)
 
     def named(variables: list[Any]) -> dict[str, jax.Array]:
-        return {
-            f"{i:03d}/{x.path}": noisy(x.value, i) for i, x in enumerate(variables)
-        }
+        return {f"{i:03d}/{x.path}": noisy(x.value, i) for i, x in enumerate(variables)}
 
     fixed = {id(x): x.value for x in constants}
 
@@ -182,7 +180,11 @@ def keras_cases() -> dict[str, Callable[[], Case]]:
         "tied embedding": lambda: keras_case(tied, fac(4) * fac(5), words),
         "MobileNet": lambda: keras_case(
             application("MobileNet", 32, alpha=0.25),
-            fac(8) * fac(16) * fac(32) ** 2 * fac(64) ** 2 * fac(128) ** 6
+            fac(8)
+            * fac(16)
+            * fac(32) ** 2
+            * fac(64) ** 2
+            * fac(128) ** 6
             # The last two layers.
             * fac(256) ** 2,
             image,
@@ -190,7 +192,10 @@ def keras_cases() -> dict[str, Callable[[], Case]]:
         # Two convolutions in each of two stages, three in each of three, all flattened.
         "VGG16": lambda: keras_case(
             application("VGG16", 32),
-            fac(64) ** 2 * fac(128) ** 2 * fac(256) ** 3 * fac(512) ** 6
+            fac(64) ** 2
+            * fac(128) ** 2
+            * fac(256) ** 3
+            * fac(512) ** 6
             # Both hidden layers.
             * fac(4096) ** 2,
             image,
@@ -198,9 +203,13 @@ def keras_cases() -> dict[str, Callable[[], Case]]:
         # Stem; of every block the inner layers; four streams.
         "ResNet50V2": lambda: keras_case(
             application("ResNet50V2", 32),
-            fac(64) ** 7 * fac(128) ** 8 * fac(256) ** 13 * fac(512) ** 7
+            fac(64) ** 7
+            * fac(128) ** 8
+            * fac(256) ** 13
+            * fac(512) ** 7
             # The last two streams.
-            * fac(1024) * fac(2048),
+            * fac(1024)
+            * fac(2048),
             image,
         ),
     }

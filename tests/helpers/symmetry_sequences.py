@@ -64,7 +64,10 @@ def llama(p, i):
     def layer(x, q):
         h = rms_norm(x, q["n1"])
         k, v = (by_head(h @ q[n], 2) for n in "kv")
-        x = x + causal_attention(rotated(by_head(h @ q["q"], 4)), rotated(k), v) @ q["o"]
+        x = (
+            x
+            + causal_attention(rotated(by_head(h @ q["q"], 4)), rotated(k), v) @ q["o"]
+        )
         return x + swiglu(q, rms_norm(x, q["n2"])), None
 
     return rms_norm(jax.lax.scan(layer, x, p["layers"])[0], p["n"]) @ p["head"]
@@ -263,7 +266,9 @@ def receptance(p, x):
         return (a * top + b * v, a * bottom + b, new), out
 
     zero = jnp.zeros((x.shape[0], 5))
-    _, y = jax.lax.scan(cell, (zero, zero, zero - 1e9), (k.swapaxes(0, 1), v.swapaxes(0, 1)))
+    _, y = jax.lax.scan(
+        cell, (zero, zero, zero - 1e9), (k.swapaxes(0, 1), v.swapaxes(0, 1))
+    )
     x = x + (sigmoid(r) * y.swapaxes(0, 1)) @ p["o"]
     h = layer_norm(x)
     k = jnp.square(relu(mixed(h, p["mk2"]) @ p["k2"]))
@@ -339,7 +344,9 @@ def retention(p, x):
     """Attention without softmax that decays by head, with a norm per head (RetNet)."""
     q, k, v = (by_head(x @ p[n], 2) for n in "qkv")
     gap = np.arange(5)[:, None] - np.arange(5)[None]
-    decay = jnp.asarray(np.array([0.9, 0.8])[:, None, None] ** np.maximum(gap, 0) * CAUSAL)
+    decay = jnp.asarray(
+        np.array([0.9, 0.8])[:, None, None] ** np.maximum(gap, 0) * CAUSAL
+    )
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * decay.astype(jnp.float32)
     y = jnp.einsum("bhqk,bkhd->bqhd", scores, v)
     return (flat(layer_norm(y)) * silu(x @ p["gate"])) @ p["o"]

@@ -50,7 +50,10 @@ def convolve(x, w, stride: int = 1, groups: int = 1, dilation: int = 1):
 
 def layer_norm(x, gain=1.0, bias=0.0):
     centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * gain + bias
+    return (
+        centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * gain
+        + bias
+    )
 
 
 def rms_norm(x, gain=1.0):
@@ -177,7 +180,9 @@ def feature_pyramid(p, x):
     c = relu(convolve(b, p["c"], 2))
 
     def doubled(t):
-        return jax.image.resize(t, (t.shape[0], 2 * t.shape[1], 2 * t.shape[2], 3), "nearest")
+        return jax.image.resize(
+            t, (t.shape[0], 2 * t.shape[1], 2 * t.shape[2], 3), "nearest"
+        )
 
     top = c @ p["lc"]
     middle = b @ p["lb"] + doubled(top)
@@ -361,7 +366,10 @@ def tensor_factors(p, x):
     for a, (b, c) in ((0, (1, 2)), (1, (0, 2)), (2, (0, 1))):
         cell = jnp.clip(((x + 1) * 1.5).astype(int), 0, 2)
         share = (x[:, a : a + 1] + 1) * 1.5 - cell[:, a : a + 1]
-        line = p["lines"][a][cell[:, a]] * (1 - share) + p["lines"][a][cell[:, a] + 1] * share
+        line = (
+            p["lines"][a][cell[:, a]] * (1 - share)
+            + p["lines"][a][cell[:, a] + 1] * share
+        )
         total.append(line * p["planes"][a][cell[:, b], cell[:, c]])
     h = jnp.concatenate(total, -1) @ p["basis"]
     return relu(h @ p["w"]) @ p["o"]
