@@ -141,7 +141,8 @@ def set_transformer(p, x):
     """Inducing points read a set, the set reads them, and two seeds read that."""
 
     def attend(q, memory, n):
-        q, k, v = (by_head(t @ p[s + n], 2) for s, t in zip("qkv", (q, memory, memory)))
+        q = by_head(q @ p["q" + n], 2)
+        k, v = (by_head(memory @ p[s + n], 2) for s in "kv")
         weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
         return flat(jnp.einsum("bhqk,bkhd->bqhd", weights, v)) @ p["o" + n]
 
