@@ -38,7 +38,8 @@ def add_commands(commands: Any) -> None:
           a run's directory   runs/classify_inr
         """,
         """
-        metanet inspect model.onnx --dim batch=4 --constants '*inv_freq'
+        metanet inspect model.onnx
+        metanet inspect model.onnx --dim batch=4 --dim image:2=64 --constants 'mean'
         metanet inspect mypackage.models:small_resnet --plot graph.png
         metanet inspect model.onnx --explain layer1.0.conv1.weight:0
         metanet inspect siren:hidden=32,32
@@ -74,7 +75,8 @@ def add_commands(commands: Any) -> None:
         metavar="NAME=SIZE",
         action="append",
         default=[],
-        help="ONNX: size of an input's axis that the file leaves open",
+        help="ONNX: size of an input's axis that the file leaves open, by the axis' name "
+        "or as INPUT:AXIS=SIZE; sizes that fit are tried for the others",
     )
 
 
@@ -229,9 +231,11 @@ def _networks(args: argparse.Namespace) -> list[_Inspected]:
 def _dims(entries: list[str]) -> dict[str, int]:
     sizes = {}
     for entry in entries:
-        name, _, size = entry.partition("=")
+        name, _, size = entry.rpartition("=")
         if not name or not size.isdecimal() or int(size) < 1:
-            raise MetanetError(f"--dim {entry}: expected NAME=SIZE, a positive number")
+            raise MetanetError(
+                f"--dim {entry}: expected NAME=SIZE or INPUT:AXIS=SIZE, a positive number"
+            )
         sizes[name] = int(size)
     return sizes
 

@@ -5,7 +5,15 @@
 """
 
 # These modules register operators.
-from metanet.importers.onnx import elementwise, layers, recurrent, resize, shapes
+from metanet.importers.onnx import (
+    elementwise,
+    layers,
+    quantized,
+    recurrent,
+    resize,
+    sequences,
+    shapes,
+)
 from metanet.importers.onnx.operators import OPERATORS, Call, Unsupported, operator
 from metanet.importers.onnx.program import load_onnx
 
@@ -17,7 +25,9 @@ __all__ = [
     "layers",
     "load_onnx",
     "operator",
+    "quantized",
     "recurrent",
     "resize",
+    "sequences",
     "shapes",
 ]

@@ -245,7 +245,7 @@ def _leaky_relu(call: Call) -> jax.Array:
     return jax.nn.leaky_relu(call.inputs[0], call.get("alpha", 0.01))
 
 
-@operator("PRelu")
+@operator("PRelu", weights={1: "slope"})
 def _prelu(call: Call) -> jax.Array:
     x, slope = call.inputs
     return jnp.where(x > 0, x, slope * x)
@@ -290,6 +290,8 @@ def _cast(call: Call) -> jax.Array:
         dtype = call.inputs[1].dtype
     if np.dtype(dtype).kind in "OUS":
         raise Unsupported("text")
+    if call.precision is not None and jnp.issubdtype(dtype, jnp.floating):
+        dtype = call.precision
     return call.inputs[0].astype(jax.dtypes.canonicalize_dtype(dtype))
 
 

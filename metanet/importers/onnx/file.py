@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,7 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.importers.files import MAX_BYTES
-
-# No array of a program may hold more values (1 GiB of float32).
-MAX_ELEMENTS = 1 << 28
+from metanet.importers.onnx.limits import MAX_ELEMENTS, check_size, subgraphs
 
 
 def read_model(path: Path) -> Any:
@@ -40,7 +39,7 @@ def read_model(path: Path) -> Any:
         model = onnx.load(str(path), load_external_data=False)
         if not model.graph.node:
             raise MetanetError(f"{path}: not an ONNX model, or one without operators")
-        _check_functions(path, model)
+        check_size(path, model)
         _check_external(path, model)
         external.load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
@@ -57,29 +56,25 @@ def read_model(path: Path) -> Any:
         raise MetanetError(f"{path}: not a valid ONNX model ({reason})") from None
 
 
-def _check_functions(path: Path, model: Any) -> None:
-    """Refuses functions that call themselves, whose inlining would not end."""
-    bodies = {(f.domain, f.name): f.node for f in model.functions}
-    done: set[tuple[str, str]] = set()
-
-    def visit(name: tuple[str, str], callers: tuple[tuple[str, str], ...]) -> None:
-        if name in callers:
-            raise MetanetError(f"{path}: function {name[1]} calls itself")
-        if name in done:
-            return
-        for node in bodies[name]:
-            called = (node.domain, node.op_type)
-            if called in bodies:
-                visit(called, (*callers, name))
-        done.add(name)
-
-    for name in bodies:
-        visit(name, ())
+def _tensors(nodes: Any, initializers: Any) -> Iterator[Any]:
+    """Yields the stored tensors of a graph and of the graphs inside it."""
+    yield from initializers
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for graph in subgraphs(node):
+            yield from _tensors(graph.node, graph.initializer)
 
 
 def _check_external(path: Path, model: Any) -> None:
     """Checks that data files lie beside the model and are complete."""
-    for tensor in model.graph.initializer:
+    total = 0
+    tensors = list(_tensors(model.graph.node, model.graph.initializer))
+    for function in model.functions:
+        tensors += _tensors(function.node, ())
+    for tensor in tensors:
         if not tensor.external_data:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -93,9 +88,16 @@ def _check_external(path: Path, model: Any) -> None:
             raise MetanetError(
                 f"{path}: {tensor.name}: its data file {name} is missing"
             )
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-        if end > data_path.stat().st_size or end > MAX_BYTES:
+        size = data_path.stat().st_size
+        start = int(entries.get("offset", 0))
+        end = start + int(entries.get("length", size - start))
+        if end > size:
             raise MetanetError(f"{path}: {tensor.name}: {name} is truncated")
+        total += end - start
+        if total > MAX_BYTES:
+            raise MetanetError(
+                f"{path}: its data files hold more than {MAX_BYTES >> 30} GiB"
+            )
 
 
 def read_tensor(path: Path | str, tensor: Any) -> np.ndarray:
@@ -107,7 +109,7 @@ def read_tensor(path: Path | str, tensor: Any) -> np.ndarray:
     from onnx import numpy_helper
 
     try:
-        if any(n < 0 for n in tensor.dims) or math.prod(tensor.dims) > MAX_ELEMENTS:
+        if any(n < 0 for n in tensor.dims) or math.prod(tensor.dims) > 2 * MAX_ELEMENTS:
             raise ValueError(f"shape {tuple(tensor.dims)}")
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:

@@ -18,7 +18,7 @@ def _matmul(call: Call) -> jax.Array:
     return jnp.matmul(*call.inputs)
 
 
-@operator("Gemm")
+@operator("Gemm", weights={0: "weight", 1: "weight", 2: "bias"})
 def _gemm(call: Call) -> jax.Array:
     a, b = call.inputs[:2]
     a = jnp.transpose(a) if call.get("transA", 0) else a
@@ -49,11 +49,13 @@ def _padding(
 ) -> list[tuple[int, int]]:
     """Returns the padding per spatial axis, by ``pads`` or ``auto_pad``."""
     auto, rank = call.get("auto_pad", "NOTSET"), len(window)
-    if auto == "NOTSET":
-        pads = call.get("pads") or [0] * (2 * rank)
-        return list(zip(pads[:rank], pads[rank:], strict=True))
-    if auto == "VALID":
-        return [(0, 0)] * rank
+    if auto in ("NOTSET", "VALID"):
+        pads = (auto == "NOTSET" and call.get("pads")) or [0] * (2 * rank)
+        out = list(zip(pads[:rank], pads[rank:], strict=True))
+        for n, k, d, pad in zip(sizes, window, dilations, out, strict=True):
+            if n + sum(pad) < (k - 1) * d + 1:
+                raise ValueError(f"a window of {k} is larger than its input of {n}")
+        return out
     out = []
     for n, k, s, d in zip(sizes, window, strides, dilations, strict=True):
         total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
@@ -62,7 +64,7 @@ def _padding(
     return out
 
 
-@operator("Conv")
+@operator("Conv", weights={1: "weight", 2: "bias"})
 def _conv(call: Call) -> jax.Array:
     x, kernel = call.inputs[:2]
     window = kernel.shape[2:]
@@ -88,7 +90,7 @@ def _add_bias(x: jax.Array, bias: jax.Array | None) -> jax.Array:
     return x if bias is None else x + _per_channel(bias, x.ndim)
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", weights={1: "weight", 2: "bias"})
 def _conv_transpose(call: Call) -> jax.Array:
     x, kernel = call.inputs[:2]
     groups, window = call.get("group", 1), kernel.shape[2:]
@@ -101,7 +103,8 @@ def _conv_transpose(call: Call) -> jax.Array:
     if output_shape is None and call.get("auto_pad", "NOTSET").startswith("SAME"):
         output_shape = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
     if output_shape is None:
-        pads = _padding(call, x.shape[2:], window, strides, dilations)
+        explicit = call.get("pads") or [0] * (2 * rank)
+        pads = list(zip(explicit[:rank], explicit[rank:], strict=True))
     else:
         pads = []
         sizes = zip(
@@ -233,7 +236,9 @@ def _standardize(
     return centred * scale, mean, scale
 
 
-@operator("BatchNormalization")
+@operator(
+    "BatchNormalization", weights={1: "scale", 2: "bias", 3: "mean", 4: "variance"}
+)
 def _batch_norm(call: Call) -> list[jax.Array]:
     x, scale, bias, mean, variance = call.inputs
     epsilon, rank = call.get("epsilon", 1e-5), x.ndim
@@ -250,14 +255,14 @@ def _batch_norm(call: Call) -> list[jax.Array]:
     return [normal * gain + offset, new_mean, new_variance]
 
 
-@operator("InstanceNormalization")
+@operator("InstanceNormalization", weights={1: "scale", 2: "bias"})
 def _instance_norm(call: Call) -> jax.Array:
     x, scale, bias = call.inputs
     normal, _, _ = _standardize(x, _spatial_axes(x), call.get("epsilon", 1e-5))
     return normal * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
 
 
-@operator("GroupNormalization")
+@operator("GroupNormalization", weights={1: "scale", 2: "bias"})
 def _group_norm(call: Call) -> jax.Array:
     x, scale, bias = call.inputs
     groups, shape = call.attributes["num_groups"], x.shape
@@ -271,7 +276,7 @@ def _group_norm(call: Call) -> jax.Array:
     return normal * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
 
 
-@operator("LayerNormalization")
+@operator("LayerNormalization", weights={1: "scale", 2: "bias"})
 def _layer_norm(call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale = call.inputs[:2]
     axis = call.get("axis", -1) % x.ndim
@@ -282,7 +287,7 @@ def _layer_norm(call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
     return (out if bias is None else out + bias, mean, inverse)
 
 
-@operator("RMSNormalization")
+@operator("RMSNormalization", weights={1: "scale"})
 def _rms_norm(call: Call) -> jax.Array:
     x, scale = call.inputs
     axes = tuple(range(call.get("axis", -1) % x.ndim, x.ndim))

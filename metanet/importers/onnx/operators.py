@@ -11,7 +11,8 @@ Operators of other domains are registered as ``"domain.Name"``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -36,12 +37,15 @@ class Call(NamedTuple):
         attributes: Python values by name.
         version: Version of the operator set.
         outputs: Number of results that are used.
+        precision: Floating type of the whole computation where it is not the file's own
+            (parameters of another type were given); else None.
     """
 
     inputs: list[Any]
     attributes: dict[str, Any]
     version: int
     outputs: int
+    precision: np.dtype | None = None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute."""
@@ -84,23 +88,29 @@ class Operator(NamedTuple):
         evaluate: Computes the results.
         settings: Positions of inputs that configure the operator; they are no weights
             although a file may store them like weights.
+        weights: Names of a layer's weights by position among its inputs; there, a
+            stored tensor is a parameter even if it is one number throughout.
     """
 
     evaluate: OperatorFn
     settings: tuple[int, ...] = ()
+    weights: Mapping[int, str] = MappingProxyType({})
 
 
 OPERATORS: Registry[Operator] = Registry("ONNX operator")
 
 
 def operator(
-    *names: str, settings: tuple[int, ...] = ()
+    *names: str,
+    settings: tuple[int, ...] = (),
+    weights: Mapping[int, str] = MappingProxyType({}),
 ) -> Callable[[OperatorFn], OperatorFn]:
     """Registers the implementation of one or more operators.
 
     Args:
         *names: ONNX's names, with the domain if it is not ONNX's own.
         settings: See `Operator`.
+        weights: See `Operator`.
 
     Raises:
         ValueError: if a name is taken.
@@ -108,7 +118,7 @@ def operator(
 
     def register(function: OperatorFn) -> OperatorFn:
         for name in names:
-            OPERATORS.register(name)(Operator(function, settings))
+            OPERATORS.register(name)(Operator(function, settings, weights))
         return function
 
     return register

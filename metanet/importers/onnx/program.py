@@ -1,15 +1,13 @@
 """ONNX graphs as JAX functions of their weights.
 
-Nodes are evaluated in order, each by the operator registered for it. Nodes that depend
-on neither weights nor inputs (shapes, index arithmetic) are computed at trace time by
-onnx's own reference implementation. An operator that is not registered, but which ONNX
+Nodes are evaluated in order, each by the operator registered for it; constants are computed
+while the program is traced (see `folding`). An operator that is not registered, but which ONNX
 defines as a function of others, is evaluated by that definition.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,33 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.importers.files import LOADERS, SAVERS
-from metanet.importers.onnx.file import MAX_ELEMENTS, read_model, read_tensor
-from metanet.importers.onnx.interface import all_nodes, example_inputs, split_tensors
+from metanet.importers.onnx.file import read_model, read_tensor
+from metanet.importers.onnx.folding import Folder
+from metanet.importers.onnx.inputs import (
+    Input,
+    Misfit,
+    choose_sizes,
+    example_inputs,
+    read_inputs,
+    shapes_of,
+)
+from metanet.importers.onnx.limits import MAX_DEPTH, MAX_ELEMENTS, Budget, TooLarge
 from metanet.importers.onnx.operators import (
     OPERATORS,
     Call,
     Unsupported,
     operator_name,
 )
+from metanet.importers.onnx.parameters import split_tensors
+from metanet.importers.onnx.quantized import dequantize
+from metanet.importers.onnx.sequences import SEQUENCE_OPERATORS
+from metanet.importers.onnx.stored import all_nodes, set_stored, take_stored
+from metanet.importers.onnx.uses import Uses
 from metanet.networks import Network
 
-# Depth of nested branches and function bodies.
-_MAX_DEPTH = 16
+# Nodes evaluated in a call, with those of ONNX's definitions of operators.
+_MAX_STEPS = 40_000
+_NOT_FOLDED = SEQUENCE_OPERATORS | {"Shape", "Size"}
 
 
 @LOADERS.register(".onnx")
@@ -44,80 +57,152 @@ def load_onnx(
 
     Args:
         path: The file.
-        constants: Shell patterns of names of stored tensors that are no parameters
-            (``"*inv_freq"``). All others of a floating type with at least one axis are
-            parameters, unless they hold one number throughout and have no module's name.
-        dims: Sizes of axes that the file names but leaves open (``{"batch": 4}``).
+        constants: Shell patterns of names of stored tensors that are no parameters, beside
+            those that their use shows to be constants (see `split_tensors`).
+        dims: Sizes of axes that the file leaves open, by the axis' name or as
+            "input:axis" (``{"batch": 4, "image:2": 64}``). For the others, sizes with
+            which the network can be evaluated are found by trying.
 
     Returns:
-        ``apply_fn(params, *inputs)`` with ``params`` a flat dict by the file's names,
-        and example inputs: normal numbers, integers 0 and 1, masks of ones.
+        ``apply_fn(params, *inputs)`` with ``params`` a flat dict, and example inputs:
+        normal numbers, integers, masks of ones. Parameters have the file's names, and
+        those of their module and role where an exporter made a name up. Quantised weights
+        are the floats that they stand for.
 
     Raises:
-        MetanetError: naming the file and the node or tensor at fault.
+        MetanetError: naming the file and the node, tensor or axis at fault.
     """
-    model = read_model(path)
-    stored = {t.name: read_tensor(path, t) for t in model.graph.initializer}
-    params, fixed = split_tensors(path, model, stored, constants)
-    program = _Program(path, model, fixed)
-    inputs = example_inputs(path, model, stored, dims or {})
-    params = {name: jnp.asarray(array) for name, array in params.items()}
+    model, stored, names = _read(path, constants)
+    inputs = read_inputs(path, model, stored)
+    params = {names[n]: jnp.asarray(stored[n]) for n in names}
+    fixed = {n: array for n, array in stored.items() if n not in names}
+    program = _Program(path, model, fixed, names, params, inputs)
     program.check_operators()
-    jax.eval_shape(program, params, *inputs)
-    return Network(program, params, inputs)
+
+    def evaluate(sizes: Mapping[str, int]) -> None:
+        arguments = [
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(i.dtype))
+            for i, shape in zip(inputs, shapes_of(path, inputs, sizes), strict=True)
+        ]
+        jax.eval_shape(program, params, *arguments)
+
+    sizes = choose_sizes(path, inputs, dims or {}, evaluate)
+    uses = Uses(model, stored)
+    rows = {i.name: n for i in inputs if (n := uses.rows_read_by(i.name)) is not None}
+    shapes = shapes_of(path, inputs, sizes)
+    return Network(program, params, example_inputs(inputs, shapes, rows))
+
+
+def _read(
+    path: Path, constants: Sequence[str]
+) -> tuple[Any, dict[str, np.ndarray], dict[str, str]]:
+    """Returns a model, its stored tensors, and the names of those that are parameters."""
+    model = read_model(path)
+    stored = take_stored(path, model)
+    dequantize(path, model, stored)
+    return model, stored, split_tensors(path, model, stored, constants)
 
 
 @SAVERS.register(".onnx")
 def _save_onnx(source: Path, values: Mapping[str, np.ndarray]) -> bytes:
-    """Replaces stored tensors; external data moves into the file."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(str(source))
-    for tensor in model.graph.initializer:
-        if tensor.name in values:
-            dtype = read_tensor(source, tensor).dtype
-            array = np.asarray(values[tensor.name]).astype(dtype)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    """Replaces parameters; all stored tensors become initialisers of the file."""
+    model, stored, names = _read(source, ())
+    for name, new in names.items():
+        if new in values:
+            stored[name] = np.asarray(values[new]).astype(stored[name].dtype)
+    set_stored(model, stored)
     return model.SerializeToString()
 
 
-class _Program:
-    """Evaluates a graph; hashable and callable like any function."""
+class _Run:
+    """Evaluation of a program with certain arguments.
 
-    def __init__(self, path: Path, model: Any, fixed: Mapping[str, np.ndarray]):
+    Attributes:
+        precision: Floating type of the computation if it is not the file's own.
+        budget: Room for constants.
+        taken: Branches (0 or 1) by the identity of a node If, where the other branch
+            does not fit the arguments.
+        steps: Number of nodes evaluated so far.
+    """
+
+    def __init__(self, precision: np.dtype[Any] | None):
+        self.precision = precision
+        self.budget = Budget()
+        self.taken: dict[int, int] = {}
+        self.steps = 0
+
+
+class _Program:
+    """Evaluates a graph; hashable and callable like any function.
+
+    Args:
+        path: The file, for messages.
+        model: The model, without its stored tensors.
+        fixed: Stored tensors that are constants, by name.
+        names: Names of parameters by names of stored tensors.
+        params: The parameters by name.
+        inputs: The inputs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: Any,
+        fixed: Mapping[str, np.ndarray],
+        names: Mapping[str, str],
+        params: Mapping[str, jax.Array],
+        inputs: Sequence[Input],
+    ):
         self._path, self._graph, self._fixed = path, model.graph, fixed
         self._versions = {o.domain: o.version for o in model.opset_import}
         self._versions.setdefault("", self._versions.get("ai.onnx", 1))
         self.__name__ = path.stem
-        known = {*fixed, *(t.name for t in model.graph.initializer)}
-        self._inputs = [i.name for i in model.graph.input if i.name not in known]
+        self._names, self._inputs = names, inputs
+        self._dtypes = {name: x.dtype for name, x in params.items()}
+        self._folder = Folder(self._versions, all_nodes(self._graph))
 
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
         if len(inputs) != len(self._inputs):
+            listed = ", ".join(i.name for i in self._inputs)
             raise MetanetError(
-                f"{self._path}: takes inputs {', '.join(self._inputs)}; "
-                f"{len(inputs)} were given"
+                f"{self._path}: takes inputs {listed}; {len(inputs)} were given"
             )
-        env: dict[str, Any] = {"": None, **self._fixed, **params}
-        env.update(zip(self._inputs, inputs, strict=True))
+        env: dict[str, Any] = {"": None, **self._fixed}
+        env |= {name: params[new] for name, new in self._names.items()}
+        run = _Run(self._precision(params))
+        for i, x in zip(self._inputs, inputs, strict=True):
+            # Integers have the width of those that the program computes.
+            dtype = jax.dtypes.canonicalize_dtype(i.dtype)
+            env[i.name] = jnp.asarray(x, dtype) if i.dtype.kind in "iu" else x
         # ONNX broadcasts arrays of different rank, whatever the user allows in JAX.
         with jax.numpy_rank_promotion("allow"):
-            results = self._run(self._graph, env, 0)
+            results = self._run(self._graph, env, 0, run)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _precision(self, params: Mapping[str, Any]) -> np.dtype[Any] | None:
+        """Returns the type of parameters that are not of the file's type; else None."""
+        dtypes = {name: jnp.asarray(params[name]).dtype for name in self._dtypes}
+        if dtypes == self._dtypes:
+            return None
+        return jnp.result_type(*dtypes.values())
 
     def check_operators(self) -> None:
         """Raises an error that names all operators that cannot be evaluated."""
-        missing = sorted(
-            {
-                f"{node.domain or 'ai.onnx'}.{node.op_type}"
-                for node in all_nodes(self._graph)
-                if not self._is_supported(node)
-            }
-        )
+        missing = {
+            f"{node.domain or 'ai.onnx'}.{node.op_type}"
+            for node in all_nodes(self._graph)
+            if not self._is_supported(node)
+        }
         if missing:
+            hint = ""
+            if any(name.startswith("com.microsoft") for name in missing):
+                hint = (
+                    "; onnxruntime's optimiser or quantiser made them: use the model "
+                    "from before"
+                )
+            listed = ", ".join(sorted(missing))
             raise MetanetError(
-                f"{self._path}: operators that are not supported: {', '.join(missing)}"
+                f"{self._path}: operators that are not supported: {listed}{hint}"
             )
 
     def _is_supported(self, node: Any) -> bool:
@@ -126,70 +211,95 @@ class _Program:
         schema = _schema(node, self._versions)
         return schema is not None and _has_body(schema)
 
-    def _run(self, graph: Any, env: dict[str, Any], depth: int) -> list[Any]:
+    def _run(self, graph: Any, env: dict[str, Any], depth: int, run: _Run) -> list[Any]:
         for node in graph.node:
-            self._step(node, env, depth)
-        return [jnp.asarray(env[output.name]) for output in graph.output]
+            self._step(node, env, depth, run)
+        outputs = [env[output.name] for output in graph.output]
+        return jax.tree.map(lambda x: _cast(jnp.asarray(x), run.precision), outputs)
 
-    def _step(self, node: Any, env: dict[str, Any], depth: int) -> None:
+    def _step(self, node: Any, env: dict[str, Any], depth: int, run: _Run) -> None:
         label = f"{node.op_type} {node.name or node.output[0]}"
+        run.steps += 1
         try:
+            if run.steps > _MAX_STEPS:
+                raise Unsupported(f"more than {_MAX_STEPS:,} nodes are evaluated")
             values = [env[name] for name in node.input]
             with jax.named_scope("onnx " + label.replace("/", ".")):
-                results = self._evaluate(node, values, env, depth)
+                results = self._evaluate(node, values, env, depth, run)
+            for result in results:
+                if np.size(result) > MAX_ELEMENTS and not isinstance(result, list):
+                    raise TooLarge(
+                        f"a result of shape {np.shape(result)}, more than "
+                        f"{MAX_ELEMENTS:,} values"
+                    )
         except MetanetError:
             raise
         except Exception as error:
             # Any function of JAX may refuse the shapes or types of a node.
-            reason = " ".join(str(error).split())[:300]
-            raise MetanetError(
-                f"{self._path}: node {label}: {reason or type(error).__name__}"
-            ) from error
-        for name, result in zip(node.output, results, strict=False):
-            if name and result is not None and np.size(result) > MAX_ELEMENTS:
-                raise MetanetError(
-                    f"{self._path}: node {label}: a result of shape {np.shape(result)}, "
-                    f"more than {MAX_ELEMENTS:,} values"
-                )
-            env[name] = result
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            message = f"{self._path}: node {label}: {reason}"
+            if isinstance(error, Unsupported):
+                raise MetanetError(message) from error
+            raise Misfit(message, run.steps) from error
+        env.update(zip(node.output, results, strict=False))
 
     def _evaluate(
-        self, node: Any, values: list[Any], env: dict[str, Any], depth: int
+        self, node: Any, values: list[Any], env: dict[str, Any], depth: int, run: _Run
     ) -> Sequence[Any]:
         attributes = {a.name: _attribute(self._path, a) for a in node.attribute}
         version = self._versions.get(node.domain, 1)
-        call = Call(values, attributes, version, len(node.output))
+        name = operator_name(node)
+        call = Call(values, attributes, version, len(node.output), run.precision)
         if node.op_type == "If":
-            return self._branch(call, env, depth)
+            return self._branch(node, call, env, depth, run)
         is_constant = all(v is None or isinstance(v, np.ndarray) for v in values)
         # Operators of other domains have no reference implementation.
-        has_reference = _schema(node, self._versions) is not None
-        if is_constant and has_reference and node.op_type not in ("Shape", "Size"):
-            _check_constant_size(node.op_type, values)
-            return _evaluate_constant(node, values, self._versions)
-        name = operator_name(node)
-        if name in OPERATORS:
-            results = OPERATORS[name].evaluate(call)
-            return results if isinstance(results, (tuple, list)) else [results]
-        return self._evaluate_body(node, call, depth)
+        is_known = name in OPERATORS or node.op_type == "Constant"
+        has_reference = is_known and _schema(node, self._versions) is not None
+        if is_constant and has_reference and node.op_type not in _NOT_FOLDED:
+            return self._folder.fold(node, call, run.budget)
+        if name not in OPERATORS:
+            return self._evaluate_body(node, call, depth, run)
+        call = call._replace(inputs=[_cast(v, run.precision) for v in values])
+        results = OPERATORS[name].evaluate(call)
+        return results if isinstance(results, (tuple, list)) else [results]
 
-    def _branch(self, call: Call, env: dict[str, Any], depth: int) -> list[Any]:
+    def _branch(
+        self, node: Any, call: Call, env: dict[str, Any], depth: int, run: _Run
+    ) -> list[Any]:
+        """Evaluates a branch; both if the choice depends on weights or inputs.
+
+        A branch that does not fit the shapes of the arguments cannot be the one that is
+        taken, so that the other one is.
+        """
         branches = [call.attributes["then_branch"], call.attributes["else_branch"]]
-        if depth > _MAX_DEPTH:
-            raise Unsupported("nested too deeply")
-        choice = call.inputs[0]
+        choice, failed = call.inputs[0], []
         if isinstance(choice, np.ndarray):
-            return self._run(branches[not choice.item()], dict(env), depth + 1)
+            taken = int(not choice.item())
+        else:
+            taken = run.taken.get(id(node))
+        if taken is not None:
+            return self._run(branches[taken], dict(env), depth + 1, run)
 
-        def branch(graph: Any) -> Callable[[], list[Any]]:
-            return lambda: self._run(graph, dict(env), depth + 1)
+        def branch(which: int) -> list[Any]:
+            try:
+                return self._run(branches[which], dict(env), depth + 1, run)
+            except Misfit:
+                failed.append(which)
+                raise
 
-        return jax.lax.cond(jnp.reshape(choice, ()), *map(branch, branches))
+        try:
+            return jax.lax.cond(
+                jnp.reshape(choice, ()), lambda: branch(0), lambda: branch(1)
+            )
+        except Misfit:
+            run.taken[id(node)] = 1 - failed[0]
+            return self._run(branches[1 - failed[0]], dict(env), depth + 1, run)
 
-    def _evaluate_body(self, node: Any, call: Call, depth: int) -> list[Any]:
+    def _evaluate_body(self, node: Any, call: Call, depth: int, run: _Run) -> list[Any]:
         """Evaluates an operator by ONNX's own definition of it."""
         schema = _schema(node, self._versions)
-        if schema is None or not _has_body(schema) or depth > _MAX_DEPTH:
+        if schema is None or not _has_body(schema) or depth > MAX_DEPTH:
             raise Unsupported(f"operator {node.op_type} is not supported")
         body = _function_body(schema, node, call)
         env: dict[str, Any] = {"": None, **dict.fromkeys(body.input)}
@@ -197,8 +307,26 @@ class _Program:
         attributes = {a.name: a for a in body.attribute_proto}
         attributes |= {a.name: a for a in node.attribute}
         for inner in body.node:
-            self._step(_with_attributes(inner, attributes), env, depth + 1)
+            self._step(_with_attributes(inner, attributes), env, depth + 1, run)
         return [env[name] for name in body.output]
+
+
+def _cast(value: Any, precision: np.dtype[Any] | None) -> Any:
+    """Casts floats to the precision of a computation, and integers to JAX's width.
+
+    JAX remembers constants by identity and type: an array of 64-bit integers that was a
+    constant without 64-bit types must not be one with them.
+    """
+    if value is None or isinstance(value, list):
+        return value
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value if precision is None else value.astype(precision)
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    if isinstance(value, np.ndarray) and dtype != value.dtype:
+        # The largest integer stands for the end of an axis.
+        info = np.iinfo(dtype)
+        return value.clip(info.min, info.max).astype(dtype)
+    return value
 
 
 def _attribute(path: Path, attribute: Any) -> Any:
@@ -271,49 +399,3 @@ def _function_body(schema: Any, node: Any, call: Call) -> Any:
     body = FunctionProto()
     body.ParseFromString(text)
     return body
-
-
-def _evaluate_constant(
-    node: Any, values: Sequence[Any], versions: Mapping[str, int]
-) -> list[Any]:
-    """Evaluates a node of constants with onnx's reference implementation."""
-    from onnx import TensorProto, helper
-    from onnx.reference import ReferenceEvaluator
-
-    names = list(dict.fromkeys(n for n in node.input if n))
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in names],
-        [
-            helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None)
-            for n in node.output
-            if n
-        ],
-    )
-    opsets = [helper.make_opsetid(d, v) for d, v in versions.items()]
-    model = helper.make_model(graph, opset_imports=opsets)
-    by_name = dict(zip(node.input, values, strict=True))
-    feeds = {name: by_name[name] for name in names}
-    results = iter(ReferenceEvaluator(model).run(None, feeds))
-    return [np.asarray(next(results)) if n else None for n in node.output]
-
-
-def _check_constant_size(operator: str, values: Sequence[Any]) -> None:
-    """Refuses constants that a few numbers expand without bound."""
-    if operator in ("ConstantOfShape", "Expand", "Tile"):
-        shape = values[-1].tolist() if values else []
-        repeated = values[0].size if operator == "Tile" else 1
-        count = repeated * math.prod(max(int(n), 1) for n in np.ravel(shape))
-    elif operator == "Range":
-        start, stop, step = (float(np.ravel(v)[0]) for v in values)
-        count = (stop - start) / step if step else math.inf
-    elif operator == "Pad" and len(values) > 1:
-        largest = int(np.abs(values[1]).max(initial=0))
-        count = math.prod(n + 2 * largest for n in values[0].shape)
-    elif operator == "OneHot":
-        count = values[0].size * int(np.ravel(values[1])[0])
-    else:
-        return
-    if count > MAX_ELEMENTS:
-        raise Unsupported(f"a constant of {count:,.0f} values")

@@ -16,6 +16,7 @@ State = tuple[jax.Array, ...]
 # (state, input gates, recurrent weights, recurrent bias) -> state
 Cell = Callable[[State, jax.Array, jax.Array, jax.Array], State]
 
+_WEIGHTS = {1: "weight_ih", 2: "weight_hh", 3: "bias"}
 _ACTIVATIONS: dict[str, Activation] = {
     "Sigmoid": jax.nn.sigmoid,
     "Tanh": jnp.tanh,
@@ -113,6 +114,11 @@ def _recurrent(
                 initial = np.zeros((directions, x.shape[1], size))
             elif batch_first:
                 initial = jnp.swapaxes(initial, 0, 1)
+            if np.shape(initial) != (directions, x.shape[1], size):
+                raise ValueError(
+                    f"an initial state of shape {np.shape(initial)} for a batch of "
+                    f"{x.shape[1]}"
+                )
             initial = jnp.asarray(initial, input_gates.dtype)
             start.append(lax.index_in_dim(initial, d, keepdims=False))
         step = _step(cell, recurrent, state_bias)
@@ -140,17 +146,17 @@ def _step(
     return step
 
 
-@operator("RNN")
+@operator("RNN", weights=_WEIGHTS)
 def _rnn(call: Call) -> list[jax.Array]:
     return _recurrent(call, _rnn_cell, 1, ("Tanh",), (5,))
 
 
-@operator("GRU")
+@operator("GRU", weights=_WEIGHTS)
 def _gru(call: Call) -> list[jax.Array]:
     return _recurrent(call, _gru_cell, 3, ("Sigmoid", "Tanh"), (5,))
 
 
-@operator("LSTM")
+@operator("LSTM", weights=_WEIGHTS)
 def _lstm(call: Call) -> list[jax.Array]:
     if call.input(7) is not None:
         raise Unsupported("peepholes")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metanet.importers.onnx.limits import MAX_ELEMENTS, TooLarge
 from metanet.importers.onnx.operators import Call, Unsupported, operator
 
 
@@ -31,6 +32,8 @@ def _resize(call: Call) -> jax.Array:
             raise Unsupported("neither scales nor sizes")
         if out == n and scale == 1:
             continue
+        if out * n > MAX_ELEMENTS:
+            raise TooLarge(f"an axis of {n} resized to {out:,}")
         matrix = _resize_matrix(call, n, out, scale)
         x = jnp.moveaxis(
             jnp.tensordot(x, jnp.asarray(matrix, x.dtype), (axis, 1)), -1, axis

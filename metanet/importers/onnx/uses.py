@@ -1,0 +1,169 @@
+"""How an ONNX model uses its stored tensors: readers, positions, frequency tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metanet.importers.onnx.stored import all_nodes
+
+# Operators that move values of their first input, or copy them.
+MOVES = frozenset(
+    {
+        "Cast",
+        "Expand",
+        "Flatten",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+_PRODUCTS = frozenset({"Mul", "Div", "MatMul", "Einsum"})
+_FUNCTIONS = frozenset({"Neg", "Exp", "Reciprocal"})
+_WAVES = frozenset({"Sin", "Cos"})
+
+# Origins of values, each including those before it: constants and shapes; positions
+# counted along an axis; integer inputs; weights and all other inputs.
+_NUMBERS, _POSITIONS, _INTEGERS, _DATA = range(4)
+# Operators whose results are counted.
+_COUNTERS = frozenset({"CumSum", "NonZero", "Range"})
+
+
+def is_count(array: np.ndarray) -> bool:
+    """Returns True for whole numbers in equal steps, such as stored positions."""
+    if array.dtype.kind not in "fiu" or array.size < 3:
+        return False
+    values = array.ravel().astype(np.float64)
+    steps = np.diff(values)
+    return bool(steps[0] != 0 and (steps == steps[0]).all() and (values % 1 == 0).all())
+
+
+class Reader(NamedTuple):
+    """A node that reads a value, and the position among its inputs."""
+
+    node: Any
+    position: int
+
+
+class Uses:
+    """Readers and origins of the values of a model.
+
+    Args:
+        model: The model.
+        stored: Its stored tensors by name.
+    """
+
+    def __init__(self, model: Any, stored: Mapping[str, np.ndarray]):
+        self._readers: dict[str, list[Reader]] = defaultdict(list)
+        self._stored = stored
+        self._origins = {name: self._origin(array) for name, array in stored.items()}
+        for info in model.graph.input:
+            if info.name not in stored:
+                self._origins[info.name] = _input_origin(info)
+        for node in all_nodes(model.graph):
+            for position, name in enumerate(node.input):
+                self._readers[name].append(Reader(node, position))
+            self._origins.update(dict.fromkeys(node.output, self._result(node)))
+
+    @staticmethod
+    def _origin(array: np.ndarray) -> int:
+        if is_count(array):
+            return _POSITIONS
+        return _DATA if array.dtype.kind == "f" and array.size > 1 else _NUMBERS
+
+    def _result(self, node: Any) -> int:
+        origins = [self._origins.get(name, _DATA) for name in node.input if name]
+        origin = max(origins, default=_NUMBERS)
+        if node.op_type in ("Shape", "Size"):
+            return _NUMBERS
+        # Steps counted along an axis are positions, whatever mask they count.
+        if node.op_type in _COUNTERS and origin <= _INTEGERS:
+            return _POSITIONS
+        return origin
+
+    def readers(self, name: str) -> list[Reader]:
+        """Returns the nodes that read a value."""
+        return self._readers.get(name, [])
+
+    def moved_readers(self, name: str) -> list[Reader]:
+        """Returns the readers of a value, and of the value moved."""
+        result: list[Reader] = []
+        waiting, seen = [name], {name}
+        while waiting:
+            for reader in self.readers(waiting.pop()):
+                if reader.node.op_type not in MOVES or reader.position:
+                    result.append(reader)
+                    continue
+                new = set(reader.node.output) - seen
+                seen |= new
+                waiting += new
+        return result
+
+    def is_table(self, name: str) -> bool:
+        """Returns True for frequencies and slopes: factors of positions, nothing else.
+
+        The positions are counted from constants and shapes; or they are integer inputs,
+        and a sine or cosine is taken of the product. (A layer with an integer feature
+        also multiplies it, but goes on otherwise.)
+        """
+        shape = self._stored[name].shape
+        if sum(n > 1 for n in shape) > 1:
+            return False
+        return self._is_factor({name})
+
+    def _is_factor(self, names: Collection[str]) -> bool:
+        readers = [r for name in names for r in self.moved_readers(name)]
+        for node, position in readers:
+            if node.op_type in _FUNCTIONS:
+                if not self._is_factor(node.output):
+                    return False
+                continue
+            if node.op_type not in _PRODUCTS or len(node.input) != 2:
+                return False
+            origin = self._origins.get(node.input[1 - position], _DATA)
+            if origin == _NUMBERS and self._is_factor(node.output):
+                continue
+            waves = origin == _INTEGERS and self._ends_in_waves(node.output)
+            if origin != _POSITIONS and not waves:
+                return False
+        return bool(readers)
+
+    def _ends_in_waves(self, names: Collection[str]) -> bool:
+        readers = [r for name in names for r in self.moved_readers(name)]
+        for node, _ in readers:
+            if node.op_type == "Concat":
+                if not self._ends_in_waves(node.output):
+                    return False
+            elif node.op_type not in _WAVES:
+                return False
+        return bool(readers)
+
+    def rows_read_by(self, name: str) -> int | None:
+        """Returns the number of rows of the smallest table that a value indexes."""
+        sizes = []
+        for node, position in self.moved_readers(name):
+            table = self._stored.get(node.input[0])
+            if node.op_type == "Gather" and position == 1 and table is not None:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                sizes.append(table.shape[axis])
+        return min(sizes, default=None)
+
+
+def _input_origin(info: Any) -> int:
+    from onnx import helper
+
+    try:
+        kind = info.type.tensor_type.elem_type
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    except Exception:
+        # onnx raises exceptions without a common class.
+        return _DATA
+    return _INTEGERS if dtype.kind in "iub" else _DATA
