@@ -204,6 +204,10 @@ FREE = {
         lambda h: jnp.tile(h, (1, 2)), 24 * 2**8, params={"w": (3, 4), "o": (8, 2)}
     ),
     "tile of one row": units(lambda h: h + jnp.tile(h[:1], (5, 1))),
+    "padding by nothing": units(lambda h: jnp.pad(h, ((1, 2), (0, 0)), mode="edge")),
+    "choice by platform": units(
+        lambda h: lax.platform_dependent(h, cpu=jnp.negative, default=jnp.positive)
+    ),
     "device_put": units(jax.device_put),
     "name": units(lambda h: checkpoint_name(h, "h")),
     "preferred type": Case(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from jax.core import ShapedArray
@@ -59,16 +59,23 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
 def live_equations(jaxpr: Jaxpr) -> list[tuple[int, JaxprEqn]]:
     """Returns the equations that an output depends on, with their numbers, in order.
 
-    Equations that may write to a mutable array are among them.
+    Equations that may write to a mutable array are among them. On arrays without entries
+    (the padding of an axis by nothing) nothing depends.
     """
-    needed = {v for v in jaxpr.outvars if not isinstance(v, jex_core.Literal)}
+    needed = {v for v in jaxpr.outvars if _has_entries(v)}
     live = []
     for index, eqn in reversed([*enumerate(jaxpr.eqns)]):
         if needed.isdisjoint(eqn.outvars) and not _reads_mutable(eqn):
             continue
         live.append((index, eqn))
-        needed |= {v for v in eqn.invars if not isinstance(v, jex_core.Literal)}
+        needed |= {v for v in eqn.invars if _has_entries(v)}
     return live[::-1]
+
+
+def _has_entries(variable: Var | Literal) -> TypeGuard[Var]:
+    """Returns True for a variable that is not an array without entries."""
+    is_variable = not isinstance(variable, jex_core.Literal)
+    return is_variable and 0 not in getattr(variable.aval, "shape", ())
 
 
 def _reads_mutable(eqn: JaxprEqn) -> bool:

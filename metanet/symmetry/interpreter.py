@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
@@ -15,6 +16,7 @@ from metanet.programs import (
     call_jaxpr,
     live_equations,
     readers_of,
+    shape_of,
     source_line,
 )
 from metanet.symmetry.distinctness import after_named_activation, with_facts
@@ -72,6 +74,9 @@ class Interpreter(Trace):
         def read(variable: Any) -> Value:
             if isinstance(variable, jex_core.Literal):
                 return self.constant(variable.val)
+            if variable not in env and 0 in shape_of(variable):
+                # No equation is read for an array without entries.
+                return self.constant(np.zeros(shape_of(variable)))
             return env[variable]
 
         self._readers.append(readers_of(jaxpr))

@@ -58,7 +58,7 @@ def _exchange(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return results
 
 
-@register_rule("axis_index")
+@register_rule("axis_index", "platform_index")
 def _device(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Returns a number that differs between devices, and along no axis of an array."""
     return [Value([], constant=True)]
