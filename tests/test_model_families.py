@@ -14,8 +14,6 @@ from metanet.graphs import ParameterGraph, build_topology, to_graph
 from metanet.models import build_model
 
 CASES = {**NETWORKS, **FAMILIES}
-# Signs per head and per channel depend on each other, so no canonical form is unique.
-CASES.pop("query-key norm")
 QUICK = {
     "experts",
     "grouped query",

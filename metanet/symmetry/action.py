@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from metanet.symmetry.symmetry import (
 )
 
 AxisParts = tuple[AxisPart, ...]
+T = TypeVar("T", jax.Array, np.ndarray)
 
 
 class Element(NamedTuple):
@@ -36,7 +37,7 @@ class Element(NamedTuple):
     Attributes:
         permutations: Per group ``[copies, degree]`` indices.
         factors: Per scaling group ``[*parents, size]``: the factors; for a phase the
-            numbers k of half turns (as floats).
+            numbers k of turns (as floats).
     """
 
     permutations: tuple[jax.Array, ...]
@@ -76,7 +77,7 @@ def random_element(
     """Draws a random element.
 
     Permutations and signs are uniform, scales log-normal with deviation 0.3, phases -1,
-    0 or 1 half turns.
+    0 or 1 turns.
 
     Args:
         symmetry: The network's symmetry.
@@ -159,9 +160,9 @@ def _permute_once(
     return flat.reshape(turned.shape).transpose(back)
 
 
-def _spread(
-    scaling_group: ScalingGroup, values: jax.Array, block: Block, position: Position
-) -> jax.Array:
+def spread(
+    scaling_group: ScalingGroup, values: T, block: Block, position: Position
+) -> T:
     """Reshapes ``[*parents, size]`` to an array that broadcasts over a block's indices."""
     axes = [block.indices.index(p) for p in scaling_group.parents]
     axes.append(block.positions.index(position))
@@ -236,11 +237,11 @@ def act(symmetry: Symmetry, element: Element, params: Any) -> Any:
             for e in scaling_group.exponents:
                 if e.leaf == block.leaf and e.position in block.positions:
                     value = _power(scaling_group, factor, float(e.power))
-                    value = _spread(scaling_group, value, block, e.position)
+                    value = spread(scaling_group, value, block, e.position)
                     array = array * value.astype(array.dtype)
             for s in scaling_group.shifts:
                 if s.leaf == block.leaf and s.position in block.positions:
-                    value = _spread(scaling_group, factor * s.amount, block, s.position)
+                    value = spread(scaling_group, factor * s.amount, block, s.position)
                     shift = value if shift is None else shift + value
         return array if shift is None else array + shift.astype(array.dtype)
 
@@ -278,17 +279,55 @@ def _as_permutation(group: PermutationGroup, source: jax.Array) -> jax.Array:
     return (source % group.degree).reshape(group.copies, group.degree)
 
 
-def _turn_signs(
-    symmetry: Symmetry, factors: Sequence[jax.Array], scaling_group: ScalingGroup
+class _Bias(NamedTuple):
+    """Position of a leaf to which phases add."""
+
+    leaf: int
+    position: Position
+
+
+def _biases(symmetry: Symmetry) -> list[_Bias]:
+    """Returns the positions to which phases add."""
+    shifts = [s for g in symmetry.scaling_groups for s in g.shifts]
+    return list(dict.fromkeys(_Bias(s.leaf, s.position) for s in shifts))
+
+
+def _bias_signs(
+    symmetry: Symmetry, factors: Sequence[jax.Array], bias: _Bias
 ) -> jax.Array | float:
-    """Returns the sign that sign groups give to the biases of a phase group."""
+    """Returns the signs that an element gives to a bias."""
     sign: jax.Array | float = 1.0
-    for other, values in zip(symmetry.scaling_groups, factors, strict=True):
-        for e in other.exponents:
-            for s in scaling_group.shifts[:1]:
-                if (e.leaf, e.position) == (s.leaf, s.position):
-                    sign = sign * _power(other, values, float(e.power))
+    for scaling_group, values in zip(symmetry.scaling_groups, factors, strict=True):
+        for e in scaling_group.exponents:
+            if _Bias(e.leaf, e.position) == bias:
+                sign = sign * _power(scaling_group, values, float(e.power))
     return sign
+
+
+def _bias_shifts(
+    symmetry: Symmetry, factors: Sequence[jax.Array]
+) -> dict[_Bias, jax.Array | float]:
+    """Returns the terms that an element adds to the biases."""
+    total: dict[_Bias, jax.Array | float] = dict.fromkeys(_biases(symmetry), 0.0)
+    for scaling_group, values in zip(symmetry.scaling_groups, factors, strict=True):
+        for s in scaling_group.shifts:
+            total[_Bias(s.leaf, s.position)] += values * s.amount
+    return total
+
+
+def _turns(
+    scaling_group: ScalingGroup, shifts: dict[_Bias, jax.Array | float]
+) -> jax.Array:
+    """Returns the turns of a phase that account for its first bias's shift.
+
+    Subtracts from ``shifts`` what these turns add to all of its biases: the rest is that
+    of later phases.
+    """
+    first = scaling_group.shifts[0]
+    turns = jnp.round(shifts[_Bias(first.leaf, first.position)] / first.amount)
+    for s in scaling_group.shifts:
+        shifts[_Bias(s.leaf, s.position)] -= turns * s.amount
+    return turns
 
 
 def compose(symmetry: Symmetry, a: Element, b: Element) -> Element:
@@ -298,16 +337,18 @@ def compose(symmetry: Symmetry, a: Element, b: Element) -> Element:
         _as_permutation(g, _source_index(symmetry, both, g)) for g in symmetry.groups
     )
     moved = _permuted_factors(symmetry, a.permutations, b.factors)
-    factors = []
-    for scaling_group, last, first in zip(
-        symmetry.scaling_groups, a.factors, moved, strict=True
-    ):
-        if scaling_group.kind == "phase":
-            signs = _turn_signs(symmetry, a.factors, scaling_group)
-            factors.append(last + signs * first)
-        else:
-            factors.append(last * first)
-    return Element(permutations, tuple(factors))
+    first, last = _bias_shifts(symmetry, moved), _bias_shifts(symmetry, a.factors)
+    shifts = {
+        bias: last[bias] + _bias_signs(symmetry, a.factors, bias) * first[bias]
+        for bias in first
+    }
+    factors = tuple(
+        _turns(scaling_group, shifts) if scaling_group.kind == "phase" else x * y
+        for scaling_group, x, y in zip(
+            symmetry.scaling_groups, a.factors, moved, strict=True
+        )
+    )
+    return Element(permutations, factors)
 
 
 def invert(symmetry: Symmetry, a: Element) -> Element:
@@ -316,13 +357,16 @@ def invert(symmetry: Symmetry, a: Element) -> Element:
         _as_permutation(g, jnp.argsort(_source_index(symmetry, (a.permutations,), g)))
         for g in symmetry.groups
     )
+    shifts = {
+        bias: -_bias_signs(symmetry, a.factors, bias) * shift
+        for bias, shift in _bias_shifts(symmetry, a.factors).items()
+    }
     undone = [
-        -_turn_signs(symmetry, a.factors, scaling_group) * values
-        if scaling_group.kind == "phase"
-        else 1 / values
+        _turns(scaling_group, shifts) if scaling_group.kind == "phase" else 1 / values
         for scaling_group, values in zip(
             symmetry.scaling_groups, a.factors, strict=True
         )
     ]
-    factors = _permuted_factors(symmetry, permutations, undone)
-    return Element(permutations, tuple(factors))
+    return Element(
+        permutations, tuple(_permuted_factors(symmetry, permutations, undone))
+    )

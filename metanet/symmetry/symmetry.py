@@ -199,7 +199,7 @@ class Exponent:
 
 @dataclass(frozen=True)
 class Shift:
-    """Term that a phase adds to one leaf, per half turn of its unit (SIREN)."""
+    """Term that a phase adds to one leaf, per turn of its unit (SIREN)."""
 
     leaf: int
     position: Position
@@ -214,11 +214,14 @@ class ScalingGroup:
         kind: "positive": any factor > 0 (ReLU); "nonzero": any factor except 0, which
             discovery represents by a positive and a sign group; "sign": factor -1 or 1
             (tanh, sine); "phase": an integer k per unit, factor (-1)^k and shifts of k
-            times ``Shift.amount`` (sine: b -> b + k pi / w0).
+            times ``Shift.amount`` (sine: b -> b + k pi / w0; where the sign of the sine
+            matters to later layers, the factor reflects its argument, or the shifts are
+            full turns).
         axis_index: Number of the index.
         parents: Indices on which the factors may depend.
         exponents: Powers with which the factors multiply the leaves.
-        shifts: Terms that a phase adds.
+        shifts: Terms that a phase adds. Only phases of earlier groups add to the first
+            one's leaf, so that a shift of it determines k.
     """
 
     kind: str

@@ -62,7 +62,11 @@ class ModelInputs(NamedTuple):
 
 @functools.cache
 def subject(name: str) -> ModelInputs:
-    network = SUBJECTS[name]()
+    return model_inputs(SUBJECTS[name]())
+
+
+def model_inputs(network: Any) -> ModelInputs:
+    """Returns a network with three parameter sets in general position."""
     symmetry = sym.discover(
         network.apply_fn, network.params, *network.inputs, check=False
     )
