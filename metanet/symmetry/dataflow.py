@@ -19,6 +19,7 @@ from metanet.symmetry.indices import (
     unit_tags,
     units_of,
 )
+from metanet.symmetry.lookups import rows_beside
 from metanet.symmetry.recorder import Attributes, NullDataflow, Trace, entrywise_axes
 from metanet.symmetry.symmetry import (
     Activation,
@@ -297,6 +298,8 @@ class Dataflow(NullDataflow):
             by_parameter = bool(inner) or kind in _PRODUCTS or free
             return by_parameter and any(isinstance(t, ParamTag) for t in o.tags)
 
+        rows, summed_rows = self._rows(trace, value, inner)
+        inner += [[[self._loop_index(o, value, leaves)]] for o in summed_rows]
         unit_axes = [
             i for i, a in enumerate(axes) if any(is_unit(o) for s in a for o in s)
         ]
@@ -322,7 +325,7 @@ class Dataflow(NullDataflow):
                     tags = plain.tags | {UnitTag(target, unit)}
                     untagged[i][j][k] = plain._replace(tags=tags)
                     draft.units.append(o.axis_index)
-            for o in self._loops(trace):
+            for o in [*self._loops(trace), *rows]:
                 o = self._loop_index(o, value, leaves)
                 if o.tags:
                     unit = len(draft.units)
@@ -343,6 +346,27 @@ class Dataflow(NullDataflow):
         """Returns the indices of the loops around an equation, except cut ones."""
         axes = [self.indices.normal(a) for a in trace.context]
         return [o for axis in axes if len(axis) == 1 for o in axis[0]]
+
+    def _rows(
+        self, trace: Trace, value: Value, contracted: Sequence[Axis]
+    ) -> tuple[list[Occurrence], list[Occurrence]]:
+        """Returns the rows that a result's entries belong to, and those summed over."""
+        lookups = (*trace.lookups, *value.lookups)
+
+        def members(axes: Sequence[Axis]) -> list[int]:
+            normal = [self.indices.normal(a) for a in (*axes, *trace.context)]
+            return [o.axis_index for a in normal for s in a for o in s]
+
+        everywhere = members([*value.axes, *contracted])
+        beside = rows_beside(self.indices, everywhere, lookups)
+        inside = members(value.axes)
+        outer = rows_beside(self.indices, inside, lookups)
+        remaining = {o.axis_index for segment in outer for o in segment}
+        occurrences = [o for segment in beside for o in segment]
+        return (
+            [o for o in occurrences if o.axis_index in remaining],
+            [o for o in occurrences if o.axis_index not in remaining],
+        )
 
     def _loop_index(
         self, o: Occurrence, value: Value, leaves: frozenset[int]

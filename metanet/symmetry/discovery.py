@@ -380,7 +380,7 @@ class _Discovery:
         order = dict.fromkeys(a for b in blocks for a in b.indices)
         order |= dict.fromkeys(sorted(dataflow.unit_indices()))
         number = {axis_index: i for i, axis_index in enumerate(order)}
-        tensors = [*trace.tensors, *(axes for v in ends for axes in _axes_of(v))]
+        tensors = [*trace.tensors, *((axes, ()) for v in ends for axes in _axes_of(v))]
         nest = {
             number[b]: frozenset(number[a] for a in parents)
             for b, parents in nesting(self.indices, tensors, order).items()

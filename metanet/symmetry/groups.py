@@ -13,22 +13,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from metanet.symmetry.indices import Axis, Indices
+from metanet.symmetry.lookups import rows_beside
 from metanet.symmetry.symmetry import Index, PermutationGroup, ScalingGroup
+from metanet.symmetry.values import Lookup
 
 
 def nesting(
-    indices: Indices, tensors: Iterable[Sequence[Axis]], wanted: Iterable[int]
+    indices: Indices,
+    tensors: Iterable[tuple[Sequence[Axis], Sequence[Lookup]]],
+    wanted: Iterable[int],
 ) -> dict[int, frozenset[int]]:
     """Returns, per wanted index, those that occur beside it in every tensor.
 
     Args:
         indices: The union-find.
-        tensors: Axes that occur together.
+        tensors: Axes that occur together, and the rows looked up beside them.
         wanted: Representatives of indices.
     """
     wanted = set(wanted)
     products: set[tuple[int, ...]] = set()
-    for axes in tensors:
+    for axes, lookups in tensors:
         segments = [
             [
                 [o.axis_index for o in s if not indices.is_uniform(o.axis_index)]
@@ -37,7 +41,10 @@ def nesting(
             for axis in axes
         ]
         for choice in itertools.product(*segments):
-            products.add(tuple(sorted(a for segment in choice for a in segment)))
+            members = [a for segment in choice for a in segment]
+            rows = rows_beside(indices, members, lookups)
+            members += [o.axis_index for segment in rows for o in segment]
+            products.add(tuple(sorted(members)))
     nest: dict[int, frozenset[int]] = {}
     for members in products:
         once = {

@@ -332,11 +332,8 @@ class Indices:
         for depth in range(max(len(x), len(y))):
             i, j = len(x) - 1 - depth, len(y) - 1 - depth
             if min(i, j) < 0:
-                # One segment ends here: the other is cut after the first value of its
-                # outermost index.
-                if max(i, j) > 0:
-                    return "failed"
-                self._cut((x if j < 0 else y)[0].axis_index, 1)
+                # One segment ends here: the other is cut after the first value.
+                self._cut((y[j] if i < 0 else x[i]).axis_index, 1)
                 return "again"
             a, b = x[i], y[j]
             if a.stride != b.stride:
@@ -350,8 +347,8 @@ class Indices:
                 self._union(p, q, why)
                 return "again"
             if self.size(p) < self.size(q):
-                return self._resize(q, j, a, x[i - 1] if i else None)
-            return self._resize(p, i, b, y[j - 1] if j else None)
+                return self._resize(q, a, x[i - 1] if i else None)
+            return self._resize(p, b, y[j - 1] if j else None)
         return "done"
 
     def _end_before(self, inner: Occurrence, outer: Occurrence) -> Step:
@@ -365,20 +362,17 @@ class Indices:
         return "again"
 
     def _resize(
-        self, big: int, level: int, small: Occurrence, outer: Occurrence | None
+        self, big: int, small: Occurrence, outer: Occurrence | None
     ) -> Step:
         """Refines an index that meets a smaller one.
 
         Args:
             big: The index.
-            level: Number of indices outside of it in its segment.
             small: The smaller index.
             outer: The next index outside of the smaller one, if any.
         """
         size = self.size(small.axis_index)
         if outer is None:
-            if level:
-                return "failed"
             self._cut(big, size)
             return "again"
         period = outer.stride // small.stride

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from metanet.programs import (
 )
 from metanet.symmetry.distinctness import after_named_activation, with_facts
 from metanet.symmetry.indices import Axis, Indices
+from metanet.symmetry.lookups import ValueNumbers, all_lookups
 from metanet.symmetry.recorder import RULES, NullDataflow, Trace
 from metanet.symmetry.rules import load_rules
 from metanet.symmetry.split_values import read_split
@@ -47,6 +49,7 @@ class Interpreter(Trace):
         super().__init__(indices, dataflow)
         self._loop_states = loop_states
         self._line = ""
+        self._numbers = ValueNumbers()
         self._path: list[int] = []
         self._readers: list[Readers] = []
 
@@ -73,7 +76,8 @@ class Interpreter(Trace):
 
         def read(variable: Any) -> Value:
             if isinstance(variable, jex_core.Literal):
-                return self.constant(variable.val)
+                number = self._numbers.number(("literal", str(variable)))
+                return replace(self.constant(variable.val), number=number)
             if variable not in env and 0 in shape_of(variable):
                 # No equation is read for an array without entries.
                 return self.constant(np.zeros(shape_of(variable)))
@@ -89,6 +93,7 @@ class Interpreter(Trace):
             results = self._apply(eqn, [read(v) for v in eqn.invars])
             for variable, value in zip(eqn.outvars, results, strict=True):
                 env[variable] = value
+                self.lookups = value.lookups
                 self.record(value.axes)
             self._path.pop()
             self._line = outer
@@ -125,6 +130,7 @@ class Interpreter(Trace):
     def apply_rule(self, eqn: JaxprEqn, values: list[Value]) -> list[Value]:
         self.dataflow.note_entrywise(self, eqn, values)
         self._treated_as_index = False
+        self.lookups = all_lookups(values)
         entry = RULES.get(eqn.primitive.name)
         if entry is None:
             outputs = self.unknown_primitive(eqn, values)
@@ -132,7 +138,12 @@ class Interpreter(Trace):
             outputs = entry.rule(self, eqn, values)
         if not self._treated_as_index:
             self._pin_indexed(values, outputs)
-        return with_facts(self.indices, eqn, values, outputs)
+        outputs = with_facts(self.indices, eqn, values, outputs)
+        numbers = self._numbers.of_results(eqn, values, self.location)
+        return [
+            replace(y, number=number, lookups=all_lookups([*values, y]))
+            for y, number in zip(outputs, numbers, strict=True)
+        ]
 
     def _pin_indexed(self, values: list[Value], outputs: list[Value]) -> None:
         """Pins the axes that operands index, unless the results still index them."""

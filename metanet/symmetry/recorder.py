@@ -31,7 +31,13 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from metanet.programs import Readers, declare_traits, shape_of, traits_of
 from metanet.symmetry.indices import ZERO, Axis, Form, Indices, Occurrence, add_forms
-from metanet.symmetry.values import Chain, SplitValue, Value, map_occurrences
+from metanet.symmetry.values import (
+    Chain,
+    Lookup,
+    SplitValue,
+    Value,
+    map_occurrences,
+)
 
 Rule = Callable[["Trace", JaxprEqn, list[Value]], list[Value]]
 EntrywiseAxes = Callable[["Trace", JaxprEqn, Sequence[Value]], Iterable[Axis]]
@@ -170,7 +176,9 @@ class Trace(ABC):
     Attributes:
         indices: Indices, shared by both passes.
         dataflow: Recorder of activations and edges.
-        tensors: Axes that occur together in some array, for the nesting rule.
+        tensors: Axes that occur together in some array, and the lookups of the array,
+            for the nesting rule.
+        lookups: Lookups of the operands of the equation being read.
         equations: ("real" or "sign", form that must be 0).
         unknown: Primitives without a rule -> description of their first equation.
         phases: Per bias leaf the factor c of ``sin(c (h + b))``; 0: ruled out.
@@ -183,7 +191,8 @@ class Trace(ABC):
 
     def __init__(self, indices: Indices, dataflow: NullDataflow):
         self.indices, self.dataflow = indices, dataflow
-        self.tensors: list[list[Axis]] = []
+        self.tensors: list[tuple[list[Axis], tuple[Lookup, ...]]] = []
+        self.lookups: tuple[Lookup, ...] = ()
         self.equations: list[tuple[str, Form]] = []
         self.unknown: dict[str, str] = {}
         self.phases: dict[int, float] = {}
@@ -282,7 +291,7 @@ class Trace(ABC):
         reversal) must record both together: should they turn out to be the same index,
         it occurs twice, and nothing may depend on it (see `groups.nesting`).
         """
-        self.tensors.append([*axes, *self.context])
+        self.tensors.append(([*axes, *self.context], self.lookups))
 
     def mark_index_use(self) -> None:
         """Marks the equation as one that treats an array of integers as indices."""

@@ -25,6 +25,20 @@ class SplitValue(NamedTuple):
     parts: tuple[Value, ...]
 
 
+class Lookup(NamedTuple):
+    """Rows that an array of indices selects.
+
+    Attributes:
+        number: Number of the array of indices; equal arrays have equal numbers.
+        rows: The axis of the rows.
+        positions: The axes of the array of indices.
+    """
+
+    number: int
+    rows: Axis
+    positions: tuple[Axis, ...]
+
+
 @dataclass(frozen=True)
 class Value:
     """An array, abstractly.
@@ -45,6 +59,8 @@ class Value:
         sources: Leaves and inputs through which each entry is 0 or has a continuous
             distribution, see `metanet.symmetry.distinctness`.
         nonzero: No entry is 0, with probability one.
+        number: For an array of integers, a number that equal arrays share.
+        lookups: The rows that its entries belong to, see `metanet.symmetry.lookups`.
         split: The parts of an array that is only read part by part; then the other
             attributes say nothing.
     """
@@ -61,6 +77,8 @@ class Value:
     depends: frozenset[int] = frozenset()
     sources: frozenset[int] = frozenset()
     nonzero: bool = False
+    number: int | None = None
+    lookups: tuple[Lookup, ...] = ()
     split: SplitValue | None = None
 
     def with_axes(self, axes: list[Axis]) -> Value:

@@ -11,7 +11,7 @@ from metanet.programs import shape_of
 from metanet.symmetry.distinctness import is_distinct
 from metanet.symmetry.indices import Axis, Occurrence
 from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
-from metanet.symmetry.values import Value, map_occurrences
+from metanet.symmetry.values import Lookup, Value, map_occurrences
 
 
 @register_rule("iota")
@@ -150,11 +150,16 @@ def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     else:
         for axis in ended:
             trace.pinned_axis(axis, trace.why)
+    lookups: tuple[Lookup, ...] = ()
+    if indexed is not None and single and index.number is not None:
+        lookups = (Lookup(index.number, ended[0], tuple(of_index)),)
     trace.record([*axes, *ended, vector])
-    value = Value(axes, {**index.activations, **x.activations}, x.leaves | index.leaves)
+    activations = {**index.activations, **x.activations}
+    value = Value(axes, activations, x.leaves | index.leaves, lookups=lookups)
     if not x.leaves:
         return [value]
-    return [trace.dataflow.connect(trace, "embedding", value, looked_up, value.leaves)]
+    value = trace.dataflow.connect(trace, "embedding", value, looked_up, value.leaves)
+    return [replace(value, lookups=lookups)]
 
 
 def _batch_axis(trace: Trace, axis: Axis, of_index: Axis) -> Axis:

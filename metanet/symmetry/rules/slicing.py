@@ -252,12 +252,18 @@ def join_along(
     activations: dict[int, Chain] = {}
     for x in inputs:
         activations |= x.activations
+    of_same_axis = all(
+        x.index_of == inputs[0].index_of and x.from_end == inputs[0].from_end
+        for x in inputs
+    )
     joined = Value(
         axes,
         activations,
         frozenset().union(*(x.leaves for x in inputs)),
         constant=all(x.constant for x in inputs),
         zero=all(x.zero for x in inputs),
+        index_of=inputs[0].index_of if of_same_axis else None,
+        from_end=inputs[0].from_end,
     )
     return [joined]
 
