@@ -73,6 +73,12 @@ DIFFERENT_SCORES = {
         (layer_norm(x @ p["v"]) * p["g"][None]) @ p["w"]
     ),
     "of a residual stream": lambda p, x: (x + relu(x @ p["v"]) @ p["u"]) @ p["w"],
+    "negative distances to a code": lambda p, x: (
+        -((relu(x @ p["v"])[:, None] - p["w"].T[None]) ** 2).sum(-1)
+    ),
+    "sums of two scores": lambda p, x: (
+        (x @ p["w"][:, :2])[:, :, None] + (x @ p["v"][:, :2])[:, None]
+    ).reshape(5, 4),
     "per example scale": lambda p, x: (x @ p["w"]) * jnp.exp(x[:, :1]),
     "in 32 bits of a table in 16": lambda p, x: (
         x.astype(jnp.bfloat16).astype(jnp.float32) @ p["w"]

@@ -42,7 +42,7 @@ class Traits:
             own; cuts have it because an axis is only ever cut between independent parts.
         injective: Maps different entries to different ones, each on its own; also moves
             and copies of entries, selected by further operands if there are any.
-        analytic: An analytic function of each entry that is nowhere constant, so that
+        analytic: A function of each entry that takes every value at single points alone, so that
             continuously distributed entries remain so.
         never_zero: No entry of the result is 0.
         pooling: The reduction, for primitives that pool over sliding windows.
@@ -169,7 +169,7 @@ declare_traits("split", "unstack", "slice", "dynamic_slice", "gather", injective
 declare_traits("neg", "tanh", "asinh", "sinh", "atan", "erf", "cbrt", injective=True)
 declare_traits("exp", "exp2", "expm1", "log", "log1p", "sqrt", injective=True)
 declare_traits("logistic", "erfc", "rsqrt", "integer_pow", injective=True)
-declare_traits("sin", "cos", "tan", "cosh", analytic=True)
+declare_traits("abs", "square", "sin", "cos", "tan", "cosh", analytic=True)
 declare_traits("exp", "exp2", "logistic", "erfc", "rsqrt", "cosh", never_zero=True)
 
 # Loops and branches.

@@ -80,7 +80,8 @@ def is_distinct(indices: Indices, value: Value, axis: int) -> bool:
     occurrences = _occurrences(indices, value, [axis])
     if len(occurrences) == 1:
         return occurrences[0].distinct
-    return not occurrences or (value.nonzero and bool(_common(occurrences)))
+    # Two joint values differ in one index, and so in a part of a leaf that only one reads.
+    return value.nonzero and all(o.sources for o in occurrences)
 
 
 def after_named_activation(x: Value, result: Value) -> Value:
@@ -139,8 +140,7 @@ def _facts(
     if traits.injective:
         return _injective(indices, eqn, inputs, value)
     if traits.analytic:
-        sources = inputs[0].sources if inputs[0].nonzero else _NONE
-        return _Facts(None, sources, traits.never_zero or bool(sources))
+        return _analytic(indices, eqn, inputs, value)
     chosen = inputs[1:] if name == "select_n" else inputs
     is_choice = name in ("select_n", "max", "min")
     return _Facts(nonzero=traits.never_zero or (is_choice and _all_nonzero(chosen)))
@@ -177,23 +177,33 @@ def _injective(
     return _Facts(along, through, traits.never_zero or is_live)
 
 
+def _analytic(
+    indices: Indices, eqn: JaxprEqn, inputs: Sequence[Value], value: Value
+) -> _Facts:
+    """Returns the facts of a function that takes every value at single points alone.
+
+    It may map different entries to the same (x and -x to a square), unless they are
+    independent.
+    """
+    (x,) = inputs
+    through = _if(x.nonzero, x.sources)
+    along = [
+        [(s := o.sources & through, bool(s)) for o in _flat(indices.normal(axis))]
+        for axis in value.axes
+    ]
+    traits = traits_of(eqn.primitive.name)
+    is_live = x.nonzero and (bool(through) or eqn.primitive.name in _MODULI)
+    return _Facts(along, through, traits.never_zero or is_live)
+
+
 def _integer_power(
     indices: Indices, eqn: JaxprEqn, inputs: Sequence[Value], value: Value
 ) -> _Facts:
-    (x,) = inputs
     exponent = eqn.params["y"]
     if exponent == 0:
         return _Facts(nonzero=True)
-    if exponent % 2:
-        return _injective(indices, eqn, inputs, value)
-    return _Facts(None, x.sources, x.nonzero)
-
-
-def _modulus(
-    indices: Indices, eqn: JaxprEqn, inputs: Sequence[Value], value: Value
-) -> _Facts:
-    """Returns the facts of ``|x|`` or ``x^2``: x and -x give the same."""
-    return _Facts(None, inputs[0].sources, inputs[0].nonzero)
+    rule = _injective if exponent % 2 else _analytic
+    return rule(indices, eqn, inputs, value)
 
 
 def _sum(
@@ -323,10 +333,11 @@ def _concatenation(
     return _Facts(along, sources, _all_nonzero(inputs))
 
 
+# Functions that are 0 at 0 alone.
+_MODULI = frozenset({"abs", "square", "integer_pow"})
 _OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys(("add", "sub", "add_any"), _sum),
     **dict.fromkeys(("mul", "div"), _product),
-    **dict.fromkeys(("abs", "square"), _modulus),
     "integer_pow": _integer_power,
     "dot_general": _contraction,
     "reduce_sum": _reduced_sum,

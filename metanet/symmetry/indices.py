@@ -329,6 +329,12 @@ class Indices:
 
     def _unify_segments(self, x: Segment, y: Segment, why: str) -> Step:
         """Makes two segments with the same first entry agree in one more index."""
+        small, big = sorted((x, y), key=self.segment_size)
+        width, inner = self.segment_size(small), self.segment_size(big[1:])
+        if width < self.segment_size(big) and width % inner == 0:
+            if self._is_dense(small) and self._is_dense(big):
+                self._cut(big[0].axis_index, width // inner)
+                return "again"
         for depth in range(max(len(x), len(y))):
             i, j = len(x) - 1 - depth, len(y) - 1 - depth
             if min(i, j) < 0:
@@ -361,9 +367,7 @@ class Indices:
         self._cut(root, 1)
         return "again"
 
-    def _resize(
-        self, big: int, small: Occurrence, outer: Occurrence | None
-    ) -> Step:
+    def _resize(self, big: int, small: Occurrence, outer: Occurrence | None) -> Step:
         """Refines an index that meets a smaller one.
 
         Args:

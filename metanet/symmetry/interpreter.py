@@ -93,8 +93,9 @@ class Interpreter(Trace):
             results = self._apply(eqn, [read(v) for v in eqn.invars])
             for variable, value in zip(eqn.outvars, results, strict=True):
                 env[variable] = value
-                self.lookups = value.lookups
-                self.record(value.axes)
+                if not value.constant:
+                    self.lookups = value.lookups
+                    self.record(value.axes)
             self._path.pop()
             self._line = outer
         self._readers.pop()
