@@ -1,4 +1,4 @@
-"""Reading of jaxprs: equations, calls, sliding windows; independent of any analysis."""
+"""Reading and evaluation of jaxprs, independent of any analysis."""
 
 from metanet.programs.jaxprs import (
     Readers,
@@ -11,6 +11,8 @@ from metanet.programs.jaxprs import (
     shape_of,
     source_line,
 )
+from metanet.programs.lookups import lookup_sizes
+from metanet.programs.precision import DoublePrecision, double_dtype
 from metanet.programs.primitives import (
     CONTINUOUS_ACTIVATIONS,
     NAMED_ACTIVATIONS,
@@ -26,14 +28,17 @@ __all__ = [
     "CONTINUOUS_ACTIVATIONS",
     "NAMED_ACTIVATIONS",
     "PRIMITIVES",
+    "DoublePrecision",
     "Pooling",
     "Readers",
     "SlidingWindows",
     "Traits",
     "call_jaxpr",
     "declare_traits",
+    "double_dtype",
     "dtype_of",
     "live_equations",
+    "lookup_sizes",
     "outline",
     "readers_of",
     "scan_counts",

@@ -24,7 +24,7 @@ from metanet.symmetry.scaling import find_scaling_groups
 from metanet.symmetry.split_values import partition, read_intervals
 from metanet.symmetry.symmetry import Block, Index, Leaf, Position, Symmetry
 from metanet.symmetry.values import Value
-from metanet.symmetry.verification import check as verify
+from metanet.symmetry.verification import verify
 
 
 def discover(
@@ -75,7 +75,7 @@ def discover(
     discovery = _Discovery(closed, leaves, jax.tree.leaves(inputs), state_outputs)
     symmetry = discovery.run()
     if check:
-        verify(symmetry, apply_fn, params, *inputs)
+        verify(symmetry, closed, params, inputs)
     return symmetry
 
 

@@ -1,25 +1,120 @@
-"""Numerical verification that a symmetry leaves its network's function unchanged."""
+"""Numerical verification that a symmetry leaves its network's function unchanged.
+
+A group is a symmetry if its elements leave the outputs unchanged for almost all parameters
+and inputs, in exact arithmetic. Three things follow.
+
+*Precision.* The program is evaluated in double precision, also where it computes in fewer
+bits (`metanet.programs.DoublePrecision`). The rounding that remains is measured: a group is
+refused if it changes an output by more than a multiple of what a relative change of all
+parameters and inputs by one unit of rounding does.
+
+*Ties.* Operations that pick by position (argmax, top-k, a sort of several arrays) prefer the
+first of equal entries, and a permutation changes which is first. Ties that come from equal
+or zero rows of an input are a null set, as ties of generic values are: a router by top-k
+has the permutations of its experts. Ties of positive measure (entries cut off at zero,
+rounded, or converted to fewer bits) are counterexamples. A program without such operations
+has nothing that depends on the order of equal entries, and so is also evaluated with zero,
+equal and very large rows. For one with them, generic parameters and inputs are drawn
+several times, and conversions of computed values to fewer bits are evaluated as steps.
+
+*Inputs.* Integers are also drawn from all values that the program can look up with them
+(tokens of a vocabulary); values that it looks nothing up with stay those of the example.
+Inputs can hide a group nonetheless. So every group is also broken on purpose: it acts on
+one axis of a parameter alone, and the outputs must move. If they do not, then the group is
+not refused but reported as not provable on these inputs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from metanet.compiler import fast_compile_options
 from metanet.errors import MetanetError
+from metanet.programs import DoublePrecision, double_dtype, lookup_sizes
 from metanet.symmetry.action import Element, act, factor_shape, invert
-from metanet.symmetry.symmetry import PermutationGroup, ScalingGroup, Symmetry
+from metanet.symmetry.symmetry import (
+    Block,
+    PermutationGroup,
+    Position,
+    ScalingGroup,
+    Symmetry,
+)
 
-_TOLERANCE = {np.float64: 1e-6, np.float32: 2e-3}
+# Multiple of the measured rounding that still counts as rounding. It covers sums of some
+# thousand terms in another order; elements of a symmetry change outputs by less than ten.
+_ROUNDINGS = 2.0**10
+
+# Draws of generic values for programs that pick by position.
+_DRAWS = 4
 
 
 class SymmetryError(MetanetError):
     """Error for a discovered group that changes the function."""
+
+
+@dataclass(frozen=True)
+class GroupCheck:
+    """Numerical evidence for one group.
+
+    Attributes:
+        name: Kind of the group and its axes.
+        deviation: Change of the outputs under an element, relative to their size.
+        breaking: Change of the outputs, relative to their size, when an element acts on
+            one axis of a parameter alone; the smallest of all axes.
+        hidden: Axes ("path[axis]") for which the outputs do not move then: the inputs
+            cannot tell whether the group acts on them rightly.
+    """
+
+    name: str
+    deviation: float
+    breaking: float
+    hidden: tuple[str, ...]
+
+    @property
+    def provable(self) -> bool:
+        """Whether breaking the group on any of its axes moves the outputs."""
+        return not self.hidden
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of `check`.
+
+    Attributes:
+        deviation: Largest change of the outputs under an element, relative to their size.
+        rounding: Change of the outputs, relative to their size, when all parameters and
+            inputs change by a unit of rounding.
+        groups: Evidence per group of more than one element.
+    """
+
+    deviation: float
+    rounding: float
+    groups: tuple[GroupCheck, ...]
+
+    @property
+    def unproven(self) -> tuple[GroupCheck, ...]:
+        """Groups that are not provable on the inputs."""
+        return tuple(g for g in self.groups if not g.provable)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.groups)} groups change the outputs by {self.deviation:.0e} at most, "
+            f"a unit of rounding by {self.rounding:.0e}"
+        ]
+        for group in self.unproven:
+            axes = ", ".join(group.hidden)
+            lines.append(
+                f"  not provable on these inputs: {group.name} (hidden: {axes})"
+            )
+        return "\n".join(lines)
 
 
 def check(
@@ -28,12 +123,11 @@ def check(
     params: Any,
     *inputs: Any,
     seed: int = 0,
-) -> float:
-    """Applies random elements in float64 and compares outputs.
+) -> CheckResult:
+    """Applies random elements and compares outputs; breaks every group on purpose.
 
-    Parameters and floating inputs are perturbed first, because the zeros and ones of an
-    initialisation would hide differences. A program that only runs in float32 (a loop whose state
-    has that type) is checked in float32, with a wider tolerance.
+    Parameters and inputs are perturbed first, because the zeros and ones of an
+    initialisation would hide differences. The module's text says what is compared.
 
     Args:
         symmetry: The symmetry in question.
@@ -43,180 +137,577 @@ def check(
         seed: Seed of the perturbation and the elements.
 
     Returns:
-        The largest deviation, relative to the outputs' size.
+        The deviations, and the groups that these inputs cannot prove.
 
     Raises:
         SymmetryError: for a group that changes the outputs (named in the message), and
             for outputs that are not finite, so that nothing can be compared.
     """
+    closed = jax.make_jaxpr(apply_fn)(params, *inputs)
     with jax.enable_x64(True):
-        probe = _Probe(symmetry, apply_fn, params, inputs, seed, np.float64)
-        try:
-            jax.eval_shape(apply_fn, probe.params, *probe.inputs)
-        except TypeError:  # the program fixes float32 somewhere
-            probe = None
-        if probe is not None:
-            return probe.largest_deviation()
-    return _Probe(
-        symmetry, apply_fn, params, inputs, seed, np.float32
-    ).largest_deviation()
+        proof = _Proof(symmetry, closed, params, inputs, seed)
+        deviation = proof.largest_deviation()
+        rounding = proof.first.relative(proof.first.rounding())
+        return CheckResult(deviation, rounding, tuple(proof.group_checks()))
 
 
-class _Probe:
-    """Perturbed network, and its outputs after an element has acted.
+def verify(symmetry: Symmetry, closed: ClosedJaxpr, params: Any, inputs: Any) -> None:
+    """Applies random elements and compares outputs, without breaking the groups.
+
+    Args:
+        symmetry: The symmetry in question.
+        closed: The program, a function of the leaves of parameters and inputs.
+        params: Pytree of arrays.
+        inputs: Pytree of example inputs.
+
+    Raises:
+        SymmetryError: see `check`.
+    """
+    with jax.enable_x64(True):
+        _Proof(symmetry, closed, params, inputs, 0).largest_deviation()
+
+
+class _Probe(NamedTuple):
+    """Parameters and inputs at which outputs are compared.
+
+    Attributes:
+        params: Leaves of the parameters.
+        inputs: Leaves of the inputs.
+        name: Description that ends a message; empty for generic values.
+    """
+
+    params: list[Any]
+    inputs: list[Any]
+    name: str = ""
+
+
+class _Function:
+    """Outputs of a network after an element has acted on its parameters.
 
     Args:
         symmetry: The symmetry.
-        apply_fn: The network.
+        closed: The program.
+        steps: See `DoublePrecision`.
+    """
+
+    def __init__(self, symmetry: Symmetry, closed: ClosedJaxpr, steps: bool = False):
+        self.interpreter = DoublePrecision(steps)
+        constants = [_host(c) for c in closed.consts]
+
+        def outputs(
+            element: Element, params: list[Any], inputs: list[Any]
+        ) -> list[Any]:
+            moved = act(symmetry, element, params)
+            arguments = [*moved, *inputs]
+            results = self.interpreter.evaluate(closed.jaxpr, constants, arguments)
+            if symmetry.state_outputs:
+                # Next values of parameters have moved along, and are moved back.
+                for output, leaf in symmetry.state_outputs:
+                    moved[leaf] = results[output]
+                moved = act(symmetry, invert(symmetry, element), moved)
+                for output, leaf in symmetry.state_outputs:
+                    results[output] = moved[leaf]
+            return [x for x in results if not _is_key(x)]
+
+        self._outputs = jax.jit(outputs, compiler_options=fast_compile_options())
+
+    def __call__(self, element: Element, probe: _Probe) -> list[np.ndarray]:
+        """Returns the outputs as vectors of real numbers."""
+        outputs = self._outputs(element, probe.params, probe.inputs)
+        return [_vector(np.asarray(x)) for x in outputs]
+
+
+class _Proof:
+    """Comparison of a network's outputs before and after elements have acted.
+
+    Args:
+        symmetry: The symmetry.
+        closed: The program, a function of the leaves of parameters and inputs.
         params: Its parameters before the perturbation.
         inputs: Its inputs before the perturbation.
         seed: Seed of the perturbation and the elements.
-        dtype: Type of the parameters and floating inputs.
     """
 
     def __init__(
         self,
         symmetry: Symmetry,
-        apply_fn: Callable[..., Any],
+        closed: ClosedJaxpr,
         params: Any,
-        inputs: tuple[Any, ...],
+        inputs: Any,
         seed: int,
-        dtype: type,
     ):
-        self.symmetry, self.dtype = symmetry, dtype
+        self.symmetry, self.closed = symmetry, closed
         self.rng = np.random.default_rng(seed)
-        self.params = jax.tree.map(lambda x: self.generic(x, 0.1), params)
-        self.inputs = jax.tree.map(lambda x: self.generic(x, 1.0), inputs)
+        leaves = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
+        leaves = [_of_type(x, a) for x, a in zip(leaves, closed.in_avals, strict=True)]
+        count = len(leaves) - len(jax.tree.leaves(inputs))
+        self.params, self.inputs = leaves[:count], leaves[count:]
+        self.lookups = lookup_sizes(closed)[count:]
+        self.function = _Function(symmetry, closed)
+        self.identity = _identity(symmetry)
+        self.first = _Comparison(self, self.function, self.generic_probe())
 
-        def apply_after(element: Element, params: Any, *inputs: Any) -> Any:
-            return apply_fn(act(symmetry, element, params), *inputs)
+    # Parameters and inputs.
 
-        self.run = jax.jit(apply_after, compiler_options=fast_compile_options())
+    def generic_probe(
+        self, params: float = 0.1, inputs: float = 1.0, name: str = ""
+    ) -> _Probe:
+        """Returns perturbed parameters and inputs.
+
+        Args:
+            params: Standard deviation of the noise on the parameters.
+            inputs: Standard deviation of the noise on the inputs.
+            name: Description of the probe.
+        """
+        return _Probe(
+            [self.generic(x, params) for x in self.params],
+            [self.generic(x, inputs) for x in self.inputs],
+            name,
+        )
 
     def generic(self, x: Any, level: float) -> Any:
         """Adds noise that leaves positive values (variances) positive."""
-        if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
             return x
-        values = np.asarray(x, self.dtype)
-        noise = self.rng.normal(size=values.shape)
-        if values.size and values.min() >= 0:
+        noise = self.rng.normal(size=x.shape)
+        if np.iscomplexobj(x):
+            return x + level * (noise + 1j * self.rng.normal(size=x.shape))
+        if x.size and x.min() >= 0:
             noise = np.abs(noise)
-        return (values + level * noise).astype(self.dtype)
+        return x + level * noise
 
-    def element(self) -> Element:
-        """Draws an element, no part of which is the identity."""
-        return _element(
-            [self.cycles(g) for g in self.symmetry.groups],
-            [self.factors(f) for f in self.symmetry.scaling_groups],
-        )
+    def lookup_probe(self) -> _Probe | None:
+        """Returns integers from all that the program can look up; None without any."""
+        probe = self.generic_probe(name="on other integers")
+        inputs = [
+            self.drawn(x, size)
+            for x, size in zip(probe.inputs, self.lookups, strict=True)
+        ]
+        if all(a is b for a, b in zip(inputs, probe.inputs, strict=True)):
+            return None
+        return probe._replace(inputs=inputs)
 
-    def identity(self) -> Element:
-        """Returns the identity, of host arrays."""
-        return _element(
-            [np.tile(np.arange(g.degree), (g.copies, 1)) for g in self.symmetry.groups],
-            [
-                np.full(factor_shape(self.symmetry, f), f.kind != "phase", self.dtype)
-                for f in self.symmetry.scaling_groups
-            ],
+    def drawn(self, x: Any, size: int | None) -> Any:
+        """Draws an integer or boolean input anew, if its range is known."""
+        if jnp.issubdtype(x.dtype, jnp.bool_):
+            return self.rng.integers(0, 2, x.shape).astype(x.dtype)
+        if size is None or size < 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+            return x
+        return self.rng.integers(0, size, x.shape).astype(x.dtype)
+
+    def row_probe(self) -> _Probe:
+        """Returns inputs some of whose rows are zero, equal or very large."""
+        probe = self.generic_probe(name="on zero, equal and very large rows")
+        return probe._replace(inputs=[_special_rows(x) for x in probe.inputs])
+
+    def further_probes(self) -> Iterator[_Probe]:
+        """Yields probes after the first, at which no right symmetry changes the outputs."""
+        lookup = self.lookup_probe()
+        if lookup is not None:
+            yield lookup
+        if not self.function.interpreter.orders:
+            yield self.row_probe()
+            return
+        for _ in range(_DRAWS):
+            level = float(np.exp(self.rng.normal()))
+            yield self.generic_probe(level, level)
+
+    # Elements.
+
+    def element(self, exact: bool = False) -> Element:
+        """Draws an element, no part of which is the identity.
+
+        Args:
+            exact: Factors are powers of two, which commute with rounding, and phases,
+                which do not, are left out.
+        """
+        return Element(
+            tuple(self.cycles(g) for g in self.symmetry.groups),
+            tuple(self.factors(f, exact) for f in self.symmetry.scaling_groups),
         )
 
     def cycles(self, group: PermutationGroup) -> np.ndarray:
         """Draws ``[copies, degree]`` cyclic permutations."""
-        rows = []
-        for _ in range(group.copies):
-            order = self.rng.permutation(group.degree)
-            row = np.empty_like(order)
-            row[order] = np.roll(order, 1)
-            rows.append(row)
-        return np.stack(rows)
+        rows = [self.cycle(group.degree) for _ in range(group.copies)]
+        return np.reshape(rows, (group.copies, group.degree)).astype(np.int64)
 
-    def factors(self, scaling_group: ScalingGroup) -> np.ndarray:
+    def cycle(self, degree: int) -> np.ndarray:
+        """Draws a cyclic permutation."""
+        order = self.rng.permutation(degree)
+        row = np.empty_like(order)
+        row[order] = np.roll(order, 1)
+        return row
+
+    def signs(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Draws signs, at least one of which is negative."""
+        values = 1.0 - 2 * self.rng.integers(0, 2, shape)
+        if values.size:
+            values.flat[self.rng.integers(values.size)] = -1
+        return values
+
+    def factors(self, scaling_group: ScalingGroup, exact: bool) -> np.ndarray:
         """Draws the factors ``[*parents, size]`` of a scaling group."""
         shape = factor_shape(self.symmetry, scaling_group)
-        if scaling_group.kind == "positive":
-            return np.exp(0.3 * self.rng.normal(size=shape)).astype(self.dtype)
-        values = self.rng.integers(0, 2, shape)
-        values.flat[self.rng.integers(math.prod(shape))] = 1
-        if scaling_group.kind == "phase":
-            return (values * self.rng.choice([-1, 1, 2], shape)).astype(self.dtype)
-        return (1 - 2 * values).astype(self.dtype)
+        if scaling_group.kind in ("positive", "nonzero"):
+            if not exact:
+                return np.exp(0.3 * self.rng.normal(size=shape))
+            whole = math.lcm(*(e.power.denominator for e in scaling_group.exponents))
+            return 2.0 ** (whole * self.rng.choice([-1, 1], shape))
+        signs = self.signs(shape)
+        if scaling_group.kind == "sign":
+            return signs
+        turns = self.rng.choice([-1.0, 1.0, 2.0], shape)
+        return np.where((signs < 0) & (not exact), turns, 0.0)
 
-    def outputs(self, element: Element) -> np.ndarray:
-        """Returns all outputs as one vector, next values of parameters moved back."""
-        leaves = jax.tree.leaves(self.run(element, self.params, *self.inputs))
-        if self.symmetry.state_outputs:
-            flat, treedef = jax.tree.flatten(self.params)
-            for output, leaf in self.symmetry.state_outputs:
-                flat[leaf] = leaves[output]
-            undo = jax.jit(self.undo, compiler_options=fast_compile_options())
-            flat = jax.tree.leaves(undo(element, jax.tree.unflatten(treedef, flat)))
-            for output, leaf in self.symmetry.state_outputs:
-                leaves[output] = flat[leaf]
-        return np.concatenate([np.asarray(x, np.float64).ravel() for x in leaves])
-
-    def undo(self, element: Element, params: Any) -> Any:
-        """Applies the inverse of an element."""
-        return act(self.symmetry, invert(self.symmetry, element), params)
+    # Proof.
 
     def largest_deviation(self) -> float:
-        """Returns the largest deviation over two random elements."""
-        identity = self.identity()
-        reference = self.outputs(identity)
-        finite = np.isfinite(reference)
-        if not finite.any():
+        """Returns the largest deviation over random elements, relative to the outputs."""
+        worst = self.compare(self.first, self.element(), self.element())
+        if not self.first.finite:
             raise SymmetryError(
                 "check: the outputs are not finite; give other parameters or inputs"
             )
-        scale = np.abs(reference[finite]).max() + 1e-9
+        for probe in self.further_probes():
+            comparison = _Comparison(self, self.function, probe)
+            worst = max(worst, self.compare(comparison, self.element()))
+        interpreter = self.function.interpreter
+        if interpreter.orders and interpreter.narrows:
+            steps = _Function(self.symmetry, self.closed, steps=True)
+            for _ in range(_DRAWS):
+                probe = self.generic_probe(name="with steps of fewer bits")
+                self.compare(_Comparison(self, steps, probe), self.element(exact=True))
+        return worst
 
-        def deviation(element: Element) -> float:
-            outputs = self.outputs(element)
-            if (np.isfinite(outputs) != finite).any():
-                return math.inf
-            return float(np.abs(outputs[finite] - reference[finite]).max() / scale)
+    def compare(self, comparison: _Comparison, *elements: Element) -> float:
+        """Returns the largest relative deviation under elements.
 
-        tolerance, worst = _TOLERANCE[self.dtype], 0.0
-        for element in (self.element(), self.element()):
-            change = deviation(element)
-            if change > tolerance:
-                self.blame(element, identity, deviation, tolerance)
-                raise SymmetryError(
-                    f"random elements change the outputs by {change:.1e}"
-                )
-            worst = max(worst, change)
+        Raises:
+            SymmetryError: if it is more than rounding.
+        """
+        worst = 0.0
+        for element in elements:
+            change = comparison.change(element)
+            if not comparison.is_rounding(change):
+                raise SymmetryError(self.blame(comparison, element, change))
+            worst = max(worst, comparison.relative(change))
         return worst
 
     def blame(
-        self,
-        element: Element,
-        identity: Element,
-        deviation: Callable[[Element], float],
-        tolerance: float,
-    ) -> None:
-        """Raises an error for the group of an element that changes the outputs."""
-        parts: list[tuple[str, Element]] = []
+        self, comparison: _Comparison, element: Element, change: list[float]
+    ) -> str:
+        """Returns an error's text that names the group that changes the outputs."""
+        where = comparison.probe.name and f" {comparison.probe.name}"
+        for name, part in self.parts(element):
+            part_change = comparison.change(part)
+            if not comparison.is_rounding(part_change):
+                size = comparison.relative(part_change)
+                return f"{name}: changes the outputs by {size:.1e}{where}, is not a symmetry"
+        size = comparison.relative(change)
+        return f"random elements change the outputs by {size:.1e}{where}"
+
+    def parts(self, element: Element) -> Iterator[tuple[str, Element]]:
+        """Yields for each group its name and an element of it alone."""
         for i, group in enumerate(self.symmetry.groups):
-            only = _with(identity.permutations, i, element.permutations[i])
+            only = _with(self.identity.permutations, i, element.permutations[i])
             axes = ", ".join(self.symmetry.axes_of(group.indices))
             name = f"permutations S{group.degree} of {axes}"
-            parts.append((name, identity._replace(permutations=only)))
+            yield name, self.identity._replace(permutations=only)
         for i, scaling_group in enumerate(self.symmetry.scaling_groups):
-            only = _with(identity.factors, i, element.factors[i])
+            only = _with(self.identity.factors, i, element.factors[i])
             axes = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
             name = f"{scaling_group.kind} group of {axes}"
-            parts.append((name, identity._replace(factors=only)))
-        for name, part in parts:
-            change = deviation(part)
-            if change > tolerance:
-                raise SymmetryError(
-                    f"{name}: changes the outputs by {change:.1e}, is not a symmetry"
-                )
+            yield name, self.identity._replace(factors=only)
+
+    def nudged(self, probe: _Probe, unit: float) -> _Probe:
+        """Changes all real and complex values of a probe by a unit of rounding."""
+
+        def nudge(x: Any) -> Any:
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            return x * (1 + unit * self.rng.choice([-1.0, 1.0], x.shape))
+
+        return probe._replace(
+            params=[nudge(x) for x in probe.params],
+            inputs=[nudge(x) for x in probe.inputs],
+        )
+
+    # Groups that are broken on purpose.
+
+    def group_checks(self) -> Iterator[GroupCheck]:
+        """Yields the evidence for each group of more than one element."""
+        probes = (self.lookup_probe(), self.generic_probe())
+        comparisons = [self.first]
+        for probe in filter(None, probes):
+            comparisons.append(_Comparison(self, self.function, probe))
+        sizes = [i.size for i in self.symmetry.indices]
+        breaks = [
+            *(
+                _breaks_of_permutations(self.symmetry, g, self.cycle(g.degree))
+                for g in self.symmetry.groups
+            ),
+            *(
+                _breaks_of_factors(self.symmetry, f, self.signs((sizes[f.axis_index],)))
+                for f in self.symmetry.scaling_groups
+            ),
+        ]
+        parts = self.parts(self.element())
+        for (name, element), changes in zip(parts, breaks, strict=True):
+            if not changes:
+                continue
+            deviation = self.first.relative(self.first.change(element))
+            smallest, hidden = math.inf, []
+            for axis, leaf, change in changes:
+                moves = (c.moved(leaf, change) for c in comparisons)
+                moved = next(filter(None, moves), 0.0)
+                smallest = min(smallest, moved)
+                if not moved:
+                    hidden.append(axis)
+            yield GroupCheck(name, deviation, smallest, tuple(hidden))
+
+
+class _Comparison:
+    """Changes of a function's outputs at one probe.
+
+    Args:
+        proof: The proof, which draws perturbations.
+        function: The function.
+        probe: Parameters and inputs.
+
+    Attributes:
+        finite: Some output is finite.
+    """
+
+    def __init__(self, proof: _Proof, function: _Function, probe: _Probe):
+        self.proof, self.function, self.probe = proof, function, probe
+        self._reference = function(proof.identity, probe)
+        finite = np.concatenate([x[np.isfinite(x)] for x in self._reference])
+        self.finite = finite.size > 0
+        self._size = float(np.abs(finite).max(initial=0.0))
+        self._rounding: list[float] | None = None
+
+    def change(self, element: Element) -> list[float]:
+        """Returns the largest change of each output under an element."""
+        return self._distances(self.function(element, self.probe))
+
+    def relative(self, change: list[float]) -> float:
+        """Returns the largest change relative to the size of all outputs."""
+        largest = max(change)
+        return largest / self._size if self._size else largest
+
+    def is_rounding(self, change: list[float]) -> bool:
+        """Returns whether rounding explains the changes of all outputs."""
+        floor = _ROUNDINGS * self.function.interpreter.unit * self._size
+        if max(change) <= floor:
+            return True
+        rounding = self.rounding()
+        return all(
+            c <= floor + _ROUNDINGS * r for c, r in zip(change, rounding, strict=True)
+        )
+
+    def rounding(self) -> list[float]:
+        """Returns the largest change of each output by a unit of rounding."""
+        if self._rounding is None:
+            changes = [
+                self._distances(self.function(self.proof.identity, self._nudged()))
+                for _ in range(3)
+            ]
+            self._rounding = [max(c) for c in zip(*changes, strict=True)]
+        return self._rounding
+
+    def _nudged(self) -> _Probe:
+        """Changes all values of the probe by a unit of rounding."""
+        unit, rng = self.function.interpreter.unit, self.proof.rng
+
+        def nudge(x: Any) -> Any:
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                return x
+            return x * (1 + unit * rng.choice([-1.0, 1.0], x.shape))
+
+        return self.probe._replace(
+            params=[nudge(x) for x in self.probe.params],
+            inputs=[nudge(x) for x in self.probe.inputs],
+        )
+
+    def moved(self, leaf: int, change: Callable[[np.ndarray], np.ndarray]) -> float:
+        """Returns the relative change when one leaf changes; 0 if it is rounding."""
+        params = list(self.probe.params)
+        params[leaf] = change(params[leaf])
+        probe = self.probe._replace(params=params)
+        moved = self._distances(self.function(self.proof.identity, probe))
+        return 0.0 if self.is_rounding(moved) else self.relative(moved)
+
+    def _distances(self, outputs: list[np.ndarray]) -> list[float]:
+        return [
+            self._distance(a, b) for a, b in zip(self._reference, outputs, strict=True)
+        ]
+
+    def _distance(self, reference: np.ndarray, output: np.ndarray) -> float:
+        finite = np.isfinite(reference)
+        generic = not self.probe.name
+        if generic and (np.isfinite(output) != finite).any():
+            return math.inf
+        finite &= np.isfinite(output)
+        return float(np.abs(output[finite] - reference[finite]).max(initial=0.0))
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _host(x: Any) -> Any:
+    """Returns an array of the host in double precision, keys as they are."""
+    return x if _is_key(x) else np.asarray(x, double_dtype(x.dtype))
+
+
+def _of_type(x: Any, aval: Any) -> Any:
+    """Returns an array of the host of the type in which the program reads it."""
+    return x if _is_key(aval) else np.asarray(x, double_dtype(aval.dtype))
+
+
+def _vector(x: np.ndarray) -> np.ndarray:
+    if np.iscomplexobj(x):
+        x = np.stack([x.real, x.imag])
+    return x.astype(np.float64).ravel()
+
+
+def _special_rows(x: Any) -> Any:
+    """Makes the second half of the rows zero, two of the others equal, and one large."""
+    axis = next((i for i, n in enumerate(x.shape) if n > 1), None)
+    if axis is None or not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    rows = np.moveaxis(x.copy(), axis, 0)
+    half = (len(rows) + 1) // 2
+    rows[half:] = 0
+    if half > 1:
+        rows[1] = rows[0]
+    if half > 2:
+        rows[2] *= 100
+    return np.moveaxis(rows, 0, axis)
 
 
 def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
 
 
-def _element(permutations: list[Any], factors: list[Any]) -> Element:
-    """Returns an element of host arrays, for which nothing is compiled."""
-    return Element(tuple(permutations), tuple(factors))
+def _identity(symmetry: Symmetry) -> Element:
+    """Returns the identity, of arrays of the host, for which nothing is compiled."""
+    permutations = tuple(
+        np.tile(np.arange(g.degree), (g.copies, 1)) for g in symmetry.groups
+    )
+    factors = tuple(
+        np.full(factor_shape(symmetry, f), float(f.kind != "phase"))
+        for f in symmetry.scaling_groups
+    )
+    return Element(permutations, factors)  # type: ignore[arg-type]
+
+
+# Axis, number of the leaf, and the change of the leaf when a group acts on the axis alone.
+_Break = tuple[str, int, Callable[[np.ndarray], np.ndarray]]
+# Blocks of a leaf, and the numbers of the positions at which each is changed.
+_Places = list[tuple[Block, tuple[int, ...]]]
+
+
+def _breaks_of_permutations(
+    symmetry: Symmetry, group: PermutationGroup, cycle: np.ndarray
+) -> list[_Break]:
+    """Returns the changes when a permutation acts on one axis of a parameter alone."""
+    if group.degree < 2:
+        return []
+    axes: dict[tuple[int, tuple[int, ...], int], _Places] = {}
+    for block in symmetry.blocks:
+        places = [
+            [i for i, a in enumerate(block.indices) if a == index]
+            for index in group.indices
+        ]
+        for occurrence, moved in enumerate(zip(*places, strict=True)):
+            key = (
+                block.leaf,
+                tuple(block.positions[i].axis for i in moved),
+                occurrence,
+            )
+            axes.setdefault(key, []).append((block, moved))
+
+    def permuted(units: np.ndarray) -> np.ndarray:
+        return units[..., cycle]
+
+    return [
+        _break(symmetry, leaf, sorted(set(numbers)), blocks, permuted, len(axes) == 1)
+        for (leaf, numbers, _), blocks in axes.items()
+    ]
+
+
+def _breaks_of_factors(
+    symmetry: Symmetry, scaling_group: ScalingGroup, signs: np.ndarray
+) -> list[_Break]:
+    """Returns the changes when factors act on one axis of a parameter alone."""
+    if not signs.size:
+        return []
+    changes: list[tuple[int, Position, Callable[[np.ndarray], np.ndarray]]] = []
+    for e in scaling_group.exponents:
+        if scaling_group.kind in ("positive", "nonzero"):
+            factors = 1.5 ** (float(e.power) * signs)
+        elif e.power.numerator % 2:
+            factors = signs
+        else:
+            continue
+        changes.append((e.leaf, e.position, lambda units, f=factors: units * f))
+    for s in scaling_group.shifts:
+        shift = s.amount * (signs < 0)
+        changes.append((s.leaf, s.position, lambda units, s=shift: units + s))
+    breaks = []
+    for leaf, position, change in changes:
+        blocks: _Places = [
+            (block, (block.positions.index(position),))
+            for block in symmetry.blocks
+            if block.leaf == leaf and position in block.positions
+        ]
+        alone = len(changes) == 1
+        breaks.append(_break(symmetry, leaf, [position.axis], blocks, change, alone))
+    return breaks
+
+
+def _break(
+    symmetry: Symmetry,
+    leaf: int,
+    axes: Sequence[int],
+    blocks: _Places,
+    change: Callable[[np.ndarray], np.ndarray],
+    alone: bool,
+) -> _Break:
+    """Returns the change of a leaf whose units in some blocks change.
+
+    Args:
+        symmetry: The symmetry.
+        leaf: Number of the leaf.
+        axes: Its axes that the group acts on.
+        blocks: The blocks, and the positions of the units in them.
+        change: The change of units ``[..., degree]``.
+        alone: The group acts on no other axis, so that the change alone is an element of
+            it; the entries of one unit are changed instead.
+    """
+
+    def changed_leaf(values: np.ndarray) -> np.ndarray:
+        values = values.copy()
+        for block, moved in blocks:
+            slices = tuple(slice(*b) for b in block.bounds)
+            part = values[slices]
+            sizes = [symmetry.indices[a].size for a in block.indices]
+            last = tuple(range(-len(moved), 0))
+            turned = np.moveaxis(part.reshape(sizes), moved, last)
+            units = turned.reshape(*turned.shape[: -len(moved)], -1)
+            new = _changed_unit(units) if alone else change(units)
+            turned = new.astype(values.dtype).reshape(turned.shape)
+            values[slices] = np.moveaxis(turned, last, moved).reshape(part.shape)
+        return values
+
+    name = ", ".join(f"{symmetry.leaves[leaf].path}[{axis}]" for axis in axes)
+    return name, leaf, changed_leaf
+
+
+def _changed_unit(units: np.ndarray) -> np.ndarray:
+    """Changes the entries of the first unit, each by another factor."""
+    units = units.copy()
+    first = units[..., 0]
+    units[..., 0] = first * np.linspace(1.5, 2.5, first.size).reshape(first.shape)
+    return units
