@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +17,10 @@ from metanet.programs.jaxprs import call_jaxpr, dtype_of, live_equations, scan_c
 # Bits of the mantissa after a step of `DoublePrecision`: few, so that values meet.
 _STEP_BITS = 3
 
-_ORDERING = frozenset({"argmax", "argmin", "top_k", "approx_top_k"})
+# Types of fewer bits of the mantissa than float32 are coarse.
+_BITS = 23
 
-# The results have the entries of the operands, unchanged but for their type.
-_MOVING = frozenset(
-    {
-        *("reshape", "squeeze", "broadcast_in_dim", "transpose", "slice", "split"),
-        *("dynamic_slice", "concatenate", "gather", "convert_element_type", "copy"),
-    }
-)
+_ORDERING = frozenset({"argmax", "argmin", "top_k", "approx_top_k"})
 
 
 def double_dtype(dtype: Any) -> Any:
@@ -47,21 +42,20 @@ class DoublePrecision:
     enabled.
 
     Args:
-        steps: Keep a conversion of a computed value to fewer bits as the step function
-            that it is, with very wide steps. Values that are stored (parameters, inputs,
-            constants) are not rounded, nor are the results of arithmetic.
+        steps: Round what is computed in 16 bits or fewer, and very coarsely: conversions
+            and arithmetic of such types are the step functions that they are.
 
     Attributes:
         unit: Relative rounding error of the coarsest arithmetic so far.
         orders: A primitive has compared real numbers to pick some by position
             (argmax, top-k, a sort of several operands).
-        narrows: A computed value has been converted to fewer bits.
+        coarse: A real number has been computed in 16 bits or fewer.
     """
 
     def __init__(self, steps: bool = False):
         self.steps = steps
         self.unit = float(np.finfo(np.float64).eps)
-        self.orders = self.narrows = False
+        self.orders = self.coarse = False
 
     def evaluate(
         self, jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]
@@ -73,76 +67,63 @@ class DoublePrecision:
             constants: Its constants, of the types of `double_dtype`.
             arguments: Its arguments, of the types of `double_dtype`.
         """
-        stored = [True] * len(arguments)
-        return self._run(jaxpr, constants, arguments, stored)[0]
-
-    def _run(
-        self,
-        jaxpr: Jaxpr,
-        constants: Sequence[Any],
-        arguments: Sequence[Any],
-        stored: Sequence[bool],
-    ) -> tuple[list[Any], list[bool]]:
-        """Returns the outputs, and for each whether it is a stored value."""
         env: dict[Var, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
         env.update(zip(jaxpr.invars, arguments, strict=True))
-        is_stored = dict.fromkeys(jaxpr.constvars, True)
-        is_stored.update(zip(jaxpr.invars, stored, strict=True))
 
         def read(variable: Any) -> Any:
             if isinstance(variable, jex_core.Literal):
                 return np.asarray(variable.val, double_dtype(dtype_of(variable)))
             return env[variable]
 
-        def known(variable: Any) -> bool:
-            return isinstance(variable, jex_core.Literal) or is_stored[variable]
-
         for _, eqn in live_equations(jaxpr):
-            operands = [read(v) for v in eqn.invars]
-            flags = [known(v) for v in eqn.invars]
-            results, flags = self._apply(eqn, operands, flags)
-            env.update(zip(eqn.outvars, results, strict=True))
-            is_stored.update(zip(eqn.outvars, flags, strict=True))
-        outputs = jaxpr.outvars
-        return [read(v) for v in outputs], [known(v) for v in outputs]
+            results = self._apply(eqn, [read(v) for v in eqn.invars])
+            for variable, result in zip(eqn.outvars, results, strict=True):
+                env[variable] = self._rounded(eqn, variable, result)
+        return [read(v) for v in jaxpr.outvars]
 
-    def _apply(
-        self, eqn: JaxprEqn, operands: list[Any], stored: list[bool]
-    ) -> tuple[list[Any], list[bool]]:
-        name = eqn.primitive.name
+    def _rounded(self, eqn: JaxprEqn, variable: Var, result: Any) -> Any:
+        if not _is_real(variable):
+            return result
+        bits = jnp.finfo(dtype_of(variable)).nmant
+        if eqn.primitive.name == "reduce_precision":
+            bits = eqn.params["mantissa_bits"]
+        if bits >= _BITS:
+            return result
+        self.coarse = True
+        return lax.reduce_precision(result, 11, _STEP_BITS) if self.steps else result
+
+    def _apply(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+        name, params = eqn.primitive.name, eqn.params
         called = call_jaxpr(eqn)
         if called is not None:
             jaxpr, constants = called
             constants = [as_double(c) for c in constants]
-            return self._run(jaxpr, constants, operands, stored)
-        computed = [False] * len(eqn.outvars)
+            return self.evaluate(jaxpr, constants, operands)
         if name == "scan":
-            return self._scan(eqn, operands, stored), computed
+            return self._scan(eqn, operands)
         if name == "while":
-            return self._while(eqn, operands), computed
+            return self._while(eqn, operands)
         if name == "cond":
-            branches = [self._function(b, stored[1:]) for b in eqn.params["branches"]]
-            return list(lax.switch(operands[0], branches, *operands[1:])), computed
-        if name in ("convert_element_type", "reduce_precision"):
-            return [self._convert(eqn, operands[0], stored[0])], stored
+            branches = [self._function(b) for b in params["branches"]]
+            return lax.switch(operands[0], branches, *operands[1:])
+        if name == "convert_element_type":
+            dtype = double_dtype(params["new_dtype"])
+            return [lax.convert_element_type(operands[0], dtype)]
+        if name == "reduce_precision":
+            return operands
         several = name == "sort" and len(operands) > 1
         if (name in _ORDERING or several) and _is_real(eqn.invars[0]):
             self.orders = True
-        if name in _MOVING:
-            computed = [all(stored)] * len(eqn.outvars)
-        return self._bind(eqn, operands), computed
+        return self._bind(eqn, operands)
 
-    def _function(self, closed: ClosedJaxpr, stored: Sequence[bool]) -> Any:
+    def _function(self, closed: ClosedJaxpr) -> Callable[..., list[Any]]:
         constants = [as_double(c) for c in closed.consts]
-        return lambda *x: self._run(closed.jaxpr, constants, x, stored)[0]
+        return lambda *arguments: self.evaluate(closed.jaxpr, constants, arguments)
 
-    def _scan(
-        self, eqn: JaxprEqn, operands: list[Any], stored: list[bool]
-    ) -> list[Any]:
+    def _scan(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         params = eqn.params
         first, count = scan_counts(eqn)
-        flags = [*stored[:first], *[False] * count, *stored[first + count :]]
-        body = self._function(params["jaxpr"], flags)
+        body = self._function(params["jaxpr"])
 
         def step(state: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
             outputs = body(*operands[:first], *state, *rows)
@@ -162,35 +143,17 @@ class DoublePrecision:
         params = eqn.params
         first = params["cond_nconsts"]
         second = first + params["body_nconsts"]
-        proceed, body = (
-            self._function(params[key], [False] * len(params[key].jaxpr.invars))
-            for key in ("cond_jaxpr", "body_jaxpr")
-        )
+        proceed = self._function(params["cond_jaxpr"])
+        body = self._function(params["body_jaxpr"])
         return lax.while_loop(
             lambda state: proceed(*operands[:first], *state)[0],
             lambda state: body(*operands[first:second], *state),
             operands[second:],
         )
 
-    def _convert(self, eqn: JaxprEqn, operand: Any, stored: bool) -> Any:
-        """Converts to another type or precision."""
-        result = lax.convert_element_type(
-            operand, double_dtype(dtype_of(eqn.outvars[0]))
-        )
-        if not (_is_real(eqn.invars[0]) and _is_real(eqn.outvars[0])):
-            return result
-        bits = jnp.finfo(dtype_of(eqn.outvars[0])).nmant
-        if eqn.primitive.name == "reduce_precision":
-            bits = eqn.params["mantissa_bits"]
-        if stored or bits >= jnp.finfo(dtype_of(eqn.invars[0])).nmant:
-            return result
-        self.narrows = True
-        return lax.reduce_precision(result, 11, _STEP_BITS) if self.steps else result
-
     def _bind(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         """Applies a primitive in double precision if it can be, else in its own types."""
-        real = any(_has_precision(v) for v in (*eqn.invars, *eqn.outvars))
-        if not real:
+        if not any(_has_precision(v) for v in (*eqn.invars, *eqn.outvars)):
             return _results(eqn, operands, eqn.params)
         params = _double_params(eqn)
         if params is not None:
@@ -198,8 +161,8 @@ class DoublePrecision:
             expected = [double_dtype(dtype_of(v)) for v in eqn.outvars]
             if [r.dtype for r in results] == expected:
                 return results
-        types = [dtype_of(v) for v in (*eqn.invars, *eqn.outvars)]
-        units = [float(jnp.finfo(t).eps) for t in types if double_dtype(t) != t]
+        types = [dtype_of(v) for v in eqn.invars if _has_precision(v)]
+        units = [float(jnp.finfo(t).eps) for t in types]
         self.unit = max(self.unit, *units)
         narrow = [
             lax.convert_element_type(x, dtype_of(v)) if _has_precision(v) else x

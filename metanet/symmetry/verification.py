@@ -50,7 +50,7 @@ from metanet.symmetry.symmetry import (
 
 # Multiple of the measured rounding that still counts as rounding. It covers sums of some
 # thousand terms in another order; elements of a symmetry change outputs by less than ten.
-_ROUNDINGS = 2.0**10
+_ROUNDINGS = 2.0**8
 
 # Draws of generic values for programs that pick by position.
 _DRAWS = 4
@@ -192,6 +192,7 @@ class _Function:
 
     def __init__(self, symmetry: Symmetry, closed: ClosedJaxpr, steps: bool = False):
         self.interpreter = DoublePrecision(steps)
+        self.identity = _identity(symmetry)
         constants = [_host(c) for c in closed.consts]
 
         def outputs(
@@ -244,8 +245,7 @@ class _Proof:
         self.params, self.inputs = leaves[:count], leaves[count:]
         self.lookups = lookup_sizes(closed)[count:]
         self.function = _Function(symmetry, closed)
-        self.identity = _identity(symmetry)
-        self.first = _Comparison(self, self.function, self.generic_probe())
+        self.first = _Comparison(self.function, self.generic_probe(), self.rng)
 
     # Parameters and inputs.
 
@@ -267,7 +267,7 @@ class _Proof:
 
     def generic(self, x: Any, level: float) -> Any:
         """Adds noise that leaves positive values (variances) positive."""
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
+        if not _is_inexact(x):
             return x
         noise = self.rng.normal(size=x.shape)
         if np.iscomplexobj(x):
@@ -298,7 +298,28 @@ class _Proof:
     def row_probe(self) -> _Probe:
         """Returns inputs some of whose rows are zero, equal or very large."""
         probe = self.generic_probe(name="on zero, equal and very large rows")
-        return probe._replace(inputs=[_special_rows(x) for x in probe.inputs])
+        inputs = [
+            x if size is None and not _is_inexact(x) else _special_rows(x)
+            for x, size in zip(probe.inputs, self.lookups, strict=True)
+        ]
+        return probe._replace(inputs=inputs)
+
+    def signed_probe(self) -> _Probe:
+        """Returns parameters of one sign per leaf, which cut off whole layers at zero.
+
+        They are divided by the longest axis, so that nothing saturates.
+        """
+        probe = self.generic_probe(name="of one sign")
+
+        def one_sign(x: Any) -> Any:
+            if not _is_inexact(x) or np.iscomplexobj(x) or not x.size or x.min() >= 0:
+                return x
+            return self.rng.choice([-1.0, 1.0]) * np.abs(x) / max(x.shape, default=1)
+
+        return probe._replace(
+            params=[one_sign(x) for x in probe.params],
+            inputs=[np.abs(x) if _is_inexact(x) else x for x in probe.inputs],
+        )
 
     def further_probes(self) -> Iterator[_Probe]:
         """Yields probes after the first, at which no right symmetry changes the outputs."""
@@ -311,6 +332,7 @@ class _Proof:
         for _ in range(_DRAWS):
             level = float(np.exp(self.rng.normal()))
             yield self.generic_probe(level, level)
+            yield self.signed_probe()
 
     # Elements.
 
@@ -321,9 +343,9 @@ class _Proof:
             exact: Factors are powers of two, which commute with rounding, and phases,
                 which do not, are left out.
         """
-        return Element(
-            tuple(self.cycles(g) for g in self.symmetry.groups),
-            tuple(self.factors(f, exact) for f in self.symmetry.scaling_groups),
+        return _element(
+            [self.cycles(g) for g in self.symmetry.groups],
+            [self.factors(f, exact) for f in self.symmetry.scaling_groups],
         )
 
     def cycles(self, group: PermutationGroup) -> np.ndarray:
@@ -363,20 +385,22 @@ class _Proof:
 
     def largest_deviation(self) -> float:
         """Returns the largest deviation over random elements, relative to the outputs."""
-        worst = self.compare(self.first, self.element(), self.element())
         if not self.first.finite:
             raise SymmetryError(
                 "check: the outputs are not finite; give other parameters or inputs"
             )
+        worst = self.compare(self.first, self.element(), self.element())
         for probe in self.further_probes():
-            comparison = _Comparison(self, self.function, probe)
+            comparison = _Comparison(self.function, probe, self.rng)
             worst = max(worst, self.compare(comparison, self.element()))
         interpreter = self.function.interpreter
-        if interpreter.orders and interpreter.narrows:
+        if interpreter.orders and interpreter.coarse:
             steps = _Function(self.symmetry, self.closed, steps=True)
             for _ in range(_DRAWS):
                 probe = self.generic_probe(name="with steps of fewer bits")
-                self.compare(_Comparison(self, steps, probe), self.element(exact=True))
+                self.compare(
+                    _Comparison(steps, probe, self.rng), self.element(exact=True)
+                )
         return worst
 
     def compare(self, comparison: _Comparison, *elements: Element) -> float:
@@ -408,22 +432,23 @@ class _Proof:
 
     def parts(self, element: Element) -> Iterator[tuple[str, Element]]:
         """Yields for each group its name and an element of it alone."""
+        identity = self.function.identity
         for i, group in enumerate(self.symmetry.groups):
-            only = _with(self.identity.permutations, i, element.permutations[i])
+            only = _with(identity.permutations, i, element.permutations[i])
             axes = ", ".join(self.symmetry.axes_of(group.indices))
             name = f"permutations S{group.degree} of {axes}"
-            yield name, self.identity._replace(permutations=only)
+            yield name, identity._replace(permutations=only)
         for i, scaling_group in enumerate(self.symmetry.scaling_groups):
-            only = _with(self.identity.factors, i, element.factors[i])
+            only = _with(identity.factors, i, element.factors[i])
             axes = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
             name = f"{scaling_group.kind} group of {axes}"
-            yield name, self.identity._replace(factors=only)
+            yield name, identity._replace(factors=only)
 
     def nudged(self, probe: _Probe, unit: float) -> _Probe:
         """Changes all real and complex values of a probe by a unit of rounding."""
 
         def nudge(x: Any) -> Any:
-            if not jnp.issubdtype(x.dtype, jnp.inexact):
+            if not _is_inexact(x):
                 return x
             return x * (1 + unit * self.rng.choice([-1.0, 1.0], x.shape))
 
@@ -439,7 +464,7 @@ class _Proof:
         probes = (self.lookup_probe(), self.generic_probe())
         comparisons = [self.first]
         for probe in filter(None, probes):
-            comparisons.append(_Comparison(self, self.function, probe))
+            comparisons.append(_Comparison(self.function, probe, self.rng))
         sizes = [i.size for i in self.symmetry.indices]
         breaks = [
             *(
@@ -470,17 +495,17 @@ class _Comparison:
     """Changes of a function's outputs at one probe.
 
     Args:
-        proof: The proof, which draws perturbations.
         function: The function.
         probe: Parameters and inputs.
+        rng: Source of perturbations by a unit of rounding.
 
     Attributes:
         finite: Some output is finite.
     """
 
-    def __init__(self, proof: _Proof, function: _Function, probe: _Probe):
-        self.proof, self.function, self.probe = proof, function, probe
-        self._reference = function(proof.identity, probe)
+    def __init__(self, function: _Function, probe: _Probe, rng: np.random.Generator):
+        self.function, self.probe, self.rng = function, probe, rng
+        self._reference = function(function.identity, probe)
         finite = np.concatenate([x[np.isfinite(x)] for x in self._reference])
         self.finite = finite.size > 0
         self._size = float(np.abs(finite).max(initial=0.0))
@@ -509,7 +534,7 @@ class _Comparison:
         """Returns the largest change of each output by a unit of rounding."""
         if self._rounding is None:
             changes = [
-                self._distances(self.function(self.proof.identity, self._nudged()))
+                self._distances(self.function(self.function.identity, self._nudged()))
                 for _ in range(3)
             ]
             self._rounding = [max(c) for c in zip(*changes, strict=True)]
@@ -517,12 +542,12 @@ class _Comparison:
 
     def _nudged(self) -> _Probe:
         """Changes all values of the probe by a unit of rounding."""
-        unit, rng = self.function.interpreter.unit, self.proof.rng
+        unit = self.function.interpreter.unit
 
         def nudge(x: Any) -> Any:
-            if not jnp.issubdtype(x.dtype, jnp.inexact):
+            if not _is_inexact(x):
                 return x
-            return x * (1 + unit * rng.choice([-1.0, 1.0], x.shape))
+            return x * (1 + unit * self.rng.choice([-1.0, 1.0], x.shape))
 
         return self.probe._replace(
             params=[nudge(x) for x in self.probe.params],
@@ -534,7 +559,7 @@ class _Comparison:
         params = list(self.probe.params)
         params[leaf] = change(params[leaf])
         probe = self.probe._replace(params=params)
-        moved = self._distances(self.function(self.proof.identity, probe))
+        moved = self._distances(self.function(self.function.identity, probe))
         return 0.0 if self.is_rounding(moved) else self.relative(moved)
 
     def _distances(self, outputs: list[np.ndarray]) -> list[float]:
@@ -549,6 +574,10 @@ class _Comparison:
             return math.inf
         finite &= np.isfinite(output)
         return float(np.abs(output[finite] - reference[finite]).max(initial=0.0))
+
+
+def _is_inexact(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def _is_key(x: Any) -> bool:
@@ -567,21 +596,21 @@ def _of_type(x: Any, aval: Any) -> Any:
 
 def _vector(x: np.ndarray) -> np.ndarray:
     if np.iscomplexobj(x):
-        x = np.stack([x.real, x.imag])
+        x = np.stack([np.real(x), np.imag(x)])
     return x.astype(np.float64).ravel()
 
 
 def _special_rows(x: Any) -> Any:
     """Makes the second half of the rows zero, two of the others equal, and one large."""
     axis = next((i for i, n in enumerate(x.shape) if n > 1), None)
-    if axis is None or not jnp.issubdtype(x.dtype, jnp.inexact):
+    if axis is None:
         return x
     rows = np.moveaxis(x.copy(), axis, 0)
     half = (len(rows) + 1) // 2
     rows[half:] = 0
     if half > 1:
         rows[1] = rows[0]
-    if half > 2:
+    if half > 2 and _is_inexact(x):
         rows[2] *= 100
     return np.moveaxis(rows, 0, axis)
 
@@ -592,14 +621,18 @@ def _with(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
 
 def _identity(symmetry: Symmetry) -> Element:
     """Returns the identity, of arrays of the host, for which nothing is compiled."""
-    permutations = tuple(
+    permutations = [
         np.tile(np.arange(g.degree), (g.copies, 1)) for g in symmetry.groups
-    )
-    factors = tuple(
+    ]
+    factors = [
         np.full(factor_shape(symmetry, f), float(f.kind != "phase"))
         for f in symmetry.scaling_groups
-    )
-    return Element(permutations, factors)  # type: ignore[arg-type]
+    ]
+    return _element(permutations, factors)
+
+
+def _element(permutations: list[Any], factors: list[Any]) -> Element:
+    return Element(tuple(permutations), tuple(factors))
 
 
 # Axis, number of the leaf, and the change of the leaf when a group acts on the axis alone.
