@@ -242,7 +242,9 @@ def test_another_zoo_is_evaluated(finished, tmp_path, capsys):
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     compared = compare([finished], tmp_path / "comparison.html")
     assert "on other r2" in compared.header
-    assert "Other zoos" in write_report(finished).read_text()
+    report = write_report(finished).read_text()
+    assert "Other zoos" in report
+    assert "groups change the outputs by" in report
     (finished / "on-other.json").unlink()
 
     strange = dataclasses.replace(kinds, families=("row_rnn",))

@@ -24,7 +24,7 @@ def add_commands(commands: Any) -> None:
         "show a network's symmetries and parameter graph",
         """
         Traces a network, discovers which permutations, signs, scalings and phase shifts
-        of its weights leave its function unchanged (each checked numerically), and
+        of its weights leave its function unchanged (each checked numerically, and broken on purpose to see that the inputs could tell), and
         prints them with the node and edge sets of its parameter graph.
 
         NETWORK is one of
@@ -280,20 +280,22 @@ def run_inspect(args: argparse.Namespace) -> int:
     """Prints symmetry and graph of every network named; draws the first."""
     from metanet.files import write_file
     from metanet.graphs import build_topology, draw, to_graph
-    from metanet.symmetry import discover
+    from metanet.symmetry import check, discover
 
     questions = [_question(text) for text in args.explain]
     for i, subject in enumerate(_networks(args)):
         network = subject.network
+        arguments = (network.apply_fn, network.params, *network.inputs)
         with console().status("discovering and checking symmetries"):
             _try(subject)
-            symmetry = discover(network.apply_fn, network.params, *network.inputs)
+            symmetry = discover(*arguments, check=False)
+            result = check(symmetry, *arguments)
             topology = build_topology(symmetry)
         if questions:
             for path, axis in questions:
                 print(symmetry.explain(path, axis))
         else:
-            _print_network(subject, symmetry, topology)
+            _print_network(subject, symmetry, result, topology)
         if i > 0:
             continue
         if args.json:
@@ -336,7 +338,9 @@ def _question(text: str) -> tuple[str, int]:
     return path, int(axis)
 
 
-def _print_network(subject: _Inspected, symmetry: Any, topology: Any) -> None:
+def _print_network(
+    subject: _Inspected, symmetry: Any, result: Any, topology: Any
+) -> None:
     from metanet.report import (
         coverage_rows,
         edge_rows,
@@ -361,6 +365,7 @@ def _print_network(subject: _Inspected, symmetry: Any, topology: Any) -> None:
     for title, (header, *rows) in tables:
         if rows:
             print_table(title, header, rows)
+    out.print(str(result), markup=False, highlight=False)
     if any(name.startswith("random") for name, _ in symmetry.unknown):
         out.print(
             "The network draws random numbers, which pin all that they touch: put it "

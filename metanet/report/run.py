@@ -16,6 +16,7 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.graphs import draw, to_graph
+from metanet.networks import Params
 from metanet.report import describe, figures, page
 from metanet.report.files import (
     flatten,
@@ -26,7 +27,14 @@ from metanet.report.files import (
 )
 from metanet.report.page import Markup
 from metanet.report.sections import SECTIONS, ReportInputs, all_sections
-from metanet.training import Run, load_run, read_result, read_transfers
+from metanet.symmetry import SymmetryError, check
+from metanet.training import (
+    InputArchitecture,
+    Run,
+    load_run,
+    read_result,
+    read_transfers,
+)
 from metanet.zoos import load_images, reconstruct
 
 # Networks shown, and test networks among which misread ones are looked for.
@@ -151,11 +159,9 @@ def graph_sections(report: ReportInputs) -> list[Markup]:
         return []
     symmetry, topology = network.symmetry, network.topology
     architecture = run.zoo.architectures[columns["architecture"]]
+    params = network.spec.unflatten(jnp.asarray(weights))
     drawing = io.BytesIO()
-    figure = draw(
-        topology,
-        graph=to_graph(topology, network.spec.unflatten(jnp.asarray(weights))),
-    )
+    figure = draw(topology, graph=to_graph(topology, params))
     figure.savefig(drawing, format="png", dpi=130)
     nodes, edges = describe.node_rows(topology), describe.edge_rows(topology)
     tables = (
@@ -176,9 +182,21 @@ def graph_sections(report: ReportInputs) -> list[Markup]:
         page.section(
             "Symmetries of the input networks",
             *(page.table(t[0], t[1:]) for t in tables if len(t) > 1),
-            note="Found in the traced program and checked numerically.",
+            note="Found in the traced program. "
+            + _evidence(network, params, f"network {columns['id']}"),
         ),
     ]
+
+
+def _evidence(architecture: InputArchitecture, params: Params, name: str) -> str:
+    """Checks the symmetry of an architecture at some weights; says what came out."""
+    network = architecture.network
+    try:
+        result = check(architecture.symmetry, network.apply_fn, params, *network.inputs)
+    except SymmetryError as error:
+        return f"The numerical check with the weights of {name} failed: {error}."
+    text = "; ".join(map(str.strip, str(result).splitlines()))
+    return f"Checked for this report with the weights of {name}, perturbed: {text}."
 
 
 def _samples(run: Run) -> list[Sample]:

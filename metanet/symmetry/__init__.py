@@ -34,16 +34,23 @@ from metanet.symmetry.symmetry import (
     select_parts,
 )
 from metanet.symmetry.values import Value
-from metanet.symmetry.verification import SymmetryError, check
+from metanet.symmetry.verification import (
+    CheckResult,
+    GroupCheck,
+    SymmetryError,
+    check,
+)
 
 __all__ = [
     "RULES",
     "Activation",
     "AxisPart",
     "Block",
+    "CheckResult",
     "Coverage",
     "Element",
     "Exponent",
+    "GroupCheck",
     "IdentityEdge",
     "Index",
     "Leaf",

@@ -43,7 +43,8 @@ def discover(
         *inputs: Example inputs (or shapes). An output of the function whose path ends
             in that of a parameter, with its shape, is the parameter's next value
             (updated statistics of a batch): it is not pinned, but moves along.
-        check: Verify the result numerically with random elements.
+        check: Verify the result numerically with random elements. `metanet.symmetry.check`
+            does this and more, and returns what it found.
 
     Returns:
         The symmetry: static, hashable.
