@@ -57,10 +57,11 @@ LEGEND = """\
 Made by `python experiments/symmetry_table.py` on jax {jax}. A group is a product of
 symmetric groups (`4!^2 x 6!`); GL and O count those that are part of a continuous group.
 "covered" is the share of parameters that some symmetry moves; "check" is the largest
-relative change of the outputs (float64) under random elements, with the number of axes
-on which the outputs do not depend (biases before a softmax or a batch norm), so that no
-element could change them; "runtime error" the largest difference from onnxruntime, relative to the outputs; "seconds" is discovery from
-shapes, tracing included, without the check.
+relative change of the outputs (float64) under random elements, and the number of axes on
+which the outputs do not depend (biases before a softmax or a batch norm), so that no
+element could change them; "runtime error" the largest difference from onnxruntime,
+relative to the outputs; "seconds" is discovery from shapes, tracing included, without the
+check.
 
 "On paper" counts permutations. Known to be missed (nothing false is reported):
 

@@ -175,12 +175,13 @@ def test_parameters_that_are_no_real_numbers():
         "count": jnp.arange(1, 5),
         "mask": jnp.array([True, False, True, True]),
         "empty": jnp.zeros((0, 3)),
+        "narrow": jnp.zeros((3, 0)),
     }
 
     def apply_fn(p, x):
         noise = jax.random.normal(p["key"], (5, 1))
         h = tanh(x @ p["w"] + noise) * p["count"][None] * p["mask"][None]
-        return h @ p["o"] + p["b"].sum() + p["empty"].sum()
+        return h @ p["o"] + p["b"].sum() + p["empty"].sum() + (x @ p["narrow"]).sum()
 
     symmetry = sym.discover(apply_fn, params, X, check=False)
     result = sym.check(symmetry, apply_fn, params, X)

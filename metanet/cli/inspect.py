@@ -24,8 +24,9 @@ def add_commands(commands: Any) -> None:
         "show a network's symmetries and parameter graph",
         """
         Traces a network, discovers which permutations, signs, scalings and phase shifts
-        of its weights leave its function unchanged (each checked numerically, and broken on purpose to see that the inputs could tell), and
-        prints them with the node and edge sets of its parameter graph.
+        of its weights leave its function unchanged (each checked numerically, and broken
+        on purpose to see whether the example inputs could tell), and prints them with the
+        node and edge sets of its parameter graph.
 
         NETWORK is one of
           an ONNX file        model.onnx, exported from PyTorch or any other framework

@@ -12,7 +12,13 @@ from jax import lax
 from jax.extend import core as jex_core
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
-from metanet.programs.jaxprs import call_jaxpr, dtype_of, live_equations, scan_counts
+from metanet.programs.jaxprs import (
+    call_jaxpr,
+    dtype_of,
+    live_equations,
+    scan_counts,
+    shape_of,
+)
 
 # Bits of the mantissa after a step of `DoublePrecision`: few, so that values meet.
 _STEP_BITS = 1
@@ -79,6 +85,9 @@ class DoublePrecision:
         def read(variable: Any) -> Any:
             if isinstance(variable, jex_core.Literal):
                 return np.asarray(variable.val, double_dtype(dtype_of(variable)))
+            if variable not in env and 0 in shape_of(variable):
+                # No equation is live whose results have no entries.
+                return np.zeros(shape_of(variable), double_dtype(dtype_of(variable)))
             return env[variable]
 
         for _, eqn in live_equations(jaxpr):

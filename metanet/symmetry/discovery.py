@@ -295,7 +295,8 @@ class _Discovery:
         tags = frozenset({ParamTag(leaf, position)})
         dtype = dtype_of(self.closed.jaxpr.invars[leaf])
         is_number = jnp.issubdtype(dtype, jnp.inexact)
-        if self.indices.is_unstructured(o.axis_index):
+        is_empty = 0 in self.leaves[leaf].shape  # has no blocks to scale
+        if is_empty or self.indices.is_unstructured(o.axis_index):
             return o._replace(tags=tags)
         form = ((ExponentVar(leaf, position), Fraction(1)),)
         if not is_number:

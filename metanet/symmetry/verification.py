@@ -730,15 +730,15 @@ def _break(
     def changed_leaf(values: np.ndarray) -> np.ndarray:
         values = values.copy()
         for block, moved in blocks:
-            slices = tuple(slice(*b) for b in block.bounds)
-            part = values[slices]
+            entries = np.ix_(*(part.entries() for part in block.parts))
+            part = values[entries]
             sizes = [symmetry.indices[a].size for a in block.indices]
             last = tuple(range(-len(moved), 0))
             turned = np.moveaxis(part.reshape(sizes), moved, last)
             units = turned.reshape(*turned.shape[: -len(moved)], -1)
             new = _changed_unit(units) if alone else change(units)
             turned = new.astype(values.dtype).reshape(turned.shape)
-            values[slices] = np.moveaxis(turned, last, moved).reshape(part.shape)
+            values[entries] = np.moveaxis(turned, last, moved).reshape(part.shape)
         return values
 
     name = ", ".join(f"{symmetry.leaves[leaf].path}[{axis}]" for axis in axes)
