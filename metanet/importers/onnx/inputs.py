@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.importers.onnx.limits import MAX_ELEMENTS
+from metanet.importers.onnx.limits import MAX_INPUT_ELEMENTS
 
 # Sizes to try for open axes: small ones first, then those that images and sounds have.
 # The first axis is taken for the batch.
@@ -123,15 +123,18 @@ def choose_sizes(
     axes = list(dict.fromkeys(a.name for a in open_axes))
     known = _known_sizes(path, inputs, axes, dims)
     first = {a.name for a in open_axes if a.is_batch}
-    batch = [name for name in axes if name in first and name not in known]
-    other = [name for name in axes if name not in first and name not in known]
     best: tuple[Misfit, dict[str, int]] | None = None
-    start, trials = time.monotonic(), 0
+    tried: set[tuple[int, ...]] = set()
+    start = time.monotonic()
 
     def fits(sizes: dict[str, int]) -> bool:
         """Tries sizes, and remembers those that come furthest."""
-        nonlocal best, trials
-        trials += 1
+        nonlocal best
+        key = tuple(sizes[name] for name in axes)
+        is_over = time.monotonic() - start > _MAX_SECONDS or len(tried) >= _MAX_TRIALS
+        if key in tried or (tried and is_over):
+            return False
+        tried.add(key)
         try:
             evaluate(sizes)
         except Misfit as misfit:
@@ -140,33 +143,26 @@ def choose_sizes(
             return False
         return True
 
-    def candidates() -> Iterator[dict[str, int]]:
-        for size, batch_size in itertools.product(
-            _SIZES if other else (0,), _BATCH_SIZES
-        ):
-            yield {
-                **known,
-                **dict.fromkeys(batch, batch_size),
-                **dict.fromkeys(other, size),
-            }
-        # One axis after the other, from the sizes that came furthest.
-        for name in [*other, *batch]:
-            for size in (*_SIZES, 1, 2, 3, 4):
-                assert best is not None
-                yield {**best[1], name: size}
-
-    tried: set[tuple[int, ...]] = set()
-    for sizes in candidates():
-        key = tuple(sizes.values())
-        if key in tried:
-            continue
-        tried.add(key)
-        if fits(sizes):
-            return sizes
-        is_over = trials >= _MAX_TRIALS or time.monotonic() - start > _MAX_SECONDS
-        if is_over or not (batch or other):
+    while True:
+        batch = [name for name in axes if name in first and name not in known]
+        other = [name for name in axes if name not in first and name not in known]
+        for size, batch_size in itertools.product(_SIZES, _BATCH_SIZES):
+            sizes = (
+                known | dict.fromkeys(batch, batch_size) | dict.fromkeys(other, size)
+            )
+            if fits(sizes):
+                return sizes
+        # One axis on its own, which is kept if the network then comes further.
+        assert best is not None
+        progress, sizes = best[0].progress, best[1]
+        for size, name in itertools.product((1, 2, 3, *_SIZES), [*other, *batch]):
+            if fits(sizes | {name: size}):
+                return sizes | {name: size}
+            if best[0].progress > progress:
+                known = known | {name: size}
+                break
+        else:
             break
-    assert best is not None
     if not axes:
         raise best[0]
     listed = ", ".join(f"{name}={size}" for name, size in best[1].items())
@@ -212,10 +208,10 @@ def shapes_of(
     for i in inputs:
         shape = tuple(sizes[a.name] if isinstance(a, Axis) else a for a in i.shape)
         shapes.append(shape)
-        if sum(map(math.prod, shapes)) > MAX_ELEMENTS:
+        if sum(map(math.prod, shapes)) > MAX_INPUT_ELEMENTS:
             raise Misfit(
                 f"{path}: input {i.name}: shape {shape}; inputs of more than "
-                f"{MAX_ELEMENTS:,} values",
+                f"{MAX_INPUT_ELEMENTS:,} values",
                 0,
             )
     return shapes
@@ -243,6 +239,6 @@ def example_inputs(
         elif dtype.kind in "iu":
             value = rng.integers(0, rows.get(i.name, 2), shape).astype(dtype)
         else:
-            value = rng.normal(size=shape).astype(dtype)
+            value = rng.standard_normal(shape, np.float32).astype(dtype)
         values.append(jnp.asarray(value.astype(jax.dtypes.canonicalize_dtype(dtype))))
     return tuple(values)

@@ -16,9 +16,12 @@ MAX_NODES = 10_000
 MAX_DEPTH = 10
 # Values of one array (1 GiB of float64), and of all inputs together.
 MAX_ELEMENTS = 1 << 27
-# Bytes of all constants that a program computes, and steps that it takes for them.
-MAX_CONSTANT_BYTES = 1 << 30
-MAX_CONSTANT_WORK = 1 << 30
+MAX_INPUT_ELEMENTS = 1 << 26
+# Bytes of all weights that a file fills with one number.
+MAX_FILLED_BYTES = 1 << 30
+# Bytes of all constants that a program computes, and multiplications for them.
+_MAX_CONSTANT_BYTES = 1 << 29
+_MAX_CONSTANT_WORK = 1 << 30
 
 
 class TooLarge(Exception):
@@ -26,10 +29,14 @@ class TooLarge(Exception):
 
 
 class Budget:
-    """Bytes and multiplications that the constants of one call may still take."""
+    """Bytes and multiplications that constants may still take.
 
-    def __init__(self) -> None:
-        self._bytes, self._work = MAX_CONSTANT_BYTES, MAX_CONSTANT_WORK
+    Args:
+        size: Bytes of all of them.
+    """
+
+    def __init__(self, size: int = _MAX_CONSTANT_BYTES):
+        self._size, self._bytes, self._work = size, size, _MAX_CONSTANT_WORK
 
     def check(self, count: float, itemsize: int, work: float) -> None:
         """Refuses an array before it is computed.
@@ -45,8 +52,7 @@ class Budget:
         if count > MAX_ELEMENTS:
             raise TooLarge(f"a constant of {count:,.0f} values")
         if count * itemsize > self._bytes:
-            limit = MAX_CONSTANT_BYTES >> 30
-            raise TooLarge(f"constants of more than {limit} GiB together")
+            raise TooLarge(f"constants of more than {self._size >> 20:,} MiB together")
         if work > self._work:
             raise TooLarge("constants that take too long to compute")
         self._work -= int(work)

@@ -154,7 +154,7 @@ def _is_filler(name: str, array: np.ndarray) -> bool:
 
 def _is_generated(name: str) -> bool:
     """Returns True for names that an exporter made up."""
-    if name.startswith("onnx::") or re.search(r"_output(_\d+)?$", name):
+    if "onnx::" in name or re.search(r"_output(_\d+)?$", name):
         return True
     parts = [re.sub(r"[^a-z]", "", part) for part in re.split("[./]", name.lower())]
     words = [part for part in parts if part]

@@ -227,7 +227,7 @@ class _Program:
             with jax.named_scope("onnx " + label.replace("/", ".")):
                 results = self._evaluate(node, values, env, depth, run)
             for result in results:
-                if np.size(result) > MAX_ELEMENTS and not isinstance(result, list):
+                if not isinstance(result, list) and np.size(result) > MAX_ELEMENTS:
                     raise TooLarge(
                         f"a result of shape {np.shape(result)}, more than "
                         f"{MAX_ELEMENTS:,} values"
@@ -325,7 +325,7 @@ def _cast(value: Any, precision: np.dtype[Any] | None) -> Any:
     if isinstance(value, np.ndarray) and dtype != value.dtype:
         # The largest integer stands for the end of an axis.
         info = np.iinfo(dtype)
-        return value.clip(info.min, info.max).astype(dtype)
+        return np.asarray(value.clip(info.min, info.max), dtype)
     return value
 
 

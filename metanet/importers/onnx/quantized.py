@@ -62,6 +62,9 @@ def dequantize(path: Path, model: Any, stored: dict[str, np.ndarray]) -> None:
     replace_nodes(model.graph, change)
     replace_nodes(model.graph, drop)
     rename_values(model.graph, rewriting.names)
+    read = {name for node in all_nodes(model.graph) for name in node.input}
+    for name in rewriting.readers.keys() - read:
+        stored.pop(name, None)
 
 
 class _Rewriting:

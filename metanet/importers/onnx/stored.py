@@ -15,7 +15,7 @@ import numpy as np
 
 from metanet.errors import MetanetError
 from metanet.importers.onnx.file import read_tensor
-from metanet.importers.onnx.limits import Budget, TooLarge, subgraphs
+from metanet.importers.onnx.limits import MAX_FILLED_BYTES, Budget, TooLarge, subgraphs
 from metanet.importers.onnx.operators import OPERATORS, operator_name
 
 
@@ -73,7 +73,7 @@ def take_stored(path: Path, model: Any) -> dict[str, np.ndarray]:
         MetanetError: naming a tensor that cannot be read or is too large.
     """
     stored: dict[str, np.ndarray] = {}
-    budget = Budget()
+    budget = Budget(MAX_FILLED_BYTES)
     _take(path, model.graph, stored)
 
     read_as_weights = {

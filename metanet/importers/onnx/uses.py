@@ -39,7 +39,8 @@ _COUNTERS = frozenset({"CumSum", "NonZero", "Range"})
 
 def is_count(array: np.ndarray) -> bool:
     """Returns True for whole numbers in equal steps, such as stored positions."""
-    if array.dtype.kind not in "fiu" or array.size < 3:
+    is_row = array.ndim > 0 and array.size == max(array.shape)
+    if array.dtype.kind not in "fiu" or array.size < 3 or not is_row:
         return False
     values = array.ravel().astype(np.float64)
     steps = np.diff(values)
