@@ -110,7 +110,10 @@ class Dataflow(NullDataflow):
     def __init__(
         self, indices: Indices, blocks: Sequence[Block], vectors: dict[int, int]
     ):
-        self.indices, self._blocks, self._vectors = indices, blocks, vectors
+        self.indices, self._vectors = indices, vectors
+        self._blocks: dict[int, list[Block]] = {}
+        for block in blocks:
+            self._blocks.setdefault(block.leaf, []).append(block)
         self._param_indices = {indices.find(a) for b in blocks for a in b.indices}
         self._loop_units: dict[tuple[int, int], int] = {}
         self._drafts: list[_Draft] = []
@@ -308,10 +311,15 @@ class Dataflow(NullDataflow):
             [[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes
         ]
         activations: dict[int, Chain] = {}
+        # Single entries of a concatenation are no units; they share an activation.
+        targets: dict[tuple[int, ...], int] = {}
         for choice in itertools.product(*(range(len(axes[i])) for i in unit_axes)):
-            target = len(self._drafts)
+            chosen = zip(unit_axes, choice, strict=True)
+            key = tuple(j if axes[i][j] else -1 for i, j in chosen)
+            target = targets.setdefault(key, len(self._drafts))
             draft = _Draft("hidden", (*trace.location, 0), depth=trace.depth)
-            self._drafts.append(draft)
+            if target == len(self._drafts):
+                self._drafts.append(draft)
             activations[target] = ()
             ends: list[_End] = []
             for i, j in zip(unit_axes, choice, strict=True):
@@ -523,10 +531,8 @@ class Dataflow(NullDataflow):
 
     def _blocks_of(self, leaf: int, segments: dict[int, set[int]]) -> Iterator[Block]:
         """Yields the blocks of a leaf in possible segments of some of its axes."""
-        for block in self._blocks:
-            if block.leaf == leaf and all(
-                block.segments[axis] in s for axis, s in segments.items()
-            ):
+        for block in self._blocks.get(leaf, ()):
+            if all(block.segments[axis] in s for axis, s in segments.items()):
                 yield block
 
 
