@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn
 
 from metanet.programs import dtype_of
@@ -64,9 +66,14 @@ class ValueNumbers:
         if name in _NUMBERED and None not in operands:
             described = (name, str(eqn.params), operands)
         return [
-            self.number((described, i)) if dtype_of(v).kind in "iub" else None
+            self.number((described, i)) if _is_whole(dtype_of(v)) else None
             for i, v in enumerate(eqn.outvars)
         ]
+
+
+def _is_whole(dtype: np.dtype) -> bool:
+    """Returns True for integers and booleans; random keys are neither."""
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
 
 
 def all_lookups(values: Iterable[Value]) -> tuple[Lookup, ...]:
