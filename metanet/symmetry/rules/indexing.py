@@ -171,7 +171,9 @@ def _batch_axis(trace: Trace, axis: Axis, of_index: Axis) -> Axis:
 
     def exponents_of_operand(a: Occurrence, b: Occurrence) -> Occurrence:
         source = b if trace.indices.is_uniform(a.axis_index) else a
-        return Occurrence(source.axis_index, a.tags | b.tags, a.real, a.sign)
+        # Rows that are not equal may have equal entries at different positions.
+        source = source._replace(sources=frozenset(), distinct=False)
+        return source._replace(tags=a.tags | b.tags, real=a.real, sign=a.sign)
 
     return zip_occurrences(aligned, exponents_of_operand)
 

@@ -204,14 +204,10 @@ def _tile(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Multiplies axes by an index along which the result is constant."""
     (x,) = inputs
     trace.forbid_phase(x)
-    axes: list[Axis] = []
-    for axis, count in zip(x.axes, eqn.params["reps"], strict=True):
-        segments = trace.indices.normal(axis)
-        if len(segments) == 1:
-            copies = trace.fresh(count, uniform=True)
-            axes.append([copies[0] + segments[0]])
-        else:
-            axes.append(segments * count)
+    axes = [
+        trace.indices.product([trace.fresh(count, uniform=True), axis])
+        for axis, count in zip(x.axes, eqn.params["reps"], strict=True)
+    ]
     return [replace(x, axes=axes, shift={}, index_of=None)]
 
 
