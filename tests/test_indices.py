@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metanet import symmetry as sym
+from metanet.graphs import build_topology, to_graph, to_params
 from metanet.symmetry.indices import Indices, Occurrence
 
 X = array(5, 3, seed=9)
@@ -154,3 +155,54 @@ def test_parts_of_the_channels_of_every_head(name):
     symmetry = sym.discover(apply_fn, params, X)
     assert symmetry.order == order
     assert sym.Symmetry.from_json(symmetry.to_json()) == symmetry
+
+
+ORDER = np.array([2, 0, 5, 1, 4, 3])
+SHAPES = {"w": (3, 6), "v": (6, 4), "o": (4, 2)}
+
+
+def reordered(h, p):
+    return relu(h @ p["v"]) @ p["o"]
+
+
+def reversed_twice(p, x):
+    return reordered(relu(relu(x @ p["w"])[:, ::-1])[:, ::-1], p)
+
+
+def met_by_its_reverse(p, x):
+    h = relu(x @ p["w"])
+    return reordered(h * h[:, ::-1], p)
+
+
+def reversed_in_pairs(p, x):
+    return relu(relu(x @ p["w"])[:, ::-1].reshape(5, 3, 2).sum(1) @ p["v"][:2]) @ p["o"]
+
+
+# Networks that read units in another order, and the orders of their groups on paper.
+REORDERED = {
+    "reversed": (lambda p, x: reordered(relu(x @ p["w"])[:, ::-1], p), 720 * 24),
+    "in a constant order": (
+        lambda p, x: reordered(relu(x @ p["w"])[:, ORDER], p),
+        720 * 24,
+    ),
+    "some": (
+        lambda p, x: relu(relu(x @ p["w"])[:, ORDER[:4]] @ p["v"][:4]) @ p["o"],
+        1152,
+    ),
+    "reversed twice": (reversed_twice, 720 * 24),
+    # Three pairs are exchanged or reversed on paper; an index that meets itself is pinned.
+    "met by its reverse": (met_by_its_reverse, 24),
+    "reversed in pairs": (reversed_in_pairs, 6 * 6 * 2 * 24 * 24),
+}
+
+
+@pytest.mark.parametrize("name", REORDERED)
+def test_units_in_another_order(name):
+    apply_fn, order = REORDERED[name]
+    params = {n: array(*shape, seed=i) for i, (n, shape) in enumerate(SHAPES.items())}
+    symmetry = sym.discover(apply_fn, params, X)
+    assert symmetry.order == order
+    assert sym.Symmetry.from_json(symmetry.to_json()) == symmetry
+    graph = to_graph(build_topology(symmetry), params)
+    restored = to_params(graph, params)
+    assert all((restored[n] == params[n]).all() for n in params)

@@ -202,21 +202,28 @@ def join_blocks(blocks: Sequence[tuple[AxisParts, jax.Array]]) -> jax.Array:
         blocks: Per block its part along each of the array's last axes, and its values
             ``[..., *sizes]``.
     """
-    if len(blocks) == 1:
-        return blocks[0][1]
     rank = len(blocks[0][0])
+    if len(blocks) == 1:
+        ((parts, joined),) = blocks
+        for axis, part in enumerate(parts):
+            joined = _in_order(joined, part.entries(), axis - rank)
+        return joined
     for axis in range(rank):
         parts = sorted({b[axis] for b, _ in blocks})
-        entries = np.concatenate([part.entries() for part in parts])
+        entries = np.concatenate([np.sort(part.entries()) for part in parts])
         if len(parts) == 1 or len(np.unique(entries)) < len(entries):
             continue
         rows = [join_blocks([b for b in blocks if b[0][axis] == p]) for p in parts]
-        joined = jnp.concatenate(rows, axis - rank)
-        order = np.argsort(entries)
-        if (np.diff(order) != 1).any():  # grids that interleave
-            joined = jnp.take(joined, order.astype(np.int32), axis - rank, mode="clip")
-        return joined
+        return _in_order(jnp.concatenate(rows, axis - rank), entries, axis - rank)
     raise AssertionError("blocks that do not fill an array")
+
+
+def _in_order(array: jax.Array, entries: np.ndarray, axis: int) -> jax.Array:
+    """Sorts an array along an axis by the entries that it holds."""
+    order = np.argsort(entries)
+    if (np.diff(order) == 1).all():
+        return array
+    return jnp.take(array, order.astype(np.int32), axis, mode="clip")
 
 
 def act(symmetry: Symmetry, element: Element, params: Any) -> Any:

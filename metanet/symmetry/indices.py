@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from metanet.symmetry.symmetry import AxisPart, Position
+from metanet.symmetry.symmetry import AxisPart, Position, Stride, stride_offsets
 
 
 class ParamTag(NamedTuple):
@@ -95,7 +95,8 @@ class Occurrence(NamedTuple):
     Attributes:
         axis_index: The index (any member of its class).
         tags: Positions of parameters and units of activations that it indexes here.
-        stride: Distance along the axis of two entries whose indices are neighbours.
+        stride: Distance along the axis of two entries whose indices are neighbours, or
+            the places of all values of the index, see `AxisPart`.
         real, sign: Exponents of scale and sign symmetries along the index.
         sources: Leaves and inputs through which entries along the index are independent,
             see `metanet.symmetry.distinctness`.
@@ -108,7 +109,7 @@ class Occurrence(NamedTuple):
     sign: Form = ZERO
     sources: frozenset[int] = frozenset()
     distinct: bool = False
-    stride: int = 1
+    stride: Stride = 1
 
 
 Segment = list[Occurrence]
@@ -137,13 +138,64 @@ def activations_of(occurrences: Iterable[Occurrence]) -> set[int]:
     return {t.activation for o in occurrences for t in unit_tags(o)}
 
 
+class _Refinement(NamedTuple):
+    """Finer indices in place of one.
+
+    Attributes:
+        children: The finer indices.
+        values: For parts of the index, the values in each; None for a product.
+    """
+
+    children: list[int]
+    values: list[Sequence[int]] | None
+
+
+def _as_stride(offsets: np.ndarray) -> Stride:
+    """Returns the stride of offsets from the smallest of them."""
+    if len(offsets) == 1:
+        return 1
+    steps = np.diff(offsets)
+    if (steps == steps[0]).all():
+        return int(steps[0])
+    return tuple(int(n) for n in offsets)
+
+
+def _times(stride: Stride, factor: int) -> Stride:
+    return (
+        tuple(n * factor for n in stride)
+        if isinstance(stride, tuple)
+        else stride * factor
+    )
+
+
+def _over(stride: Stride, divisor: int) -> Stride:
+    if isinstance(stride, tuple):
+        return tuple(n // divisor for n in stride)
+    return stride // divisor if stride > 0 else -(-stride // divisor)
+
+
+def _step(o: Occurrence) -> int:
+    """Returns the smallest distance of two values of an index along its axis."""
+    if isinstance(o.stride, tuple):
+        return int(np.diff(np.sort(o.stride)).min())
+    return abs(o.stride)
+
+
+def _as_run(values: np.ndarray) -> Sequence[int]:
+    """Returns ascending values, as a range if they are consecutive."""
+    if values[-1] - values[0] == len(values) - 1:
+        return range(int(values[0]), int(values[-1]) + 1)
+    return tuple(int(n) for n in values)
+
+
 class Indices:
     """Union-find of indices with refinement into products and concatenations."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._size: list[int] = []
-        self._children: dict[int, tuple[str, list[int]]] = {}
+        self._children: dict[int, _Refinement] = {}
+        self._opaque: dict[int, int] = {}
         self._uniform: set[int] = set()
         self._unstructured: set[int] = set()
         self.pins: dict[int, str] = {}
@@ -231,32 +283,59 @@ class Indices:
             root = self.find(occurrence.axis_index)
             if root not in self._children:
                 continue
-            kind, children = self._children[root]
+            children, values = self._children[root]
             before, after = segment[:position], segment[position + 1 :]
-            stride = occurrence.stride
-            if kind == "product":
-                finer: Segment = []
-                for child in reversed(children):
-                    finer.insert(
-                        0, occurrence._replace(axis_index=child, stride=stride)
-                    )
-                    stride *= self.size(child)
+            if values is None:
+                finer = self._product_of(occurrence, root, children)
                 return self._refined(start, before + finer + after)
             pieces = []
-            if kind == "interleaving":
-                for child in children:
-                    part = occurrence._replace(
-                        axis_index=child, stride=stride * len(children)
-                    )
-                    pieces += self._refined(start, [*before, part, *after])
-                    start += stride
-                return pieces
-            for child in children:
-                part = occurrence._replace(axis_index=child)
-                pieces += self._refined(start, [*before, part, *after])
-                start += stride * self.size(child)
+            for child, chosen in zip(children, values, strict=True):
+                first, stride = self._part(occurrence, chosen)
+                part = occurrence._replace(axis_index=child, stride=stride)
+                pieces += self._refined(start + first, [*before, part, *after])
             return pieces
         return [(start, self._representatives(segment))]
+
+    def _part(
+        self, occurrence: Occurrence, values: Sequence[int]
+    ) -> tuple[int, Stride]:
+        """Returns first place and stride of some values of an index."""
+        stride = occurrence.stride
+        if isinstance(stride, int) and stride > 0 and isinstance(values, range):
+            return values.start * stride, values.step * stride
+        size = self._size[self.find(occurrence.axis_index)]
+        offsets = stride_offsets(stride, size)[np.asarray(values)]
+        first = int(offsets.min())
+        return first, _as_stride(offsets - first)
+
+    def _product_of(
+        self, occurrence: Occurrence, root: int, children: Sequence[int]
+    ) -> Segment:
+        """Returns the factors of an occurrence whose index is a product."""
+        stride = occurrence.stride
+        if isinstance(stride, int):
+            factors: Segment = []
+            for child in reversed(children):
+                factors.insert(0, occurrence._replace(axis_index=child, stride=stride))
+                stride *= self.size(child)
+            return factors
+        major, minor = children
+        grid = np.asarray(stride).reshape(self.size(major), self.size(minor))
+        if (grid - grid[:1] == grid[:, :1] - grid[0, 0]).all():
+            outer, inner = grid[:, 0], grid[0]
+            return [
+                occurrence._replace(axis_index=child, stride=_as_stride(o - o.min()))
+                for child, o in ((major, outer), (minor, inner))
+            ]
+        # In this order the values are no product.
+        if root not in self._opaque:
+            why = "a product whose values are in another order"
+            self._opaque[root] = self.new(self._size[root], why)
+            self._unstructured.add(self._opaque[root])
+            for child in children:
+                self._unstructured.add(self.find(child))
+                self.pin([[occurrence._replace(axis_index=child, stride=1)]], why)
+        return [occurrence._replace(axis_index=self._opaque[root])]
 
     def starts(self, axis: Axis) -> list[int]:
         """Returns the first entry of each segment."""
@@ -294,29 +373,51 @@ class Indices:
             total = [
                 (
                     start * width + inner_start,
-                    [o._replace(stride=o.stride * width) for o in outer] + inner,
+                    [o._replace(stride=_times(o.stride, width)) for o in outer] + inner,
                 )
                 for start, outer in total
                 for inner_start, inner in zip(starts, segments, strict=True)
             ]
         return [segment for _, segment in sorted(total, key=lambda piece: piece[0])]
 
-    def _split(self, root: int, kind: str, sizes: Sequence[int]) -> None:
+    def _split(
+        self, root: int, sizes: Sequence[int], values: list[Sequence[int]] | None
+    ) -> None:
         pin, uniform = self.pins.get(root), root in self._uniform
         children = [self.new(n, pin, uniform) for n in sizes]
         for child in children:
             self.notes[child] = list(self.notes.get(root, ()))
-        self._children[root] = (kind, children)
+        self._children[root] = _Refinement(children, values)
 
-    def _cut(self, root: int, size: int) -> None:
-        """Replaces an index by the concatenation of its first values and the rest."""
-        self._split(root, "concatenation", [size, self.size(root) - size])
+    def _cut(self, occurrence: Occurrence, size: int) -> None:
+        """Replaces an index by its values at the first places of the axis, and the rest."""
+        root = occurrence.axis_index
+        total, stride = self.size(root), occurrence.stride
+        if isinstance(stride, int) and stride > 0:
+            values: list[Sequence[int]] = [range(size), range(size, total)]
+            return self._split(root, [size, total - size], values)
+        order = np.argsort(stride_offsets(occurrence.stride, total))
+        first, rest = np.sort(order[:size]), np.sort(order[size:])
+        values = [_as_run(first), _as_run(rest)]
+        return self._split(root, [size, total - size], values)
 
     def _factor(self, root: int, size: int) -> bool:
         """Replaces an index by a product with a minor factor; False if impossible."""
         if self.size(root) % size:
             return False
-        self._split(root, "product", [self.size(root) // size, size])
+        self._split(root, [self.size(root) // size, size], None)
+        return True
+
+    def _relabel(self, index: Occurrence, like: Occurrence) -> bool:
+        """Renumbers the values of an index to be in the order of another; False if not."""
+        size = self.size(index.axis_index)
+        mine = stride_offsets(index.stride, size)
+        other = stride_offsets(like.stride, size)
+        if not np.array_equal(np.sort(mine), np.sort(other)):
+            return False
+        # Value j of the new index is at the place of value j of the other one.
+        order = np.argsort(mine)[np.argsort(np.argsort(other))]
+        self._split(index.axis_index, [size], [tuple(int(n) for n in order)])
         return True
 
     def _unify_step(self, left: Axis, right: Axis, why: str) -> Step:
@@ -333,41 +434,69 @@ class Indices:
         width, inner = self.segment_size(small), self.segment_size(big[1:])
         if width < self.segment_size(big) and width % inner == 0:
             if self._is_dense(small) and self._is_dense(big):
-                self._cut(big[0].axis_index, width // inner)
+                self._cut(big[0], width // inner)
                 return "again"
         for depth in range(max(len(x), len(y))):
             i, j = len(x) - 1 - depth, len(y) - 1 - depth
             if min(i, j) < 0:
                 # One segment ends here: the other is cut after the first value.
-                self._cut((y[j] if i < 0 else x[i]).axis_index, 1)
+                self._cut(y[j] if i < 0 else x[i], 1)
                 return "again"
             a, b = x[i], y[j]
-            if a.stride != b.stride:
-                return self._end_before(*((a, b) if a.stride < b.stride else (b, a)))
             p, q = a.axis_index, b.axis_index
-            if p == q:
+            m, n = self.size(p), self.size(q)
+            if a.stride == b.stride and p == q:
                 continue
-            if self.size(p) == self.size(q):
+            if m == n and (a.stride == b.stride or self._same_places(a, b)):
                 if p in self._uniform or q in self._uniform:
                     continue
-                self._union(p, q, why)
-                return "again"
-            if self.size(p) < self.size(q):
-                return self._resize(q, a, x[i - 1] if i else None)
-            return self._resize(p, b, y[j - 1] if j else None)
+                if a.stride == b.stride:
+                    self._union(p, q, why)
+                    return "again"
+                # The older index represents the class, see `_union`.
+                newer, older = (a, b) if p > q else (b, a)
+                is_other = p != q and self._relabel(newer, older)
+                return "again" if is_other else "failed"
+            if isinstance(a.stride, tuple) or isinstance(b.stride, tuple):
+                return self._straighten(a if isinstance(a.stride, tuple) else b)
+            if abs(a.stride) != abs(b.stride):
+                inner, outer = sorted((a, b), key=_step)
+                return self._end_before(inner, outer)
+            if m < n:
+                return self._resize(b, a, x[i - 1] if i else None)
+            return self._resize(a, b, y[j - 1] if j else None)
         return "done"
+
+    def _straighten(self, occurrence: Occurrence) -> Step:
+        """Renumbers the values of an index by their places."""
+        offsets = np.asarray(occurrence.stride)
+        order = np.argsort(offsets)
+        if isinstance(_as_stride(offsets[order]), tuple):
+            return "failed"
+        values = tuple(int(n) for n in order)
+        self._split(occurrence.axis_index, [len(values)], [values])
+        return "again"
+
+    def _same_places(self, a: Occurrence, b: Occurrence) -> bool:
+        """Returns True if the values of two indices of one size have the same places."""
+        size = self.size(a.axis_index)
+        left, right = (np.sort(stride_offsets(o.stride, size)) for o in (a, b))
+        return np.array_equal(left, right)
 
     def _end_before(self, inner: Occurrence, outer: Occurrence) -> Step:
         """Cuts an index where the other axis has a gap, and an index of a larger stride."""
-        root, period = inner.axis_index, outer.stride // inner.stride
-        if outer.stride % inner.stride:
+        size = self.size(inner.axis_index)
+        period, rest = divmod(_step(outer), _step(inner))
+        if rest:
             return "failed"
-        if self.size(root) > period:
-            return "again" if self._factor(root, period) else "failed"
-        self._cut(root, 1)
+        if size > period:
+            return "again" if self._factor(inner.axis_index, period) else "failed"
+        self._cut(inner, 1)
         return "again"
 
-    def _resize(self, big: int, small: Occurrence, outer: Occurrence | None) -> Step:
+    def _resize(
+        self, big: Occurrence, small: Occurrence, outer: Occurrence | None
+    ) -> Step:
         """Refines an index that meets a smaller one.
 
         Args:
@@ -379,9 +508,9 @@ class Indices:
         if outer is None:
             self._cut(big, size)
             return "again"
-        period = outer.stride // small.stride
-        if self.size(big) > period or period == size:
-            return "again" if self._factor(big, period) else "failed"
+        period = _step(outer) // _step(small)
+        if self.size(big.axis_index) > period or period == size:
+            return "again" if self._factor(big.axis_index, period) else "failed"
         self._cut(big, size)
         return "again"
 
@@ -445,7 +574,10 @@ class Indices:
         if len(segments) == 1 and len(segments[0]) == 1:
             # The entries between those that are read are independent of them.
             root = segments[0][0].axis_index
-            self._split(root, "interleaving", [size] * step)
+            values: list[Sequence[int]] = [
+                range(first, size * step, step) for first in range(step)
+            ]
+            self._split(root, [size] * step, values)
         pattern = [
             [Occurrence(self.new(size, uniform=True), stride=step)] for _ in range(step)
         ]
@@ -453,10 +585,40 @@ class Indices:
         if aligned is None:
             return None
         return [
-            [o._replace(stride=o.stride // step) for o in segment]
+            [o._replace(stride=_over(o.stride, step)) for o in segment]
             for first, segment in zip(self.starts(aligned[0]), aligned[0], strict=True)
             if first % step == start
         ]
+
+    def rearrange(self, axis: Axis, entries: Sequence[int]) -> Axis | None:
+        """Returns an axis in another order.
+
+        Args:
+            axis: The axis.
+            entries: Its entry at each place of the result, each entry once.
+
+        Returns:
+            The axis; None if an index of it would have values at places of no grid.
+        """
+        places = np.argsort(np.asarray(entries))
+        pieces = []
+        segments = self.normal(axis)
+        for start, segment in zip(self.starts(segments), segments, strict=True):
+            sizes = [self.size(o.axis_index) for o in segment]
+            grid = places[self.part_of(start, segment).entries()].reshape(sizes)
+            first, total, moved = int(grid.min()), np.zeros_like(grid), []
+            for k, o in enumerate(segment):
+                along = grid[
+                    tuple(slice(None) if i == k else 0 for i in range(len(sizes)))
+                ]
+                offsets = along - along.min()
+                moved.append(o._replace(stride=_as_stride(offsets)))
+                shape = [-1 if i == k else 1 for i in range(len(sizes))]
+                total += offsets.reshape(shape)
+            if (total + first != grid).any():
+                return None
+            pieces.append((first, moved))
+        return [segment for _, segment in sorted(pieces, key=lambda piece: piece[0])]
 
     def factor_axis(
         self, axis: Axis, sizes: Sequence[int], why: str
@@ -480,9 +642,9 @@ class Indices:
             digits = [start // s % n for n, s in zip(sizes, strides, strict=True)]
             for k, (n, stride) in enumerate(zip(sizes, strides, strict=True)):
                 inside = [
-                    o._replace(stride=o.stride // stride)
+                    o._replace(stride=_over(o.stride, stride))
                     for o in segment
-                    if stride <= o.stride < n * stride
+                    if stride <= _step(o) < n * stride
                 ]
                 others = (*digits[:k], *digits[k + 1 :])
                 contents[k].setdefault(others, []).append(inside)

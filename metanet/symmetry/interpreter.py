@@ -22,7 +22,7 @@ from metanet.programs import (
 )
 from metanet.symmetry.distinctness import after_named_activation, with_facts
 from metanet.symmetry.indices import Axis, Indices
-from metanet.symmetry.lookups import ValueNumbers, all_lookups
+from metanet.symmetry.lookups import ValueNumbers, all_lookups, constant_entries
 from metanet.symmetry.recorder import RULES, NullDataflow, Trace
 from metanet.symmetry.rules import load_rules
 from metanet.symmetry.split_values import read_split
@@ -141,6 +141,9 @@ class Interpreter(Trace):
             self._pin_indexed(values, outputs)
         outputs = with_facts(self.indices, eqn, values, outputs)
         numbers = self._numbers.of_results(eqn, values, self.location)
+        entries = constant_entries(eqn, values)
+        if entries is not None:
+            outputs = [replace(outputs[0], entries=entries)]
         return [
             replace(y, number=number, lookups=all_lookups([*values, y]))
             for y, number in zip(outputs, numbers, strict=True)

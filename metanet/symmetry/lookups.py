@@ -8,16 +8,19 @@ recorded with the axis of experts beside its axes, as long as it has the positio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from metanet.programs import dtype_of
+from metanet.programs import dtype_of, shape_of
 from metanet.symmetry.indices import Axis, Indices, Segment
 from metanet.symmetry.values import Lookup, Value
 
+_MAX_ENTRIES = 4096
 # Functions of integers that give equal results for equal operands and parameters.
 _NUMBERED = frozenset(
     {
@@ -74,6 +77,23 @@ class ValueNumbers:
 def _is_whole(dtype: np.dtype) -> bool:
     """Returns True for integers and booleans; random keys are neither."""
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+def is_index_array(array: np.ndarray) -> bool:
+    """Returns True for arrays of integers that are small enough to be evaluated."""
+    return array.dtype.kind in "iub" and array.size <= _MAX_ENTRIES
+
+
+def constant_entries(eqn: JaxprEqn, inputs: Sequence[Value]) -> np.ndarray | None:
+    """Returns the integers that an equation makes of constants, or None."""
+    (variable, *others), arrays = eqn.outvars, [x.entries for x in inputs]
+    is_small = math.prod(shape_of(variable)) <= _MAX_ENTRIES
+    is_known = not others and is_small and all(a is not None for a in arrays)
+    if eqn.primitive.name not in _NUMBERED or not is_known:
+        return None
+    with jax.ensure_compile_time_eval():
+        result = np.asarray(eqn.primitive.bind(*arrays, **eqn.params))
+    return result if is_index_array(result) else None
 
 
 def all_lookups(values: Iterable[Value]) -> tuple[Lookup, ...]:

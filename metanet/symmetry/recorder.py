@@ -31,6 +31,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from metanet.programs import Readers, declare_traits, shape_of, traits_of
 from metanet.symmetry.indices import ZERO, Axis, Form, Indices, Occurrence, add_forms
+from metanet.symmetry.lookups import is_index_array
 from metanet.symmetry.values import (
     Chain,
     Lookup,
@@ -269,6 +270,7 @@ class Trace(ABC):
             zero=filled and first == 0,
             nonzero=bool((entries != 0).all()),
             scalar=float(first) if is_number else None,
+            entries=entries if is_index_array(entries) else None,
         )
 
     def split_value(

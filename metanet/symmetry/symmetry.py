@@ -23,6 +23,17 @@ import numpy as np
 
 from metanet.errors import MetanetError, suggest
 
+# Distance of neighbours (negative in the opposite order), or distances from the first.
+Stride = int | tuple[int, ...]
+
+
+def stride_offsets(stride: Stride, size: int) -> np.ndarray:
+    """Returns the distances of entries from the first of them, the smallest being 0."""
+    if isinstance(stride, tuple):
+        return np.asarray(stride, np.int32)
+    steps = np.arange(size, dtype=np.int32)
+    return (steps if stride > 0 else steps[::-1]) * abs(stride)
+
 
 @dataclass(frozen=True, order=True)
 class AxisPart:
@@ -35,12 +46,14 @@ class AxisPart:
     Attributes:
         start: The first entry.
         sizes: Sizes of the grid, major first.
-        strides: Distance of two neighbours along each axis of the grid.
+        strides: Distance of two neighbours along each axis of the grid, negative for
+            entries in the opposite order; or the distances from the first entry of the
+            part, for any other order. The start is the first entry in each case.
     """
 
     start: int
     sizes: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[Stride, ...]
 
     @classmethod
     def interval(cls, start: int, stop: int) -> AxisPart:
@@ -59,14 +72,10 @@ class AxisPart:
         return list(self.strides) == inner
 
     def entries(self) -> np.ndarray:
-        """Returns the entries in order."""
-        steps = [
-            np.arange(n, dtype=np.int32) * s
-            for n, s in zip(self.sizes, self.strides, strict=True)
-        ]
+        """Returns the entries in the order of the grid."""
         total = np.full((), self.start, np.int32)
-        for step in steps:
-            total = total[..., None] + step
+        for size, stride in zip(self.sizes, self.strides, strict=True):
+            total = total[..., None] + stride_offsets(stride, size)
         return total.reshape(-1)
 
     def select(self, array: Any, axis: int) -> Any:
@@ -156,7 +165,7 @@ def select_parts(array: Any, parts: Sequence[AxisPart]) -> Any:
     """Returns the entries of an array in a part of each of its last axes."""
     for i, part in enumerate(parts):
         axis = i - len(parts)
-        if (part.start, part.size) != (0, array.shape[axis]):
+        if not part.is_interval or part.size != array.shape[axis]:
             array = part.select(array, axis)
     return array
 
@@ -546,7 +555,8 @@ def _decode(kind: Any, value: Any) -> Any:
         return Fraction(value)
     if isinstance(kind, types.UnionType):
         inner = [a for a in typing.get_args(kind) if a is not type(None)]
-        return None if value is None else _decode(inner[0], value)
+        is_list = isinstance(value, list) and len(inner) > 1
+        return None if value is None else _decode(inner[is_list], value)
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         if len(inner) == 2 and inner[1] is Ellipsis:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from metanet.symmetry.indices import Axis, Indices, Occurrence
 
 Chain = tuple[str, ...]
@@ -60,6 +62,7 @@ class Value:
             distribution, see `metanet.symmetry.distinctness`.
         nonzero: No entry is 0, with probability one.
         number: For an array of integers, a number that equal arrays share.
+        entries: The entries of a constant array of few integers.
         lookups: The rows that its entries belong to, see `metanet.symmetry.lookups`.
         split: The parts of an array that is only read part by part; then the other
             attributes say nothing.
@@ -78,6 +81,7 @@ class Value:
     sources: frozenset[int] = frozenset()
     nonzero: bool = False
     number: int | None = None
+    entries: np.ndarray | None = field(default=None, compare=False)
     lookups: tuple[Lookup, ...] = ()
     split: SplitValue | None = None
 

@@ -11,6 +11,7 @@ from metanet.programs import shape_of
 from metanet.symmetry.distinctness import is_distinct
 from metanet.symmetry.indices import Axis, Occurrence
 from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
+from metanet.symmetry.rules.slicing import rearranged_axis
 from metanet.symmetry.values import Lookup, Value, map_occurrences
 
 
@@ -103,6 +104,32 @@ def _sliced_axes(
             yield axis
 
 
+def _constant_selection(
+    trace: Trace, eqn: JaxprEqn, x: Value, index: Value
+) -> Value | None:
+    """Returns units of an array in another order, if a gather with constants reads so."""
+    numbers, entries = eqn.params["dimension_numbers"], index.entries
+    before = shape_of(eqn.invars[0])
+    looked_up = numbers.collapsed_slice_dims
+    if entries is None or entries.ndim != 2 or entries.shape[1] != 1 or not x.axes:
+        return None
+    if len(looked_up) != 1 or numbers.start_index_map != looked_up:
+        return None
+    (axis,) = looked_up
+    whole = (*before[:axis], 1, *before[axis + 1 :])
+    in_bounds = ((entries >= 0) & (entries < before[axis])).all()
+    if tuple(eqn.params["slice_sizes"]) != whole or not in_bounds:
+        return None
+    moved = rearranged_axis(trace, x.axes[axis], [int(n) for n in entries[:, 0]])
+    if moved is None:
+        return None
+    rest = [a for i, a in enumerate(x.axes) if i != axis]
+    (place,) = set(range(len(x.axes))).difference(numbers.offset_dims)
+    axes = [*rest[:place], moved, *rest[place:]]
+    activations = trace.dataflow.remaining(x, axes)
+    return replace(x, axes=axes, activations=activations, shift={}, index_of=None)
+
+
 @register_rule("gather", entrywise=_sliced_axes)
 def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Looks up whole rows, along the axes of the indices.
@@ -112,6 +139,9 @@ def _gather(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """
     x, index = inputs
     trace.forbid_phase(x, index)
+    selected = _constant_selection(trace, eqn, x, index)
+    if selected is not None:
+        return [selected]
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     batches = dict(

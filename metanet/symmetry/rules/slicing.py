@@ -316,10 +316,38 @@ def _has_free_index(trace: Trace, axis: Axis) -> bool:
 
 @register_rule("rev")
 def _reverse(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
-    """Pins the axes whose order is reversed."""
+    """Reverses the places of units; other axes, whose order matters, are pinned."""
     (x,) = inputs
     trace.forbid_phase(x)
-    touched = set(eqn.params["dimensions"])
-    axes = trace.replaced_axes(x, touched, shape_of(eqn.outvars[0]))
+    axes, shape, touched = list(x.axes), shape_of(eqn.outvars[0]), set()
+    for i in eqn.params["dimensions"]:
+        moved = rearranged_axis(trace, axes[i], range(shape[i])[::-1])
+        if moved is None:
+            touched.add(i)
+        else:
+            axes[i] = moved
+    axes = trace.replaced_axes(x.with_axes(axes), touched, shape)
     value = replace(x, axes=axes, shift={}, scalar=None, index_of=None)
     return [trace.chain(value, "rev")]
+
+
+def rearranged_axis(trace: Trace, axis: Axis, entries: Sequence[int]) -> Axis | None:
+    """Returns some entries of an axis of units, in another order.
+
+    Args:
+        trace: The pass.
+        axis: The axis.
+        entries: Its entry at each place of the result.
+
+    Returns:
+        The axis; None if an entry is read twice, or if no index of the axis is free.
+    """
+    size = trace.indices.axis_size(axis)
+    rest = set(range(size)).difference(entries)
+    if len(rest) + len(entries) != size or not _has_free_index(trace, axis):
+        return None
+    moved = trace.indices.rearrange(axis, [*entries, *sorted(rest)])
+    if moved is None or not rest:
+        return moved
+    parts = trace.indices.split_axis(moved, [len(entries), len(rest)], trace.why)
+    return None if parts is None else parts[0]
