@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from helpers.symmetry_networks import array, relu, tanh
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -20,7 +21,10 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from metanet import symmetry as sym
-from metanet.graphs import parameter_graph
+from metanet.errors import MetanetError
+from metanet.graphs import parameter_graph, stack, to_graph
+from metanet.models import GMN
+from metanet.networks import Network, with_real_params
 
 KEY = jax.random.key(3)
 X = array(5, 3, seed=9)
@@ -670,11 +674,30 @@ def test_what_a_primitive_ties_is_not_free(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["fourier neural operator", "ragged_dot", "noise of a raw key", "triangular_solve"],
+    "name", ["ragged_dot", "noise of a raw key", "triangular_solve"]
 )
 def test_programs_of_these_primitives_have_graphs(name):
     case = FREE[name]
     params = case.drawn()
     graph = parameter_graph(case.function, params, *case.inputs)
     assert {edge.name for edge in graph.topology.edges} >= set(params)
+
+
+def test_complex_parameters_have_graphs_as_real_ones():
+    case = FREE["absolute value of complex units"]
+    network = Network(case.function, case.drawn(), case.inputs)
+    with pytest.raises(MetanetError, match=r"w: complex.*with_real_params"):
+        parameter_graph(network.apply_fn, network.params, *network.inputs)
+    real = with_real_params(network)
+    assert real.params["w"].shape == (3, 4, 2)
+    outputs = [f(p, *x) for f, p, x in (network, real)]
+    np.testing.assert_array_equal(*outputs)
+    symmetry = sym.discover(*real[:2], *real.inputs)
+    assert symmetry.order == case.order
+    graph = parameter_graph(real.apply_fn, real.params, *real.inputs)
+    model = GMN.for_graphs([graph.topology], dim=8, rngs=nnx.Rngs(0))
+    element = sym.random_element(symmetry, KEY, scales=False, signs=False)
+    moved = jax.jit(functools.partial(sym.act, symmetry))(element, real.params)
+    batch = stack([graph, to_graph(graph.topology, moved)])
+    first, second = nnx.jit(lambda model, batch: model(batch).pooled)(model, batch)
+    np.testing.assert_allclose(first, second, atol=1e-5)

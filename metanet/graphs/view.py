@@ -151,6 +151,11 @@ def _leaves(topology: Topology, params: Any) -> list[jax.Array]:
         )
     batch = None
     for leaf, (path, shape) in zip(leaves, topology.leaves, strict=True):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise MetanetError(
+                f"parameter {path}: complex numbers; a graph has real values, which "
+                "networks.with_real_params makes of them"
+            )
         lead = leaf.shape[: leaf.ndim - len(shape)]
         if batch is None:
             batch = lead

@@ -30,7 +30,13 @@ from metanet.networks.layers import (
     train_mode,
 )
 from metanet.networks.mlp import MLP
-from metanet.networks.network import Network, Params, ParamSpec, functionalize
+from metanet.networks.network import (
+    Network,
+    Params,
+    ParamSpec,
+    functionalize,
+    with_real_params,
+)
 from metanet.networks.pixel_set import PixelSet
 from metanet.networks.resnet import ResNet
 from metanet.networks.rows import RowCNN, RowRNN
@@ -73,4 +79,5 @@ __all__ = [
     "to_targets",
     "to_unit",
     "train_mode",
+    "with_real_params",
 ]

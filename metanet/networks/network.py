@@ -53,6 +53,32 @@ def functionalize(module: nnx.Module, *inputs: Any) -> Network:
     return Network(apply_fn, nnx.to_pure_dict(params), inputs)
 
 
+def with_real_params(network: Network) -> Network:
+    """Returns the network as a function of real numbers.
+
+    Complex leaves ``[*shape]`` become ``[*shape, 2]``, real and imaginary parts, which
+    metanetworks can read.
+
+    Args:
+        network: The network.
+    """
+    leaves, treedef = jax.tree.flatten(network.params)
+    is_complex = [jnp.iscomplexobj(x) for x in leaves]
+    real = [
+        jnp.stack([jnp.real(x), jnp.imag(x)], -1) if c else x
+        for x, c in zip(leaves, is_complex, strict=True)
+    ]
+
+    def apply_fn(params: Params, *inputs: Any) -> Any:
+        original = [
+            jax.lax.complex(x[..., 0], x[..., 1]) if c else x
+            for x, c in zip(treedef.flatten_up_to(params), is_complex, strict=True)
+        ]
+        return network.apply_fn(jax.tree.unflatten(treedef, original), *inputs)
+
+    return network._replace(apply_fn=apply_fn, params=jax.tree.unflatten(treedef, real))
+
+
 @dataclass(frozen=True)
 class ParamSpec:
     """Paths and shapes of a parameter pytree, and its layout as one flat vector.
