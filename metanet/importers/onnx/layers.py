@@ -111,9 +111,11 @@ def _conv_transpose(call: Call) -> jax.Array:
             x.shape[2:], strides, dilated, extra, output_shape[-rank:], strict=True
         )
         for n, s, k, e, size in sizes:
-            total = max(s * (n - 1) + e + k - size, 0)
+            total = s * (n - 1) + e + k - size
             upper = call.get("auto_pad", "NOTSET") != "SAME_UPPER"
             low = total - total // 2 if upper else total // 2
+            # Where the result is too small, zeros follow at the end.
+            low = max(low, 0)
             pads.append((low, total - low))
     # From [in, out / groups, ...] to [out, in / groups, ...], flipped.
     inner, outer = kernel.shape[0] // groups, kernel.shape[1]
