@@ -465,6 +465,14 @@ def test_sequences(tmp_path):
     assert_equals_onnxruntime(path)
 
 
+def test_padding_that_cuts_and_reflects(tmp_path):
+    nodes = [("Pad", ["x", "pads"], ["y"], {"mode": "reflect"})]
+    model = model_of(nodes, [("x", FLOAT, [2, 5])], {"pads": np.array([0, -2, 0, 1])})
+    network = load_network(saved(model, tmp_path / "pad.onnx"))
+    (x,) = network.inputs
+    np.testing.assert_array_equal(network.apply_fn({}, x), x[:, [2, 3, 4, 3]])
+
+
 def test_names_that_exporters_make_up_give_way_to_modules(tmp_path):
     """As torch.onnx.export writes them: TorchScript in names, dynamo in metadata."""
     rows = [

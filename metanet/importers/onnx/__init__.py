@@ -7,6 +7,7 @@
 # These modules register operators.
 from metanet.importers.onnx import (
     elementwise,
+    fourier,
     layers,
     quantized,
     recurrent,
@@ -22,6 +23,7 @@ __all__ = [
     "Call",
     "Unsupported",
     "elementwise",
+    "fourier",
     "layers",
     "load_onnx",
     "operator",

@@ -107,7 +107,13 @@ def _pad(call: Call) -> jax.Array:
     if mode != "constant":
         if mode not in ("reflect", "edge", "wrap"):
             raise Unsupported(f"mode {mode}")
-        return jnp.pad(x, config, mode)
+        # Negative numbers cut entries off.
+        cut = tuple(
+            slice(max(-low, 0), n - max(-high, 0))
+            for n, (low, high) in zip(x.shape, config, strict=True)
+        )
+        config = [(max(low, 0), max(high, 0)) for low, high in config]
+        return jnp.pad(x[cut], config, mode)
     value = call.input(2) if call.version >= 11 else call.get("value", 0.0)
     filler = jnp.asarray(0 if value is None else value, x.dtype).reshape(())
     return lax.pad(x, filler, [(low, high, 0) for low, high in config])
