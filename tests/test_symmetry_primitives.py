@@ -590,6 +590,14 @@ TIED: dict[str, tuple[Case, Case]] = {
             inputs=(X, KEY),
         ),
     ),
+    "constant permutation that sorting makes": (
+        linear(lambda h: h * jax.random.permutation(KEY, h, axis=1), ALONE),
+        linear(lambda h: h * jax.random.permutation(KEY, h)),
+    ),
+    "cumulated constant indices": (
+        linear(lambda h: h * h[:, jnp.cumsum(jnp.arange(4)) % 4], ALONE),
+        linear(lambda h: h * h[:, jnp.arange(4)]),
+    ),
     "bytes of numbers": (
         linear(
             lambda h: (

@@ -141,11 +141,12 @@ class Interpreter(Trace):
             self._pin_indexed(values, outputs)
         outputs = with_facts(self.indices, eqn, values, outputs)
         numbers = self._numbers.of_results(eqn, values, self.location)
+        # Only of equations with one result; others leave nothing known about theirs.
         entries = constant_entries(eqn, values)
-        if entries is not None:
-            outputs = [replace(outputs[0], entries=entries)]
         return [
-            replace(y, number=number, lookups=all_lookups([*values, y]))
+            replace(
+                y, number=number, entries=entries, lookups=all_lookups([*values, y])
+            )
             for y, number in zip(outputs, numbers, strict=True)
         ]
 

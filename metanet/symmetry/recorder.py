@@ -253,7 +253,8 @@ class Trace(ABC):
         """Returns the value of a constant: uniform, or pinned, along each axis."""
         dtype = getattr(array, "dtype", None)
         rank = np.ndim(array)
-        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        if is_key:
             array = jax.random.key_data(array)
         entries = np.asarray(array)
         axes = []
@@ -270,7 +271,7 @@ class Trace(ABC):
             zero=filled and first == 0,
             nonzero=bool((entries != 0).all()),
             scalar=float(first) if is_number else None,
-            entries=entries if is_index_array(entries) else None,
+            entries=entries if is_index_array(entries) and not is_key else None,
         )
 
     def split_value(
