@@ -178,7 +178,8 @@ def reversed_in_pairs(p, x):
     return relu(relu(x @ p["w"])[:, ::-1].reshape(5, 3, 2).sum(1) @ p["v"][:2]) @ p["o"]
 
 
-# Networks that read units in another order, and the orders of their groups on paper.
+# Networks that read units in another order, and the orders of their groups on paper. Rows of
+# v that nothing reads are permuted in each of its four columns.
 REORDERED = {
     "reversed": (lambda p, x: reordered(relu(x @ p["w"])[:, ::-1], p), 720 * 24),
     "in a constant order": (
@@ -187,12 +188,12 @@ REORDERED = {
     ),
     "some": (
         lambda p, x: relu(relu(x @ p["w"])[:, ORDER[:4]] @ p["v"][:4]) @ p["o"],
-        1152,
+        18432,
     ),
     "reversed twice": (reversed_twice, 720 * 24),
     # Three pairs are exchanged or reversed on paper; an index that meets itself is pinned.
     "met by its reverse": (met_by_its_reverse, 24),
-    "reversed in pairs": (reversed_in_pairs, 6 * 6 * 2 * 24 * 24),
+    "reversed in pairs": (reversed_in_pairs, 6 * 6 * 2 * 24 * 24**4),
 }
 
 

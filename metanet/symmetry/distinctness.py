@@ -24,8 +24,9 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
+from jax.lax import GatherScatterMode
 
-from metanet.programs import dtype_of, traits_of
+from metanet.programs import dtype_of, shape_of, traits_of
 from metanet.symmetry.indices import Axis, Indices, Occurrence
 from metanet.symmetry.values import Value
 
@@ -135,6 +136,8 @@ def _facts(
     traits = traits_of(name)
     if any(x.split is not None for x in inputs):
         return _Facts()
+    if name == "gather" and _fills_rows(eqn, inputs[1]):
+        return _Facts()
     if name in _OPERATIONS:
         return _OPERATIONS[name](indices, eqn, inputs, value)
     if traits.injective:
@@ -144,6 +147,23 @@ def _facts(
     chosen = inputs[1:] if name == "select_n" else inputs
     is_choice = name in ("select_n", "max", "min")
     return _Facts(nonzero=traits.never_zero or (is_choice and _all_nonzero(chosen)))
+
+
+def _fills_rows(eqn: JaxprEqn, index: Value) -> bool:
+    """Returns True if a gather may put equal numbers in place of rows that do not exist."""
+    if eqn.params["mode"] != GatherScatterMode.FILL_OR_DROP:
+        return False
+    if (
+        index.entries is None
+    ):  # a fill value is asked for where indices may be too large
+        fill = eqn.params["fill_value"]
+        return fill is not None and not np.isnan(fill)
+    sizes = np.asarray(shape_of(eqn.invars[0]))
+    numbers = eqn.params["dimension_numbers"]
+    last = (sizes - np.asarray(eqn.params["slice_sizes"]))[
+        list(numbers.start_index_map)
+    ]
+    return bool(((index.entries < 0) | (index.entries > last)).any())
 
 
 def _apply(indices: Indices, value: Value, facts: _Facts) -> Value:

@@ -126,18 +126,23 @@ def unstack_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
         around = (*before[:i], *factors, *before[i + 1 :])
         if size == 1 or around != after:
             continue
-        # Axes of size 1 may precede the one that is read index by index.
-        lead = next(k for k, n in enumerate(factors) if n != 1)
-        count, axis = factors[lead], i + lead
-        intervals = read_intervals(trace.readers, eqn.outvars[0], axis)
-        starts = partition(intervals, count)
-        if count == size or starts is None:
-            continue
-        parts = _factored_parts(trace, x, i, lead, starts, factors[lead + 1 :])
-        if parts is None:
-            return None
-        trace.forbid_phase(x)
-        return trace.split_value(after, axis, starts, parts)
+        # Heads may precede the axis that is read index by index.
+        for lead, count in enumerate(factors[:-1]):
+            axis = i + lead
+            intervals = read_intervals(trace.readers, eqn.outvars[0], axis)
+            starts = partition(intervals, count)
+            if count in (1, size) or starts is None:
+                continue
+            sizes = (*factors[:lead], math.prod(factors[lead:]))
+            outer = trace.factored_axis(x.axes[i], sizes)
+            if outer is None:
+                return None
+            heads = replace(x, axes=[*x.axes[:i], *outer, *x.axes[i + 1 :]])
+            parts = _factored_parts(trace, heads, axis, starts, factors[lead + 1 :])
+            if parts is None:
+                return None
+            trace.forbid_phase(x)
+            return trace.split_value(after, axis, starts, parts)
     return None
 
 
@@ -145,7 +150,6 @@ def _factored_parts(
     trace: Trace,
     x: Value,
     axis: int,
-    lead: int,
     starts: tuple[int, ...],
     inner: tuple[int, ...],
 ) -> tuple[Value, ...] | None:
@@ -155,7 +159,6 @@ def _factored_parts(
         trace: The pass.
         x: The array.
         axis: Its axis, a product of the axis that is read in parts and inner ones.
-        lead: Number of axes of size 1 before the one that is read in parts.
         starts: First entry of each part, and the size of the axis read in parts.
         inner: Sizes of the inner axes.
 
@@ -169,7 +172,7 @@ def _factored_parts(
         return None
     values = []
     for part, count in zip(cut, counts, strict=True):
-        new = trace.factored_axis(part, (*(1,) * lead, count, *inner))
+        new = trace.factored_axis(part, (count, *inner))
         if new is None:
             return None
         axes = [*x.axes[:axis], *new, *x.axes[axis + 1 :]]

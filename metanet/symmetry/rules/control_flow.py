@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
-from metanet.programs import scan_counts
+from metanet.programs import readers_of, scan_counts
 from metanet.symmetry.distinctness import dependencies
 from metanet.symmetry.indices import ZERO, Axis, Occurrence, StateVar
 from metanet.symmetry.recorder import Trace, register_rule, zip_occurrences
@@ -25,7 +25,10 @@ def _scan(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     first, count = scan_counts(eqn)
     second = first + count
     consts, init, stacked = inputs[:first], inputs[first:second], inputs[second:]
-    index = trace.fresh(params["length"], f"index of a loop: {trace.why}")
+    # The order of turns that do not depend on each other, or are added up, is arbitrary.
+    is_ordered = not all(_is_sum(params["jaxpr"].jaxpr, first, i) for i in range(count))
+    why = f"index of a loop: {trace.why}" if is_ordered else None
+    index = trace.fresh(params["length"], why)
     for x in stacked:
         trace.forbid_phase(x)
         aligned = trace.indices.align(index, x.axes[0], trace.why)
@@ -41,6 +44,30 @@ def _scan(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     rows = [replace(y, axes=[index, *y.axes], shift={}) for y in outputs[count:]]
     trace.forbid_phase(*outputs)
     return [*last, *rows]
+
+
+def _is_sum(body: Jaxpr, first: int, number: int) -> bool:
+    """Returns True if a loop only adds to a state, or does not change it.
+
+    Args:
+        body: The loop's body.
+        first: Number of its constants, which precede the states.
+        number: Number of the state.
+    """
+    before, after = body.invars[first + number], body.outvars[number]
+    readers = readers_of(body).get(before, [])
+    if after is before:
+        return True
+    if not isinstance(after, Var):
+        return False
+    is_added = [
+        eqn is not None
+        and eqn.primitive.name in ("add", "add_any")
+        and eqn.outvars[0] is after
+        and eqn.invars[0] is not eqn.invars[1]
+        for eqn in readers
+    ]
+    return is_added == [True] and readers_of(body).get(after) == [None]
 
 
 def _with_tags(a: Occurrence, b: Occurrence) -> Occurrence:
