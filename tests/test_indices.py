@@ -207,3 +207,73 @@ def test_units_in_another_order(name):
     graph = to_graph(build_topology(symmetry), params)
     restored = to_params(graph, params)
     assert all((restored[n] == params[n]).all() for n in params)
+
+
+MASK = np.array([1, 0, 1, 1, 0, 0], np.float32)
+
+
+def masked_weights(p, x):
+    """Half of the weights are masked, alike for three units each."""
+    mask = np.stack([MASK, 1 - MASK, MASK])
+    return reordered(relu(x @ (p["w"] * mask)), p)
+
+
+# Units that a constant treats alike are permuted: the others are in another class.
+CONSTANTS = {
+    "mask of units": (lambda p, x: reordered(relu(x @ p["w"]) * MASK, p), 36 * 24),
+    "factors of units": (
+        lambda p, x: reordered(tanh(x @ p["w"]) * (1 + MASK), p),
+        36 * 24,
+    ),
+    "mask of weights": (masked_weights, 36 * 24),
+    "one unit apart": (
+        lambda p, x: reordered(tanh(x @ p["w"] + np.eye(6, dtype=np.float32)[2]), p),
+        120 * 24,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_units_that_a_constant_treats_alike(name):
+    apply_fn, order = CONSTANTS[name]
+    params = {n: array(*shape, seed=i) for i, (n, shape) in enumerate(SHAPES.items())}
+    assert sym.discover(apply_fn, params, X).order == order
+
+
+def summed_in_a_loop(p, x):
+    """Six experts with four channels each, in three forms of a loop."""
+
+    def step(total, weights):
+        up, down = weights
+        return total + relu(x @ up) @ down, None
+
+    return jax.lax.scan(step, jnp.zeros((5, 2)), (p["up"], p["down"]))[0]
+
+
+def summed_after_a_map(p, x):
+    rows = jax.lax.map(lambda w: relu(x @ w[0]) @ w[1], (p["up"], p["down"]))
+    return rows.sum(0)
+
+
+def in_order(p, x):
+    """The turns depend on each other."""
+
+    def step(total, weights):
+        up, down = weights
+        return tanh(total + relu(x @ up) @ down), None
+
+    return jax.lax.scan(step, jnp.zeros((5, 2)), (p["up"], p["down"]))[0]
+
+
+LOOPS = {
+    "sum": (summed_in_a_loop, 720 * 24**6),
+    "map": (summed_after_a_map, 720 * 24**6),
+    "in order": (in_order, 24**6),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_turns_of_a_loop_without_an_order(name):
+    apply_fn, order = LOOPS[name]
+    params = {"up": array(6, 3, 4), "down": array(6, 4, 2)}
+    assert sym.discover(apply_fn, params, X).order == order

@@ -401,6 +401,36 @@ class Indices:
         values = [_as_run(first), _as_run(rest)]
         return self._split(root, [size, total - size], values)
 
+    def _cut_places(self, big: Occurrence, small: Occurrence) -> Step:
+        """Replaces an index by its values at the places of another, and the rest."""
+        mine, others = (
+            stride_offsets(o.stride, self.size(o.axis_index)) for o in (big, small)
+        )
+        is_chosen = np.isin(mine, others)
+        if is_chosen.sum() < len(others):
+            return "failed"
+        values = [_as_run(np.flatnonzero(c)) for c in (is_chosen, ~is_chosen)]
+        self._split(big.axis_index, [len(v) for v in values], values)
+        return "again"
+
+    def classes_axis(self, classes: np.ndarray, why: str) -> Axis:
+        """Returns an axis along which a value is constant in each of several classes.
+
+        Args:
+            classes: Number of the class of each entry.
+            why: Reason for which an entry that is alone in its class is pinned.
+        """
+        members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
+        root = self.new(len(classes))
+        sizes = [len(entries) for entries in members]
+        self._split(root, sizes, [_as_run(entries) for entries in members])
+        for child, size in zip(self._children[root].children, sizes, strict=True):
+            if size > 1:
+                self._uniform.add(child)
+            else:
+                self.pins[child] = why
+        return [[Occurrence(root)]]
+
     def _factor(self, root: int, size: int) -> bool:
         """Replaces an index by a product with a minor factor; False if impossible."""
         if self.size(root) % size:
@@ -436,6 +466,8 @@ class Indices:
             if self._is_dense(small) and self._is_dense(big):
                 self._cut(big[0], width // inner)
                 return "again"
+        if width < self.segment_size(big) and len(small) == len(big) == 1:
+            return self._cut_places(big[0], small[0])
         for depth in range(max(len(x), len(y))):
             i, j = len(x) - 1 - depth, len(y) - 1 - depth
             if min(i, j) < 0:

@@ -58,6 +58,9 @@ class RegisteredRule(NamedTuple):
     entrywise: EntrywiseAxes | None = None
 
 
+# Bounds on constants of which equal slices are told apart, and on the number of these.
+_MAX_CONSTANT, _MAX_CLASSES = 1 << 16, 64
+
 RULES: dict[str, RegisteredRule] = {}
 
 
@@ -261,7 +264,11 @@ class Trace(ABC):
         for axis, size in enumerate(entries.shape[:rank]):
             same = entries.size == 0 or bool((entries == entries.take([0], axis)).all())
             why = None if same else "a constant that varies along the axis"
-            axes.append(self.fresh(size, why, uniform=same))
+            classes = None if same else _equal_slices(entries, axis)
+            if classes is None:
+                axes.append(self.fresh(size, why, uniform=same))
+            else:
+                axes.append(self.indices.classes_axis(classes, why or ""))
         first = entries.flat[0] if entries.size else 0
         filled = entries.dtype.kind in "biufc" and bool((entries == first).all())
         is_number = filled and entries.dtype.kind != "c" and np.isfinite(first)
@@ -498,6 +505,17 @@ class Trace(ABC):
             ).through(eqn.primitive.name)
             for variable in eqn.outvars
         ]
+
+
+def _equal_slices(entries: np.ndarray, axis: int) -> np.ndarray | None:
+    """Returns numbers of classes of equal slices; None if there are too many to tell."""
+    size = entries.shape[axis]
+    is_known = entries.dtype.kind in "bf" and entries.size <= _MAX_CONSTANT
+    if not is_known:
+        return None
+    rows = np.moveaxis(entries, axis, 0).reshape(size, -1)
+    classes = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    return classes if len(np.unique(classes)) <= min(size - 1, _MAX_CLASSES) else None
 
 
 def zip_occurrences(
