@@ -220,14 +220,19 @@ def masked_weights(p, x):
 
 # Units that a constant treats alike are permuted: the others are in another class.
 CONSTANTS = {
-    "mask of units": (lambda p, x: reordered(relu(x @ p["w"]) * MASK, p), 36 * 24),
+    "mask of units": (
+        lambda p, x: reordered(relu(x @ p["w"]) * MASK[None], p),
+        36 * 24,
+    ),
     "factors of units": (
-        lambda p, x: reordered(tanh(x @ p["w"]) * (1 + MASK), p),
+        lambda p, x: reordered(tanh(x @ p["w"]) * (1 + MASK[None]), p),
         36 * 24,
     ),
     "mask of weights": (masked_weights, 36 * 24),
     "one unit apart": (
-        lambda p, x: reordered(tanh(x @ p["w"] + np.eye(6, dtype=np.float32)[2]), p),
+        lambda p, x: reordered(
+            tanh(x @ p["w"] + np.eye(6, dtype=np.float32)[None, 2]), p
+        ),
         120 * 24,
     ),
 }
