@@ -155,6 +155,19 @@ def assert_near(actual: Any, expected: Any, tolerance: float) -> None:
 
 
 LONG = {
+    "fused, split (jnp)",
+    "fused, reshape (jnp)",
+    "grouped query (jnp)",
+    "nnx lstm (jnp)",
+    "hypernetwork (jnp)",
+    "routed experts (jnp)",
+    "padded shortcut (jnp)",
+    "cross attention (jnp)",
+    "lstm (Linen)",
+    "gru (Linen)",
+    "simple recurrence (Linen)",
+    "separable convolution (Linen)",
+    "weight and rms norm (Linen)",
     "transformer (jnp)",
     "densenet (jnp)",
     "group norm (jnp)",
@@ -178,22 +191,47 @@ LONG = {
 )
 def test_an_orbit_has_one_representative(name):
     network, symmetry = discovered(name)
+    form = assert_one_representative(symmetry, network.params)
+    # It is a member of the orbit: the function does not change.
+    two = jax.tree.map(lambda *x: jnp.stack(x), network.params, form)
+    run = jax.jit(jax.vmap(lambda p: network.apply_fn(p, *network.inputs)))
+    outputs = jax.tree.leaves(run(two))[0]
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-3, atol=1e-5)
+
+
+def assert_one_representative(symmetry: sym.Symmetry, params: Any) -> Any:
+    """Compares the representatives of equal parameters; returns that of the given ones."""
     act = jax.jit(jax.vmap(functools.partial(sym.act, symmetry), (0, 0)))
     canonicalize = jax.jit(jax.vmap(functools.partial(sym.canonicalize, symmetry)))
     element = elements(symmetry, 3)
-    params = jax.tree.map(lambda x: jnp.stack([x] * 4), network.params)
-    forms = canonicalize(act(element, params))
+    forms = canonicalize(
+        act(element, jax.tree.map(lambda x: jnp.stack([x] * 4), params))
+    )
     assert_near(canonicalize(forms), forms, 2e-6)
     # Permutations move the representative along.
     factors = jax.tree.map(lambda x: x[:1].repeat(4, 0), element.factors)
     first = jax.tree.map(lambda x: x[:1].repeat(4, 0), forms)
     permuted = act(element._replace(factors=factors), first)
     assert_near(forms, permuted, 1e-5)
-    # It is a member of the orbit: the function does not change.
-    two = jax.tree.map(lambda x, y: jnp.stack([x, y[0]]), network.params, forms)
-    run = jax.jit(jax.vmap(lambda p: network.apply_fn(p, *network.inputs)))
-    outputs = jax.tree.leaves(run(two))[0]
-    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-3, atol=1e-5)
+    return jax.tree.map(lambda x: x[0], forms)
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp (jnp)", "scaled hidden kernel", "query-key norm (jnp)"]
+)
+def test_zeros_do_not_change_the_representative(name):
+    """Biases are 0, as at the start of training, and some weights, as after pruning."""
+    network, symmetry = discovered(name)
+    rng = np.random.default_rng(0)
+
+    def pruned(x: jax.Array) -> jax.Array:
+        return x * (rng.uniform(size=x.shape) > 0.2)
+
+    params = {
+        name: jnp.zeros_like(x) if name in ("b1", "b2") else pruned(x)
+        for name, x in network.params.items()
+    }
+    assert_one_representative(symmetry, params)
 
 
 # Orbits by hand: equivalent parameters, which no element of the library made.

@@ -18,8 +18,6 @@ from metanet.symmetry.action import Element, act, factor_shape, spread
 from metanet.symmetry.scaling import incoming_positions
 from metanet.symmetry.symmetry import Block, Position, ScalingGroup, Symmetry
 
-# To solve a linear system again removes the rounding error of the first time.
-_REPETITIONS = 2
 _MOST_ITERATIONS = 200
 
 _Arrays = tuple[jax.Array, ...]
@@ -138,18 +136,11 @@ def _plan_factors(symmetry: Symmetry, members: list[int]) -> list[_Step]:
 
     while remaining:
         step = next_step()
-        if step is not None:
-            steps.append(step)
-        else:
+        if step is None:
             step = _Step(_sharing_blocks(symmetry, remaining))
-            repetitions = 1 if _is_sign(symmetry, remaining[0]) else _REPETITIONS
-            steps += [step] * repetitions
+        steps.append(step)
         remaining = [i for i in remaining if i not in step.scaling_groups]
     return steps
-
-
-def _is_sign(symmetry: Symmetry, index: int) -> bool:
-    return symmetry.scaling_groups[index].kind == "sign"
 
 
 def _rank(symmetry: Symmetry, index: int) -> int:
@@ -436,15 +427,18 @@ def _conjugate_gradients(
         size = dot(residual, preconditioned)
         direction = add(preconditioned, size / state.size, state.direction)
         solution = add(state.solution, step, state.direction)
-        proceed = improves & (size > 1e-10 * start_size)
+        proceed = improves & (size > rounding)
         proceed &= state.steps + 1 < _MOST_ITERATIONS
         return _Iteration(solution, residual, direction, size, state.steps + 1, proceed)
 
     start = scaled(right)
     start_size = dot(right, start)
+    # The right-hand side is a sum of logarithms, each with an error of a few units.
+    unit = 4 * float(jnp.finfo(right[0].dtype).eps)
+    rounding = unit**2 * sum(d.sum() for d in diagonal)
     zeros = tuple(map(jnp.zeros_like, right))
     first = _Iteration(
-        zeros, right, start, start_size, jnp.zeros((), int), start_size > 0
+        zeros, right, start, start_size, jnp.zeros((), int), start_size > rounding
     )
     return jax.lax.while_loop(lambda state: state.proceed, iterate, first).solution
 
