@@ -37,6 +37,19 @@ def derivative(p, x):
     return jax.grad(total)(x)
 
 
+def complex_layer() -> Case:
+    shapes = {"w": (3, 4), "v": (4, 2)}
+    params = {
+        name: jax.lax.complex(array(*shape), array(*shape, seed=1))
+        for name, shape in shapes.items()
+    }
+
+    def apply_fn(p, x):
+        return (jax.lax.complex(x, x) @ p["w"] @ p["v"]).real
+
+    return Case(apply_fn, params, (X,), 24, {"positive": 1, "sign": 1})
+
+
 # Phases whose sign later layers see, and groups that act along several axes of one array.
 COUPLED = {
     "rectified sine": lambda: case(
@@ -105,6 +118,7 @@ COUPLED = {
         s=(4, 3),
         v=(4, 2),
     ),
+    "complex layer": complex_layer,
     "matrix that nothing reads": lambda: case(
         lambda p, x: tanh(x @ p["w"]) @ p["o"], 0, {}, w=(3, 4), o=(4, 2), u=(4, 5)
     ),

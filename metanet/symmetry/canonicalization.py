@@ -261,8 +261,8 @@ def _factors(part: Symmetry, step: _Step, leaves: Sequence[jax.Array]) -> jax.Ar
     for tier in reversed(step.tiers):
         total = jnp.zeros_like(factors)
         for r in tier:
-            array = _array(part, r.block, leaves)
-            total += _over_unit(scaling_group, r, array**3 if sign else array * array)
+            array = _powers(part, r.block, leaves, 3 if sign else 2)
+            total += _over_unit(scaling_group, r, array)
         if sign:
             factors = jnp.where(total == 0, factors, jnp.sign(total))
         else:
@@ -272,10 +272,19 @@ def _factors(part: Symmetry, step: _Step, leaves: Sequence[jax.Array]) -> jax.Ar
     return factors
 
 
-def _array(part: Symmetry, block: Block, leaves: Sequence[jax.Array]) -> jax.Array:
-    """Returns a block with one axis per index, in the type of the factors."""
+def _powers(
+    part: Symmetry, block: Block, leaves: Sequence[jax.Array], exponent: int
+) -> jax.Array:
+    """Returns powers of a block's entries, in the type of the factors.
+
+    The block has one axis per index. Of complex numbers, powers of both parts are added.
+    """
     sizes = [part.indices[a].size for a in block.indices]
-    return jnp.asarray(block.select(leaves[block.leaf]), float).reshape(sizes)
+    array = jnp.asarray(block.select(leaves[block.leaf])).reshape(sizes)
+    powers = array.real.astype(float) ** exponent
+    if jnp.iscomplexobj(array):
+        powers += array.imag.astype(float) ** exponent
+    return powers
 
 
 def _over_unit(
@@ -333,8 +342,7 @@ def _joint_scales(part: Symmetry, leaves: Sequence[jax.Array]) -> tuple[jax.Arra
     """
     scaled = _scaled_blocks(part)
     squares = [
-        jnp.square(_array(part, s.block, leaves)).sum(s.rest, keepdims=True)
-        for s in scaled
+        _powers(part, s.block, leaves, 2).sum(s.rest, keepdims=True) for s in scaled
     ]
     present = [x > 0 for x in squares]
     logs = [
@@ -459,7 +467,7 @@ def _joint_signs(part: Symmetry, leaves: Sequence[jax.Array]) -> tuple[jax.Array
     width = max(len(s.terms) for s in scaled)
     totals, members = [], []
     for s in scaled:
-        cubes = (_array(part, s.block, leaves) ** 3).sum(s.rest, keepdims=True)
+        cubes = _powers(part, s.block, leaves, 3).sum(s.rest, keepdims=True)
         # Numbers of the signs that multiply each slice; the last stands for none.
         numbers = np.full((*cubes.shape, width), count)
         for k, (i, term) in enumerate(s.terms):
