@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from metanet.errors import MetanetError
-from metanet.graphs.topology import EdgeSet, Topology
+import numpy as np
+
+from metanet.graphs.topology import EdgeSet, IdentityEdgeSet, Topology
 
 End = Literal["source", "target"]
 
@@ -38,6 +39,11 @@ class AxisMap:
         """True if node values need only be reshaped."""
         shared, _, _, rest = self.shape
         return shared == rest == 1 and self.order == tuple(range(len(self.units)))
+
+    def node_numbers(self) -> np.ndarray:
+        """Returns numbers within the set, ``[shared, diagonal, n, rest]``."""
+        numbers = np.arange(math.prod(self.units)).reshape(self.units)
+        return numbers.transpose(self.order).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,6 @@ def edge_blocks(topology: Topology) -> tuple[EdgeBlock, ...]:
     Edge sets without a source (biases, gains, running statistics) are features of the
     nodes that they reach, not edges; see `node_parameters`. There is one identity edge per
     pair of nodes whose joined indices agree (every channel of a head to the head).
-
-    Raises:
-        MetanetError: for an edge set that indexes the same units twice at one end.
     """
     blocks = []
     for i, edge in enumerate(topology.edges):
@@ -83,18 +86,11 @@ def edge_blocks(topology: Topology) -> tuple[EdgeBlock, ...]:
         shape = (diagonal, sources, targets)
         blocks.append(EdgeBlock(edge.source, edge.target, shape, ends, edge=i))
     for i, edge in enumerate(topology.identity_edges):
-        source, target = topology.nodes[edge.source], topology.nodes[edge.target]
         ends = (
-            _identity_axis_map(source.units, [unit for unit, _ in edge.join]),
-            _identity_axis_map(target.units, [unit for _, unit in edge.join]),
+            _identity_axis_map(topology, edge, "source"),
+            _identity_axis_map(topology, edge, "target"),
         )
-        diagonal = ends[0].shape[1]
-        if ends[1].shape[1] != diagonal:
-            raise MetanetError(
-                f"{edge.kind} edges from {source.name} to {target.name}: an index is "
-                "joined twice, which the dense layout does not support"
-            )
-        shape = (diagonal, ends[0].shape[2], ends[1].shape[2])
+        shape = (ends[0].shape[1], ends[0].shape[2], ends[1].shape[2])
         blocks.append(EdgeBlock(edge.source, edge.target, shape, ends, identity_edge=i))
     return tuple(blocks)
 
@@ -104,18 +100,21 @@ def _axis_map(topology: Topology, edge: EdgeSet, end: End) -> AxisMap:
     k = 0 if end == "source" else 1
     index = edge.source if end == "source" else edge.target
     assert index is not None, "an edge set without a source has one end"
-    node = topology.nodes[index]
     pairs = [unit for unit in edge.units if unit[0] >= 0 and unit[1] >= 0]
     diagonal = tuple(pair[k] for pair in pairs)
     at_end = tuple(unit[k] for unit in edge.units if unit[k] >= 0 and unit[1 - k] < 0)
     shared = tuple(pair[k] for pair in edge.join if pair not in pairs)
-    indexed = (*diagonal, *at_end, *shared)
-    if len(set(indexed)) < len(indexed):
-        raise MetanetError(
-            f"parameter {edge.name}: indexes {node.name} twice, which the dense layout "
-            "does not support"
-        )
-    return _sorted_units(node.units, shared, diagonal, at_end)
+    units = topology.nodes[index].units
+    return _sorted_units(units, shared, diagonal, at_end)
+
+
+def _identity_axis_map(topology: Topology, edge: IdentityEdgeSet, end: End) -> AxisMap:
+    """Returns the axis map of the nodes at one end of identity edges."""
+    k = 0 if end == "source" else 1
+    units = topology.nodes[edge.source if end == "source" else edge.target].units
+    diagonal = tuple(pair[k] for pair in edge.join)
+    at_end = tuple(i for i in range(len(units)) if i not in diagonal)
+    return _sorted_units(units, (), diagonal, at_end)
 
 
 def _sorted_units(
@@ -133,13 +132,6 @@ def _sorted_units(
 
     shape = (count(shared), count(diagonal), count(at_end), count(rest))
     return AxisMap(units, (*indexed, *rest), shape)
-
-
-def _identity_axis_map(units: tuple[int, ...], joined: list[int]) -> AxisMap:
-    """Returns the axis map at an end of identity edges, from its joined units."""
-    diagonal = tuple(dict.fromkeys(joined))
-    at_end = tuple(i for i in range(len(units)) if i not in diagonal)
-    return _sorted_units(units, (), diagonal, at_end)
 
 
 def node_parameters(topology: Topology) -> tuple[tuple[tuple[int, AxisMap], ...], ...]:

@@ -236,11 +236,10 @@ class _Builder:
         depth: int,
     ) -> int:
         """Returns the latent set that axes of a block index, and notes it in ``ends``."""
-        indices = tuple(block.indices[axis] for axis in axes)
-        for axis in axes:
-            unit = sorted(indices).index(block.indices[axis])
+        order = sorted(axes, key=block.indices.__getitem__)
+        for unit, axis in enumerate(order):
             ends[axis] = (unit, -1) if end == "source" else (-1, unit)
-        return self.latent_set(tuple(sorted(indices)), depth)
+        return self.latent_set(tuple(block.indices[axis] for axis in order), depth)
 
     def insert_latent(
         self,
@@ -256,6 +255,7 @@ class _Builder:
         index of a generated weight). Identity edges connect it with the target and with
         the latent set of the third index.
         """
+        axes = sorted(axes, key=block.indices.__getitem__)
         third = tuple(block.indices[axis] for axis in axes)
         units = self.fused.activations[edge.target].units
         inserted = self.latent_set((*third, *units), depth)
@@ -264,8 +264,8 @@ class _Builder:
                 ends[axis] = (-1, axes.index(axis))
             elif target_unit >= 0:
                 ends[axis] = (source_unit, target_unit + len(third))
-        latent = self.latent_set(tuple(sorted(third)), depth)
-        from_latent = tuple((sorted(third).index(a), k) for k, a in enumerate(third))
+        latent = self.latent_set(third, depth)
+        from_latent = tuple((k, k) for k in range(len(third)))
         to_target = tuple((k + len(third), k) for k in range(len(units)))
         target = self.node_set[edge.target]
         self.identity_edges += [
@@ -338,8 +338,7 @@ class _Builder:
 
 def _unit_positions(roles: Sequence[Role]) -> tuple[int, int]:
     """Returns the positions of the units (source, target) of an axis; -1 for none."""
-    # The first role at an end counts.
-    units = {role.end: role.unit for role in reversed(roles)}
+    units = {role.end: role.unit for role in roles}
     return units.get("source", -1), units.get("target", -1)
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metanet.errors import MetanetError
 from metanet.graphs.blocks import (
     AxisMap,
     EdgeBlock,
@@ -72,7 +71,8 @@ class NodeParameter(NamedTuple):
 class PackedTopology(NamedTuple):
     """Index arrays with which networks of a topology are packed.
 
-    The fields from ``source`` to ``degree`` are those of `PackedGraphs`.
+    The fields from ``source`` to ``repeated`` are those of `PackedGraphs`; averages are
+    numbered from the number of nodes on.
 
     Attributes:
         edge_index, node_index: ``[E, C]`` and ``[N, C']`` position of each value in the
@@ -93,13 +93,18 @@ class PackedTopology(NamedTuple):
     identity: np.ndarray
     node_keys: np.ndarray
     degree: np.ndarray
+    averaged: np.ndarray
+    average: np.ndarray
+    average_size: np.ndarray
+    repeat: np.ndarray
+    repeated: np.ndarray
     edge_cells: np.ndarray
     node_cells: np.ndarray
     parameters: int
 
     @property
     def edges(self) -> int:
-        """Number of edges."""
+        """Number of rows of edges."""
         return len(self.source)
 
     @property
@@ -133,12 +138,7 @@ class CompiledTopology:
 
     @cached_property
     def packed(self) -> PackedTopology:
-        """The index arrays of packed batches.
-
-        Raises:
-            MetanetError: if several pairs of nodes share a parameter (products over
-                tokens); such graphs can only be stacked.
-        """
+        """The index arrays of packed batches."""
         return _pack_topology(self)
 
 
@@ -201,67 +201,128 @@ def compile_topology(topology: Topology, schema: GraphSchema) -> CompiledTopolog
 def _pack_topology(compiled: CompiledTopology) -> PackedTopology:
     topology, schema = compiled.topology, compiled.schema
     form = schema.form
-    first = [0, *itertools.accumulate(node.size for node in topology.nodes)]
+    averages = _Averages(topology)
     positions = leaf_positions(topology)
     columns = 1 if form.parallel else schema.edge_columns
-    rows: list[tuple[np.ndarray, ...]] = []
-    primary: list[np.ndarray] = []
+    rows: list[_Rows] = []
+    repeats: list[_Rows] = []
+    repeated: list[np.ndarray] = [np.zeros(0, np.int64)]
     for entry in compiled.blocks:
         block = entry.block
-        if block.edge < 0:
-            name = f"{topology.identity_edges[block.identity_edge].kind} edges"
-            shape = (*block.shape, 1)
-            index = np.full((*shape, columns), -1, np.int32)
-            edge_positions, holds = np.zeros(1, int), False
-        else:
-            edge = topology.edges[block.edge]
-            name = f"parameter {edge.name}"
-            shape = (*block.shape, edge.shape[3] if form.parallel else 1)
-            index = np.full((*shape, columns), -1, np.int32)
-            if form.parallel:
-                index[..., 0] = positions(edge)
-                edge_positions = np.asarray(entry.columns)
-            else:
-                index[:, :, :, 0][..., list(entry.columns)] = positions(edge)
-                edge_positions = np.zeros(1, int)
-            holds = edge.primary
-        source = first[block.source] + _node_numbers(block.ends[0], name)
-        target = first[block.target] + _node_numbers(block.ends[1], name)
+        edge = topology.edges[block.edge] if block.edge >= 0 else None
+        parallel = edge.shape[3] if edge is not None and form.parallel else 1
+        shape, edge_positions = (*block.shape, parallel), np.zeros(1, int)
+        values = np.full((*shape, columns), -1, np.int32)
+        if edge is not None and form.parallel:
+            values[..., 0] = positions(edge)
+            edge_positions = np.asarray(entry.columns)
+        elif edge is not None:
+            values[:, :, :, 0][..., list(entry.columns)] = positions(edge)
         count = math.prod(shape)
-        primary.append(np.full(count, holds))
-        rows.append(
-            (
-                index.reshape(count, columns),
-                np.broadcast_to(source[:, :, None, None], shape).ravel(),
-                np.broadcast_to(target[:, None, :, None], shape).ravel(),
-                np.full(count, entry.type),
-                np.broadcast_to(edge_positions, shape).ravel(),
-                np.tile(np.asarray([[block.shape[2], block.shape[1]]]), (count, 1)),
-            )
+        part = _Rows(
+            values=values.reshape(count, columns),
+            source=np.zeros(0, int),
+            target=np.zeros(0, int),
+            type=np.full(count, entry.type),
+            position=np.broadcast_to(edge_positions, shape).ravel(),
+            fan=np.tile(np.asarray([[block.shape[2], block.shape[1]]]), (count, 1)),
+            holds=np.full(count, edge is not None and edge.primary),
         )
-    index, source, target, types, edge_positions, fan = (
-        np.concatenate(column) for column in zip(*rows, strict=True)
-    )
-    node_index, node_keys = _pack_node_parameters(compiled, first)
+        sources = averages.numbers(block.source, block.ends[0])
+        targets = averages.numbers(block.target, block.ends[1])
+        start = sum(len(r.type) for r in rows)
+        # A pair of nodes is a row; all but the first pair that share an edge repeat it.
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            row = part._replace(
+                source=np.broadcast_to(source[:, :, None, None], shape).ravel(),
+                target=np.broadcast_to(target[:, None, :, None], shape).ravel(),
+            )
+            if number == 0:
+                rows.append(row)
+            else:
+                repeats.append(row._replace(holds=np.zeros(count, bool)))
+                repeated.append(start + np.arange(count))
+    first_repeat = sum(len(r.type) for r in rows)
+    row = _Rows(*map(np.concatenate, zip(*rows, *repeats, strict=True)))
+    of_repeats = np.concatenate(repeated)
+    node_index, node_keys = _pack_node_parameters(compiled, averages.first)
     parameters = sum(math.prod(shape) for _, shape in topology.leaves)
     return PackedTopology(
-        edge_index=index,
+        edge_index=row.values,
         node_index=node_index,
-        source=source.astype(np.int32),
-        target=target.astype(np.int32),
-        edge_type=types.astype(np.int32),
-        edge_position=edge_positions.astype(np.int32),
-        fan=fan.astype(np.float32),
+        source=row.source.astype(np.int32),
+        target=row.target.astype(np.int32),
+        edge_type=row.type.astype(np.int32),
+        edge_position=row.position.astype(np.int32),
+        fan=row.fan.astype(np.float32),
         node_type=compiled.node_type,
         identity=compiled.identity,
         node_keys=node_keys,
         degree=np.stack(
             [compiled.degrees["source"], compiled.degrees["target"]], axis=-1
         ),
-        edge_cells=_cells(index, np.concatenate(primary), parameters),
+        **averages.arrays(),
+        repeat=(first_repeat + np.arange(len(of_repeats))).astype(np.int32),
+        repeated=of_repeats.astype(np.int32),
+        edge_cells=_cells(row.values, row.holds, parameters),
         node_cells=_cells(node_index, np.ones(len(node_index), bool), parameters),
         parameters=parameters,
     )
+
+
+class _Rows(NamedTuple):
+    """Rows of edges: fields of `PackedTopology`, and True for primary edge sets."""
+
+    values: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+    type: np.ndarray
+    position: np.ndarray
+    fan: np.ndarray
+    holds: np.ndarray
+
+
+class _Averages:
+    """Numbers of the nodes of a topology, and of averages over several of them.
+
+    An edge that does not index all units of a set reads the average of the nodes that
+    differ in the others.
+
+    Attributes:
+        first: Number of the first node of each set.
+    """
+
+    def __init__(self, topology: Topology):
+        self.first = [0, *itertools.accumulate(n.size for n in topology.nodes)]
+        self._members: list[np.ndarray] = []  # [averages, nodes of each] per axis map
+        self._numbers: dict[tuple[int, AxisMap], np.ndarray] = {}
+        self._count = 0
+
+    def numbers(self, node_set: int, axis_map: AxisMap) -> np.ndarray:
+        """Returns the node or average ``[shared, diagonal, n]`` at an end of edges."""
+        if (node_set, axis_map) not in self._numbers:
+            nodes = self.first[node_set] + axis_map.node_numbers()
+            if nodes.shape[3] == 1:
+                numbers = nodes[..., 0]
+            else:
+                start = self.first[-1] + self._count
+                count = math.prod(nodes.shape[:3])
+                numbers = np.arange(start, start + count).reshape(nodes.shape[:3])
+                self._members.append(nodes.reshape(count, -1))
+                self._count += count
+            self._numbers[node_set, axis_map] = numbers
+        return self._numbers[node_set, axis_map]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the averages as fields of a `PackedTopology`."""
+        sizes = [np.full(len(m), m.shape[1]) for m in self._members]
+        size = np.concatenate([np.zeros(0), *sizes]).astype(np.int32)
+        members = [np.zeros(0), *(m.ravel() for m in self._members)]
+        return {
+            "averaged": np.concatenate(members).astype(np.int32),
+            "average": np.repeat(np.arange(len(size), dtype=np.int32), size),
+            "average_size": size.astype(np.float32),
+        }
 
 
 def _cells(index: np.ndarray, rows: np.ndarray, parameters: int) -> np.ndarray:
@@ -275,18 +336,6 @@ def _cells(index: np.ndarray, rows: np.ndarray, parameters: int) -> np.ndarray:
     return cells
 
 
-def _node_numbers(axis_map: AxisMap, name: str) -> np.ndarray:
-    """Returns node numbers ``[diagonal, n]`` at an end where each edge has one node."""
-    shared, diagonal, count, rest = axis_map.shape
-    if shared > 1 or rest > 1:
-        raise MetanetError(
-            f"{name}: several nodes share its edges (a product over tokens, or a mean), "
-            "which the packed layout does not support; stack graphs of one topology"
-        )
-    numbers = np.arange(diagonal * count).reshape(axis_map.units)
-    return numbers.transpose(axis_map.order).reshape(diagonal, count)
-
-
 def _pack_node_parameters(
     compiled: CompiledTopology, first: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -297,9 +346,8 @@ def _pack_node_parameters(
     keys = np.full((first[-1], len(schema.node_grids)), -1, np.int32)
     for start, parameters in zip(first, compiled.node_parameters, strict=False):
         for parameter in parameters:
-            axis_map, edge = parameter.axis_map, topology.edges[parameter.edge]
-            numbers = np.arange(math.prod(axis_map.units)).reshape(axis_map.units)
-            nodes = start + numbers.transpose(axis_map.order).reshape(axis_map.shape)
+            edge = topology.edges[parameter.edge]
+            nodes = start + parameter.axis_map.node_numbers()
             # [1, 1, 1, n, M] to [n, 1, M] beside nodes [1, 1, n, rest]
             block = positions(edge).reshape(-1, 1, edge.shape[3])
             rows = nodes.reshape(*nodes.shape[2:], 1)

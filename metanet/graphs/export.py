@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metanet.errors import MetanetError
-from metanet.graphs.blocks import AxisMap, edge_blocks, node_parameters
+from metanet.graphs.blocks import edge_blocks, node_parameters
 from metanet.graphs.topology import NodeSet, Topology
 from metanet.graphs.view import ParameterGraph
 
@@ -48,8 +47,7 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
         graph: The graph of one network, without leading axes.
 
     Raises:
-        MetanetError: for graphs with leading axes, or an edge set that indexes the same
-            units twice at one end.
+        MetanetError: for graphs with leading axes.
     """
     topology = graph.topology
     if graph.batch_shape:
@@ -63,8 +61,8 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
     width = blocks[0].shape[-1] if blocks else 1
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
     for block in edge_blocks(topology):
-        source = first[block.source] + _node_numbers(block.ends[0])
-        target = first[block.target] + _node_numbers(block.ends[1])
+        source = first[block.source] + block.ends[0].node_numbers()
+        target = first[block.target] + block.ends[1].node_numbers()
         if block.edge >= 0:
             values, index = blocks[block.edge], block.edge
         else:
@@ -73,7 +71,7 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
         parts.append((source, target, values, index))
     for node, parameters in enumerate(node_parameters(topology)):
         for index, axis_map in parameters:
-            target = first[node] + _node_numbers(axis_map)
+            target = first[node] + axis_map.node_numbers()
             source = np.full((*target.shape[:2], 1, 1), bias)
             parts.append((source, target, blocks[index], index))
     lists = [_list_edges(*part) for part in parts]
@@ -87,12 +85,6 @@ def edge_arrays(graph: ParameterGraph) -> EdgeArrays:
         node_set=np.append(np.repeat(np.arange(len(sizes)), sizes), -1),
         node_unit=np.append(np.concatenate([np.arange(n) for n in sizes]), 0),
     )
-
-
-def _node_numbers(axis_map: AxisMap) -> np.ndarray:
-    """Returns node numbers ``[shared, diagonal, n, rest]`` within a set."""
-    numbers = np.arange(math.prod(axis_map.units)).reshape(axis_map.units)
-    return numbers.transpose(axis_map.order).reshape(axis_map.shape)
 
 
 def _list_edges(

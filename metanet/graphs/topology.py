@@ -110,7 +110,8 @@ class IdentityEdgeSet:
         source, target: Node set indices.
         kind: "residual", "gate", "pairing", "recurrence", ...
         chain: Nonlinearities applied to the source before it is read.
-        join: Pairs (position of a source unit, position of a target unit).
+        join: Pairs (position of a source unit, position of a target unit), no unit in two
+            of them.
     """
 
     source: int

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from jax.extend.core import JaxprEqn
 
@@ -13,6 +15,7 @@ from metanet.symmetry.indices import (
     Indices,
     Occurrence,
     ParamTag,
+    Segment,
     UnitTag,
     activations_of,
     param_positions,
@@ -38,6 +41,11 @@ _PRODUCTS = ("weight", "conv", "embedding")
 
 # An index of an activation's array, and the unit that it is, or None.
 _End = tuple[Occurrence, int | None]
+# Pairs (source unit, target unit) that are the same index, no unit in two of them.
+_Join = tuple[tuple[int, int], ...]
+# Activations, and positions of leaves, of which an array does not consist.
+_Absent = frozenset[int | ParamTag]
+T = TypeVar("T")
 
 
 @dataclass
@@ -72,7 +80,8 @@ class _Connection:
         attributes: Static facts of the edges.
         contracted: Axes summed over, with the tags of both operands.
         target: The new activation.
-        ends: Indices of its array, each with the unit that it is, or None.
+        ends: Indices of its part of the result, each with the unit that it is, or None.
+        absent: Operands that are no part of the activation's array; see `_absent`.
     """
 
     kind: str
@@ -82,15 +91,7 @@ class _Connection:
     contracted: Sequence[Axis]
     target: int
     ends: Sequence[_End]
-
-    def joined_units(self, source: int) -> tuple[tuple[int, int], ...]:
-        """Returns pairs of a source's and the target's unit that are the same index."""
-        return tuple(
-            (source_unit, unit)
-            for o, unit in self.ends
-            if unit is not None
-            for source_unit in units_of(o, source)
-        )
+    absent: _Absent
 
 
 class Dataflow(NullDataflow):
@@ -150,9 +151,8 @@ class Dataflow(NullDataflow):
         location = (*trace.location, number)
         self._drafts.append(_Draft("state", location, units, trace.depth + 1))
         for source, chain in init.activations.items():
-            pairs = self._agreeing_units(init.axes, source, axes, target)
-            edge = IdentityEdge(source, target, "init", chain, pairs)
-            self.identity_edges.append(edge)
+            joins = self._agreeing_units(init.axes, source, axes, target)
+            self._add_identity_edges(source, target, "init", chain, joins)
         return replace(value, axes=axes, activations={target: ()}, leaves=frozenset())
 
     def add_recurrence(self, before: Value, after: Value) -> None:
@@ -162,22 +162,34 @@ class Dataflow(NullDataflow):
             for source, chain in after.activations.items():
                 if source == state:
                     continue
-                pairs = self._agreeing_units(after.axes, source, before.axes, state)
-                edge = IdentityEdge(source, state, "recurrence", chain, pairs)
-                self.identity_edges.append(edge)
+                joins = self._agreeing_units(after.axes, source, before.axes, state)
+                self._add_identity_edges(source, state, "recurrence", chain, joins)
 
     def _agreeing_units(
         self, left: list[Axis], source: int, right: list[Axis], target: int
-    ) -> tuple[tuple[int, int], ...]:
-        """Returns pairs of units of two activations at the same position of two arrays."""
-        pairs = []
+    ) -> list[_Join]:
+        """Returns the units of two activations at the same positions of two arrays."""
+        options = []
         for a, b in zip(left, right, strict=True):
             aligned = self.indices.align(a, b, "")
             for s, t in zip(*aligned, strict=True) if aligned else ():
                 for o, p in zip(s, t, strict=True):
-                    targets = units_of(p, target)
-                    pairs += [(i, j) for i in units_of(o, source) for j in targets]
-        return tuple(dict.fromkeys(pairs))
+                    sources, targets = units_of(o, source), units_of(p, target)
+                    options.append([*itertools.product(sources, targets)])
+        return _joins(options)
+
+    def _add_identity_edges(
+        self,
+        source: int,
+        target: int,
+        kind: str,
+        chain: Chain,
+        joins: Iterable[_Join],
+    ) -> None:
+        self.identity_edges += [
+            IdentityEdge(source, target, kind, chain, join)
+            for join in dict.fromkeys(joins)
+        ]
 
     def mark_outputs(self, outputs: Sequence[Value]) -> None:
         """Marks hidden activations that reach an output as output."""
@@ -306,20 +318,21 @@ class Dataflow(NullDataflow):
         unit_axes = [
             i for i, a in enumerate(axes) if any(is_unit(o) for s in a for o in s)
         ]
-        others = [i for i in range(len(axes)) if i not in unit_axes]
         untagged = [
             [[o._replace(tags=frozenset()) for o in s] for s in a] for a in axes
         ]
         activations: dict[int, Chain] = {}
         # Single entries of a concatenation are no units; they share an activation.
-        targets: dict[tuple[int, ...], int] = {}
+        shared: set[tuple[int, ...]] = set()
         for choice in itertools.product(*(range(len(axes[i])) for i in unit_axes)):
-            chosen = zip(unit_axes, choice, strict=True)
-            key = tuple(j if axes[i][j] else -1 for i, j in chosen)
-            target = targets.setdefault(key, len(self._drafts))
+            chosen = [(axes[i], j) for i, j in zip(unit_axes, choice, strict=True)]
+            key = tuple(j if axis[j] else -1 for axis, j in chosen)
+            if key in shared:
+                continue
+            shared.add(key)
+            target = len(self._drafts)
             draft = _Draft("hidden", (*trace.location, 0), depth=trace.depth)
-            if target == len(self._drafts):
-                self._drafts.append(draft)
+            self._drafts.append(draft)
             activations[target] = ()
             ends: list[_End] = []
             for i, j in zip(unit_axes, choice, strict=True):
@@ -340,10 +353,12 @@ class Dataflow(NullDataflow):
                     self._loop_units[target, self.indices.find(o.axis_index)] = unit
                     ends.append((o, unit))
                     draft.units.append(o.axis_index)
-            ends += [(o, None) for i in others for s in axes[i] for o in s]
             order = tuple(sorted(leaves))
+            absent: _Absent = frozenset().union(
+                *(_absent(axis, number) for axis, number in chosen)
+            )
             self._add_edges(
-                _Connection(kind, value, order, attributes, inner, target, ends)
+                _Connection(kind, value, order, attributes, inner, target, ends, absent)
             )
         for target in activations:
             view = self._view(trace, untagged, target, 0, operand=False)
@@ -414,41 +429,55 @@ class Dataflow(NullDataflow):
     def _add_edges(self, connection: _Connection) -> None:
         value, leaves = connection.value, connection.leaves
         contracts = bool(connection.contracted)
+        if contracts and not leaves:
+            self._add_pairings(connection)
         joined: set[int] = set()
-        outer = [o for o, _ in connection.ends]
-        for choice in itertools.product(*connection.contracted):
-            summed = [o for segment in choice for o in segment]
-            in_sum, in_result = activations_of(summed), activations_of(outer)
+        in_result = activations_of(o for o, _ in connection.ends)
+        for summed, absent in _contracted_segments(connection):
+            in_sum = activations_of(summed)
+            present = [a for a in value.activations if a not in absent]
             live = [
                 a
-                for a in value.activations
+                for a in present
                 if a in in_sum or a in in_result or not self._drafts[a].units
             ]
-            sources = [a for a in value.activations if a in in_sum] or live
+            sources = [a for a in present if a in in_sum] or live
             for leaf in leaves:
-                self._add_parameter_edges(
-                    connection,
-                    leaf,
-                    (sources or [None]) if contracts else [None],
-                    summed,
-                )
-            if contracts and not leaves:
-                self._add_pairing(value, in_sum, summed + outer)
+                ends = (sources or [None]) if contracts else [None]
+                self._add_parameter_edges(connection, leaf, ends, summed, absent)
             if contracts and leaves:
                 continue
             for source in live:
                 if source in joined:
                     continue
                 joined.add(source)
-                self.identity_edges.append(
-                    IdentityEdge(
-                        source,
-                        connection.target,
-                        connection.kind,
-                        value.activations[source],
-                        connection.joined_units(source),
-                    )
+                options = [
+                    [(source_unit, unit) for source_unit in units_of(o, source)]
+                    for o, unit in connection.ends
+                    if unit is not None
+                ]
+                self._add_identity_edges(
+                    source,
+                    connection.target,
+                    connection.kind,
+                    value.activations[source],
+                    _joins(options),
                 )
+
+    def _add_pairings(self, connection: _Connection) -> None:
+        """Adds edges between contracted units of two activations (queries and keys)."""
+        joins: dict[tuple[int, int], list[_Join]] = {}
+        for summed, _ in _contracted_segments(connection):
+            occurrences = [*summed, *(o for o, _ in connection.ends)]
+            for a, b in itertools.combinations(sorted(activations_of(summed)), 2):
+                options = [
+                    [*itertools.product(units_of(o, a), units_of(o, b))]
+                    for o in occurrences
+                ]
+                joins.setdefault((a, b), []).extend(_joins(options))
+        for (a, b), of_pair in joins.items():
+            chain = connection.value.activations[a]
+            self._add_identity_edges(a, b, "pairing", chain, of_pair)
 
     def _add_parameter_edges(
         self,
@@ -456,84 +485,169 @@ class Dataflow(NullDataflow):
         leaf: int,
         sources: Sequence[int | None],
         summed: Sequence[Occurrence],
+        absent: _Absent,
     ) -> None:
         """Adds the edges of one leaf from each source.
+
+        There are several per source where the leaf, or the source, reaches the target
+        on several paths; see `_matchings`.
 
         Args:
             connection: The target and its indices.
             leaf: The leaf.
             sources: Activations read; None stands for a bias node.
             summed: The indices summed over.
+            absent: See `_absent`.
         """
-        roles: dict[Position, list[tuple[str, UnitTag]]] = {}
-        # An index that several segments share is in those that all indices agree on.
-        segments: dict[int, set[int]] = {}
-
-        def narrow(positions: Sequence[Position]) -> None:
-            for axis in {p.axis for p in positions}:
-                possible = {p.segment for p in positions if p.axis == axis}
-                segments[axis] = segments.get(axis, possible) & possible
-
-        for o, unit in connection.ends:
-            positions = param_positions(o, leaf)
-            if unit is not None:
-                narrow(positions)
-            for position in positions:
-                entries = roles.setdefault(position, [])
-                if unit is not None:
-                    entries.append(("target", UnitTag(connection.target, unit)))
-                if connection.contracted:
-                    entries += [("source", tag) for tag in unit_tags(o)]
-        for o in summed:
-            positions = param_positions(o, leaf)
-            narrow(positions)
-            for position in positions:
-                entries = roles.setdefault(position, [])
-                entries += [("source", tag) for tag in unit_tags(o)]
-
-        def roles_at(position: Position, source: int | None) -> tuple[Role, ...]:
-            return tuple(
-                Role(end, tag.unit)
-                for end, tag in dict.fromkeys(roles.get(position, ()))
-                if end == "target" or tag.activation == source
-            )
-
-        for source in sources:
-            chain: Chain = ()
-            join: tuple[tuple[int, int], ...] = ()
-            if source is not None:
-                chain = connection.value.activations[source]
-                join = connection.joined_units(source)
-            for block in self._blocks_of(leaf, segments):
-                self.parameter_edges.append(
-                    ParameterEdge(
-                        leaf,
-                        block.segments,
-                        source,
-                        connection.target,
-                        connection.kind,
-                        chain,
-                        tuple(roles_at(p, source) for p in block.positions),
-                        join,
-                        connection.attributes,
-                    )
-                )
-
-    def _add_pairing(
-        self, value: Value, activations: set[int], occurrences: list[Occurrence]
-    ) -> None:
-        """Adds edges between contracted units of two activations (queries and keys)."""
-        units = [{t.activation: t.unit for t in unit_tags(o)} for o in occurrences]
-        for a, b in itertools.combinations(sorted(activations), 2):
-            pairs = tuple((u[a], u[b]) for u in units if a in u and b in u)
-            edge = IdentityEdge(a, b, "pairing", value.activations[a], pairs)
-            self.identity_edges.append(edge)
-
-    def _blocks_of(self, leaf: int, segments: dict[int, set[int]]) -> Iterator[Block]:
-        """Yields the blocks of a leaf in possible segments of some of its axes."""
+        ends: list[_End] = [*connection.ends, *((o, None) for o in summed)]
+        positions = [param_positions(o, leaf) for o, _ in ends]
+        edges: dict[ParameterEdge, None] = {}
         for block in self._blocks.get(leaf, ()):
-            if all(block.segments[axis] in s for axis, s in segments.items()):
-                yield block
+            options = [
+                [p for p in entry if p in block.positions] for entry in positions
+            ]
+            # Every index of the leaf must be one of the block's.
+            is_other = any(
+                entry and not inside
+                for entry, inside in zip(positions, options, strict=True)
+            )
+            if is_other or any(ParamTag(leaf, p) in absent for p in block.positions):
+                continue
+            for source in sources:
+                read = [[] if source is None else units_of(o, source) for o, _ in ends]
+                edges |= {
+                    self._parameter_edge(
+                        connection, block, source, indexed, units
+                    ): None
+                    for indexed in _matchings(options, [_itself])
+                    for units in _matchings(read, [_itself])
+                }
+        self.parameter_edges += edges
+
+    def _parameter_edge(
+        self,
+        connection: _Connection,
+        block: Block,
+        source: int | None,
+        indexed: Sequence[Position | None],
+        units: Sequence[int | None],
+    ) -> ParameterEdge:
+        """Returns the edges of one block.
+
+        Args:
+            connection: The target and its indices.
+            block: The block.
+            source: The activation read, or None.
+            indexed: Per index of the result, then per index summed over, the position of
+                the block that it is.
+            units: Likewise, the source's unit that it is.
+        """
+        targets = [unit for _, unit in connection.ends]
+        targets += [None] * (len(units) - len(targets))
+
+        def roles(position: Position) -> Iterator[Role]:
+            for p, target_unit, unit in zip(indexed, targets, units, strict=True):
+                if p == position and target_unit is not None:
+                    yield Role("target", target_unit)
+                if p == position and unit is not None:
+                    yield Role("source", unit)
+
+        return ParameterEdge(
+            block.leaf,
+            block.segments,
+            source,
+            connection.target,
+            connection.kind,
+            () if source is None else connection.value.activations[source],
+            tuple(tuple(roles(p)) for p in block.positions),
+            tuple(
+                (unit, target_unit)
+                for unit, target_unit in zip(units, targets, strict=True)
+                if unit is not None and target_unit is not None
+            ),
+            connection.attributes,
+        )
+
+
+def _itself(option: Any) -> Any:
+    return option
+
+
+def _joins(options: Sequence[Sequence[tuple[int, int]]]) -> list[_Join]:
+    """Returns the ways in which units of two activations are the same indices.
+
+    There are several where an activation reaches another along several axes (an outer
+    product with itself, a matrix plus its transpose).
+
+    Args:
+        options: Per index of an array the pairs of units that are this index.
+    """
+    chosen = _matchings(options, [itemgetter(0), itemgetter(1)])
+    return [tuple(pair for pair in pairs if pair is not None) for pairs in chosen]
+
+
+def _matchings(
+    options: Sequence[Sequence[T]], keys: Sequence[Callable[[T], Any]]
+) -> Iterator[tuple[T | None, ...]]:
+    """Yields the largest choices of an option per entry of which no two share a key.
+
+    Args:
+        options: Options of each entry.
+        keys: Functions of an option; two options share a key if one of them is equal.
+
+    Yields:
+        Per entry the option, None if all of its options share a key with chosen ones.
+    """
+
+    def clash(a: T, b: T) -> bool:
+        return any(key(a) == key(b) for key in keys)
+
+    def extend(chosen: tuple[T | None, ...]) -> Iterator[tuple[T | None, ...]]:
+        taken = [c for c in chosen if c is not None]
+        if len(chosen) < len(options):
+            entry = options[len(chosen)]
+            free = [o for o in entry if not any(clash(t, o) for t in taken)]
+            for option in free:
+                yield from extend((*chosen, option))
+            later = [o for rest in options[len(chosen) + 1 :] for o in rest]
+            # An entry goes without where others may take all that it could have.
+            if all(any(clash(o, other) for other in later) for o in free):
+                yield from extend((*chosen, None))
+        elif all(
+            c is not None or all(any(clash(t, o) for t in taken) for o in entry)
+            for c, entry in zip(chosen, options, strict=True)
+        ):
+            yield chosen
+
+    yield from extend(())
+
+
+def _contracted_segments(
+    connection: _Connection,
+) -> Iterator[tuple[list[Occurrence], _Absent]]:
+    """Yields a segment of every axis summed over, and the operands absent from it."""
+    for choice in itertools.product(*map(enumerate, connection.contracted)):
+        chosen = zip(connection.contracted, choice, strict=True)
+        absent = [_absent(axis, number) for axis, (number, _) in chosen]
+        yield [o for _, s in choice for o in s], connection.absent.union(*absent)
+
+
+def _absent(axis: Axis, number: int) -> _Absent:
+    """Returns the operands of a concatenation that are not in one of its segments.
+
+    They are in other segments of the axis alone; what is in none (an array that is
+    constant along the axis) may be part of all.
+    """
+
+    def operands(segments: Iterable[Segment]) -> _Absent:
+        return frozenset(
+            tag.activation if isinstance(tag, UnitTag) else tag
+            for segment in segments
+            for o in segment
+            for tag in o.tags
+        )
+
+    return operands(axis) - operands([axis[number]])
 
 
 def view_axes(

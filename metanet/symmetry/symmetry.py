@@ -333,7 +333,7 @@ class IdentityEdge:
         kind: "residual", "gate", "pairing", "recurrence", "bias" or "scale" (from the
             activation before the addition of a bias), ...
         chain: Nonlinearities applied to the source before it is read, in order.
-        join: Pairs (source unit, target unit).
+        join: Pairs (source unit, target unit), no unit in two of them.
     """
 
     source: int

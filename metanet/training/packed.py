@@ -203,12 +203,8 @@ class PackedSource:
         train = self._splits["train"]
         rows = list(range(len(train)))[:STATISTICS_SAMPLE:4]
         topologies = [train.topologies[i] for i in rows]
-        nodes, edges = (
-            sum(p.nodes for p in topologies),
-            sum(p.edges for p in topologies),
-        )
-        budget = Budget(nodes, edges, len(topologies))
-        return pack(topologies, [train.weights[i] for i in rows], budget)
+        weights = [train.weights[i] for i in rows]
+        return pack(topologies, weights, Budget.of(topologies))
 
     def replicate(self, state: T) -> T:
         """Returns the state: packed batches take one device."""
@@ -274,7 +270,21 @@ def default_budget(
     ratio = sum(p.nodes for p in topologies) / sum(p.edges for p in topologies)
     nodes = max(int(1.3 * ratio * edges), max(p.nodes for p in topologies))
     smallest = min(p.edges for p in topologies)
-    return Budget(nodes, edges, min(edges // smallest + 1, 256))
+    graphs = min(edges // smallest + 1, 256)
+
+    def most(counts: Iterable[int]) -> int:
+        """Returns the most of something beside ``edges`` edges of any networks."""
+        pairs = zip(counts, topologies, strict=True)
+        return max(edges * count // p.edges for count, p in pairs)
+
+    return Budget(
+        nodes,
+        edges,
+        graphs,
+        averages=most(len(p.average_size) for p in topologies),
+        averaged=most(len(p.averaged) for p in topologies),
+        repeats=most(len(p.repeat) for p in topologies),
+    )
 
 
 def arrange(

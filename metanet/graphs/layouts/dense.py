@@ -1,9 +1,11 @@
 """The dense layout: graphs of one topology, an array per edge block.
 
 Node values are ``[B, N, d]``; edge values of a block ``[B, P, diagonal, S, T, d]``, where P
-runs over parallel edges (kernel positions, in a form that has them; 1 otherwise) and
-``diagonal`` over a diagonal index shared by source and target. No indices and no padding:
-gathering and reducing are reshapes, broadcasts and sums.
+runs over parallel edges (kernel positions, in a form that has them; 1 otherwise), or over
+the pairs of nodes that share an edge. Where there are both, it runs over pairs and, within
+each, over parallel edges, whose values are then there once per pair. ``diagonal`` runs over
+a diagonal index shared by source and target. No indices and no padding: gathering and
+reducing are reshapes, broadcasts and sums.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metanet.errors import MetanetError
 from metanet.graphs.blocks import AxisMap, EdgeBlock, End
 from metanet.graphs.compiled import CompiledBlock, compile_topology
 from metanet.graphs.form import apply_form_to_graph
@@ -40,6 +41,8 @@ class DenseLayout:
         self.topology = graphs.topology
         self.size = graphs.edges[0].shape[0]
         self.blocks = tuple(entry.block for entry in self._compiled.blocks)
+        # Parallel edges of blocks that have these once per pair of nodes; 0 elsewhere.
+        self._repeated = tuple(map(self._repeated_edges, self.blocks))
         self.sizes = [node.size for node in self.topology.nodes]
         self.node_type = jnp.asarray(self._compiled.node_type[None])
         self.identity = jnp.asarray(self._compiled.identity[None])
@@ -76,19 +79,29 @@ class DenseLayout:
         if not self.schema.form.parallel:
             values = _flat(values)[:, None]
             return encoder.block(values, entry.grid, entry.positions, entry.type)
-        edge = self.topology.edges[block.edge]
-        if block.ends[0].shape[0] > 1 and edge.shape[3] > 1:
-            raise MetanetError(
-                f"parameter {edge.name}: parallel edges that several pairs of nodes "
-                "share; use a form with one edge per kernel"
-            )
         values = jnp.moveaxis(values, -2, 1)
-        return encoder.parallel(values, entry.grid, entry.columns, entry.type)
+        encoded = encoder.parallel(values, entry.grid, entry.columns, entry.type)
+        if self._repeated_edges(block):
+            encoded = jnp.tile(encoded, (1, block.ends[0].shape[0], 1, 1, 1, 1))
+        return encoded
+
+    def _repeated_edges(self, block: EdgeBlock) -> int:
+        """Returns the number of parallel edges that several pairs of nodes share."""
+        if block.edge < 0 or not self.schema.form.parallel:
+            return 0
+        parallel = self.topology.edges[block.edge].shape[3]
+        return parallel if parallel > 1 and block.ends[0].shape[0] > 1 else 0
+
+    def _once(self, edges: Edges) -> Edges:
+        """Returns edge values without those that repeat others."""
+        pairs = zip(edges, self._repeated, strict=True)
+        return tuple(e[:, :count] if count else e for e, count in pairs)
 
     def decode(self, on_edges: Edges, on_nodes: jax.Array) -> jax.Array:
         """Returns one value per parameter ``[G, P]``; see `Layout`."""
         arrays: list[Any] = [None] * len(self.topology.edges)
-        for entry, values in zip(self._compiled.blocks, on_edges, strict=True):
+        once = self._once(on_edges)
+        for entry, values in zip(self._compiled.blocks, once, strict=True):
             if entry.block.edge < 0:
                 continue
             values = _filled(values, entry.block)
@@ -133,9 +146,11 @@ class DenseLayout:
 
     def gather(self, nodes: jax.Array, end: End) -> Edges:
         out, sets = [], self._split(nodes)
-        for block in self.blocks:
+        for block, parallel in zip(self.blocks, self._repeated, strict=True):
             at, axis_map, axis = _end(block, end)
             x = block_ops.to_end(sets[at], axis_map)
+            if parallel:
+                x = jnp.repeat(x, parallel, axis=1)
             x = jnp.expand_dims(x, axis)
             out.append(broadcast(x, (*x.shape[:2], *block.shape, x.shape[-1])))
         return tuple(out)
@@ -144,9 +159,13 @@ class DenseLayout:
         """Reduces the values of the edges at each node, one block after the other."""
         parts: list[Any] = [None] * len(self.sizes)
         combine = {"max": jnp.maximum, "min": jnp.minimum}.get(how, jnp.add)
-        for block, e in zip(self.blocks, edges, strict=True):
+        blocks = zip(self.blocks, edges, self._repeated, strict=True)
+        for block, e, parallel in blocks:
             at, axis_map, other = _end(block, end)
             e = _filled(e, block)
+            if parallel:
+                values = jnp.moveaxis(_per_pair(e, parallel), 2, 0)
+                e = functools.reduce(combine, values)
             # Axis P indexes parallel edges, or the nodes that share an edge.
             axes = (other,) if axis_map.shape[0] > 1 else (1, other)
             values = extreme(e, axes, how) if how in _START else total(e, axes)
@@ -243,7 +262,8 @@ class DenseLayout:
             combine = jnp.maximum if how == "max" else jnp.minimum
             parts = [extreme(e, (1, 2, 3, 4), how) for e in edges]
             return functools.reduce(combine, parts)
-        full = [_filled(e, g) for e, g in zip(edges, self.blocks, strict=True)]
+        once = zip(self._once(edges), self.blocks, strict=True)
+        full = [_filled(e, block) for e, block in once]
         sums = jnp.asarray(sum(total(e, (1, 2, 3, 4)) for e in full))
         count = sum(math.prod(e.shape[1:5]) for e in full)
         return sums / count if how == "mean" else sums
@@ -254,7 +274,7 @@ class DenseLayout:
         parts = [
             # Parallel edges of a pair of nodes follow each other, as in packed graphs.
             jnp.moveaxis(_filled(e, g), 1, 4).reshape(self.size, -1, width)
-            for e, g in zip(edges, self.blocks, strict=True)
+            for e, g in zip(self._once(edges), self.blocks, strict=True)
         ]
         graphs = jnp.concatenate(
             [jnp.broadcast_to(nodes, (self.size, *nodes.shape[1:])), *parts], 1
@@ -270,10 +290,24 @@ class DenseLayout:
         )
 
     def mean_over_shared(self, edges: Edges) -> Edges:
-        return tuple(
-            e.mean(1, keepdims=True) if g.ends[0].shape[0] > 1 else e
-            for e, g in zip(edges, self.blocks, strict=True)
-        )
+        blocks = zip(self.blocks, edges, self._repeated, strict=True)
+        return tuple(_mean_over_pairs(e, g, parallel) for g, e, parallel in blocks)
+
+
+def _mean_over_pairs(e: jax.Array, block: EdgeBlock, parallel: int) -> jax.Array:
+    """Averages values over the pairs of nodes that share an edge."""
+    if block.ends[0].shape[0] == 1:
+        return e
+    if not parallel:
+        return e.mean(1, keepdims=True)
+    pairs = _per_pair(e, parallel)
+    mean = jnp.broadcast_to(pairs.mean(1, keepdims=True), pairs.shape)
+    return mean.reshape(e.shape)
+
+
+def _per_pair(e: jax.Array, parallel: int) -> jax.Array:
+    """Reshapes ``[B, P, ...]`` to ``[B, pairs, parallel, ...]``."""
+    return e.reshape(e.shape[0], -1, parallel, *e.shape[2:])
 
 
 def _end(block: EdgeBlock, end: End) -> tuple[int, AxisMap, int]:

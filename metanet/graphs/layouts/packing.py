@@ -9,7 +9,8 @@ serves thousands of architectures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import le
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +22,17 @@ from metanet.graphs.compiled import PackedTopology
 class PackedGraphs(NamedTuple):
     """Concatenated graphs of many topologies, padded to a budget.
 
-    E edges, N nodes, G graphs; a leading axis may run over chunks. Ends of padding edges
-    are N, graphs of padding edges and nodes G: these indices are out of range and dropped.
+    E rows of edges, N nodes, A averages, G graphs; a leading axis may run over chunks. Ends
+    of padding edges are N + A, graphs of padding edges and nodes G: these indices are out of
+    range and dropped.
+
+    An edge that several pairs of nodes share (a product over tokens) has a row per pair,
+    all but the first of which repeat it; an end of an edge may be an average of nodes.
 
     Attributes:
         edge_values: ``[E, C]`` values in the columns of the edge grids.
         node_values: ``[N, C']`` likewise for parameters of nodes.
-        source, target: ``[E]`` node numbers.
+        source, target: ``[E]`` numbers of nodes, or N plus the number of an average.
         edge_type: ``[E]`` index into ``schema.edge_types``.
         edge_position: ``[E]`` kernel position of a parallel edge.
         edge_graph: ``[E]`` graph of the edge.
@@ -37,6 +42,11 @@ class PackedGraphs(NamedTuple):
             if the node has no such parameter.
         node_graph: ``[N]`` graph of the node.
         degree: ``[N, 2]`` edges that leave and arrive.
+        averaged, average: ``[M]`` nodes, and the average of which each is a part; N and A
+            on padding.
+        average_size: ``[A]`` number of nodes of each average.
+        repeat, repeated: ``[R]`` rows that repeat an edge, behind those of all edges of
+            their graph, and the first row of the same edge; E on padding.
         graph_mask: ``[G]`` 1 for graphs, 0 for padding.
         parameter_cells: ``[G, P]`` position of each parameter of a graph among the
             flattened columns of all edges, followed by those of all nodes; -1 for none.
@@ -56,17 +66,50 @@ class PackedGraphs(NamedTuple):
     node_keys: np.ndarray
     node_graph: np.ndarray
     degree: np.ndarray
+    averaged: np.ndarray
+    average: np.ndarray
+    average_size: np.ndarray
+    repeat: np.ndarray
+    repeated: np.ndarray
     graph_mask: np.ndarray
     parameter_cells: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Sizes of a packed batch: the most nodes, edges and graphs that it holds."""
+    """Sizes of a packed batch: the most of everything that it holds.
+
+    Attributes:
+        nodes: Nodes.
+        edges: Rows of edges.
+        graphs: Graphs.
+        averages: Averages of nodes.
+        averaged: Nodes of all averages together.
+        repeats: Rows that repeat an edge.
+    """
 
     nodes: int
     edges: int
     graphs: int
+    averages: int = 0
+    averaged: int = 0
+    repeats: int = 0
+
+    @classmethod
+    def of(cls, topologies: Sequence[PackedTopology]) -> Budget:
+        """Returns the budget of a batch that holds networks of some topologies exactly."""
+        return cls(
+            sum(t.nodes for t in topologies),
+            sum(t.edges for t in topologies),
+            len(topologies),
+            sum(len(t.average_size) for t in topologies),
+            sum(len(t.averaged) for t in topologies),
+            sum(len(t.repeat) for t in topologies),
+        )
+
+    def holds(self, other: Budget) -> bool:
+        """Returns True for a budget that is nowhere greater than this one."""
+        return all(map(le, astuple(other), astuple(self)))
 
 
 def first_fit_decreasing(
@@ -127,21 +170,21 @@ def pack(
     Raises:
         MetanetError: when they do not fit the budget, or weights have another length.
     """
-    nodes, edges = sum(t.nodes for t in topologies), sum(t.edges for t in topologies)
-    if nodes > budget.nodes or edges > budget.edges or len(topologies) > budget.graphs:
+    needed = Budget.of(topologies)
+    if not budget.holds(needed):
         raise MetanetError(
-            f"pack: {len(topologies)} networks with {nodes} nodes and {edges} edges exceed "
-            f"the budget of {budget.graphs}, {budget.nodes} and {budget.edges}"
+            f"pack: {len(topologies)} networks with {needed.nodes} nodes and "
+            f"{needed.edges} edges exceed the budget: {needed}, {budget}"
         )
     features = 1 if weights[0].ndim == 1 else weights[0].shape[1]
     columns = topologies[0].edge_index.shape[1]
     node_columns = topologies[0].node_index.shape[1]
-    n, e, g = budget.nodes, budget.edges, budget.graphs
+    n, e, g, a = budget.nodes, budget.edges, budget.graphs, budget.averages
     out = PackedGraphs(
         edge_values=np.zeros((e, columns * features), np.float32),
         node_values=np.zeros((n, node_columns * features), np.float32),
-        source=np.full(e, n, np.int32),
-        target=np.full(e, n, np.int32),
+        source=np.full(e, n + a, np.int32),
+        target=np.full(e, n + a, np.int32),
         edge_type=np.zeros(e, np.int32),
         edge_position=np.zeros(e, np.int32),
         edge_graph=np.full(e, g, np.int32),
@@ -151,10 +194,15 @@ def pack(
         node_keys=np.full((n, topologies[0].node_keys.shape[1]), -1, np.int32),
         node_graph=np.full(n, g, np.int32),
         degree=np.ones((n, 2), np.float32),
+        averaged=np.full(budget.averaged, n, np.int32),
+        average=np.full(budget.averaged, a, np.int32),
+        average_size=np.ones(a, np.float32),
+        repeat=np.full(budget.repeats, e, np.int32),
+        repeated=np.full(budget.repeats, e, np.int32),
         graph_mask=(np.arange(g) < len(topologies)).astype(np.float32),
         parameter_cells=np.full((g, parameters), -1, np.int32) if parameters else None,
     )
-    node, edge = 0, 0
+    node = edge = average = member = repeat = 0
     for number, (part, flat) in enumerate(zip(topologies, weights, strict=True)):
         if len(flat) != part.parameters:
             raise MetanetError(
@@ -166,14 +214,25 @@ def pack(
         at, on = slice(edge, edge + part.edges), slice(node, node + part.nodes)
         out.edge_values[at] = padded[part.edge_index].reshape(part.edges, -1)
         out.node_values[on] = padded[part.node_index].reshape(part.nodes, -1)
-        out.source[at] = part.source + node
-        out.target[at] = part.target + node
+        for name in ("source", "target"):
+            ends = getattr(part, name)
+            is_node = ends < part.nodes
+            shift = np.where(is_node, node, n + average - part.nodes)
+            getattr(out, name)[at] = ends + shift
         out.edge_graph[at] = number
         out.node_graph[on] = number
         for name in ("edge_type", "edge_position", "fan"):
             getattr(out, name)[at] = getattr(part, name)
         for name in ("node_type", "identity", "node_keys", "degree"):
             getattr(out, name)[on] = getattr(part, name)
+        of_average = slice(average, average + len(part.average_size))
+        members = slice(member, member + len(part.averaged))
+        repeats = slice(repeat, repeat + len(part.repeat))
+        out.average_size[of_average] = part.average_size
+        out.averaged[members] = part.averaged + node
+        out.average[members] = part.average + average
+        out.repeat[repeats] = part.repeat + edge
+        out.repeated[repeats] = part.repeated + edge
         if out.parameter_cells is not None:
             on_edge, on_node = part.edge_cells >= 0, part.node_cells >= 0
             cells = out.parameter_cells[number, : part.parameters]
@@ -181,4 +240,5 @@ def pack(
             first = e * columns + node * node_columns
             cells[on_node] = part.node_cells[on_node] + first
         node, edge = node + part.nodes, edge + part.edges
+        average, member, repeat = of_average.stop, members.stop, repeats.stop
     return out

@@ -42,6 +42,10 @@ class SparseLayout:
         self.edge_type = (jnp.asarray(graphs.edge_type),)
         self._node_graph = jnp.asarray(graphs.node_graph)
         self._edge_graph = jnp.asarray(graphs.edge_graph)
+        # Graphs of edges, out of range on rows that repeat one.
+        self._graph_once = self._edge_graph.at[graphs.repeat].set(
+            self.size, mode="drop"
+        )
 
     def encode_nodes(self, encoder: Encoder) -> jax.Array:
         values = _without_padding(self.graphs.node_values, self._node_graph, self.size)
@@ -80,7 +84,7 @@ class SparseLayout:
         for key in range(len(schema.edge_types)):
             # Identity edges, which have no grid, have no columns either.
             start, count = [*spans, (0, 0)][grids[key]]
-            members = (self.edge_type[0] == key) & (self._edge_graph < self.size)
+            members = (self.edge_type[0] == key) & (self._graph_once < self.size)
             on_edges.append(self._key_moments(edges, members, start, count))
         keys = jnp.asarray(graphs.node_keys)
         for number, key in enumerate(schema.node_keys):
@@ -109,12 +113,34 @@ class SparseLayout:
         graphs = self.graphs
         return jnp.asarray(graphs.source if end == "source" else graphs.target)
 
+    def _with_averages(self, nodes: jax.Array) -> jax.Array:
+        """Appends the averages ``[A, d]`` of node values to these."""
+        graphs = self.graphs
+        size = jnp.asarray(graphs.average_size)[:, None]
+        if not len(size):
+            return nodes
+        values = jnp.take(nodes, graphs.averaged, axis=0, mode="clip")
+        sums = jax.ops.segment_sum(values, graphs.average, len(size))
+        return jnp.concatenate([nodes, sums / size])
+
+    def _from_averages(self, values: jax.Array, how: Reduction) -> jax.Array:
+        """Reduces values ``[N + A, d]`` to nodes: all nodes of an average have its value."""
+        graphs, count = self.graphs, self.node_type.shape[0]
+        if len(values) == count:
+            return values
+        nodes, averages = values[:count], values[count:]
+        parts = jnp.take(averages, graphs.average, axis=0, mode="clip")
+        combine = {"max": jnp.maximum, "min": jnp.minimum}.get(how, jnp.add)
+        return combine(nodes, _REDUCE[how](parts, graphs.averaged, count))
+
     def gather(self, nodes: jax.Array, end: End) -> Edges:
+        nodes = self._with_averages(nodes)
         return (jnp.take(nodes, self._ends(end), axis=0, mode="clip"),)
 
     def reduce(self, edges: Edges, end: End, how: Reduction = "sum") -> jax.Array:
-        count = self.node_type.shape[0]
+        count = self.node_type.shape[0] + len(self.graphs.average_size)
         values = _REDUCE[how](self._full(edges[0]), self._ends(end), count)
+        values = self._from_averages(values, how)
         if how == "mean":
             return values / self.degree(end)
         return values if how == "sum" else jnp.where(jnp.isfinite(values), values, 0.0)
@@ -144,15 +170,18 @@ class SparseLayout:
             column = 0 if end == "source" else 1
             e = e * jax.lax.rsqrt(jnp.asarray(self.graphs.fan)[:, column, None])
         start = self._ends("source" if end == "target" else "target")
-        return edge_message_sum(e, nodes, start, self._ends(end))
+        nodes = self._with_averages(nodes)
+        sums = edge_message_sum(e, nodes, start, self._ends(end))
+        return self._from_averages(jnp.asarray(sums), "sum")
 
     def edge_scores(
         self, at_source: jax.Array, at_target: jax.Array, heads: int
     ) -> HeadEdges:
         ends = self._ends("source"), self._ends("target")
+        at_source, at_target = map(self._with_averages, (at_source, at_target))
         scores = jnp.asarray(edge_inner_products(at_source, at_target, *ends, heads))
         scale = np.float32((at_source.shape[1] // heads) ** -0.5)
-        return HeadEdges((scores * scale,))
+        return HeadEdges(self.mean_over_shared((scores * scale,)))
 
     def to_nodes(self, graphs: jax.Array) -> jax.Array:
         return jnp.take(graphs, self._node_graph, axis=0, mode="clip")
@@ -169,7 +198,7 @@ class SparseLayout:
         return self._pool(nodes, index, how)
 
     def pool_edges(self, edges: Edges, how: Reduction = "mean") -> jax.Array:
-        return self._pool(self._full(edges[0]), self._edge_graph, how)
+        return self._pool(self._full(edges[0]), self._graph_once, how)
 
     def _pool(self, x: jax.Array, index: jax.Array, how: Reduction) -> jax.Array:
         sums = partial(jax.ops.segment_sum, num_segments=self.size)
@@ -181,21 +210,30 @@ class SparseLayout:
 
     def rows(self, nodes: jax.Array, edges: Edges) -> Rows:
         """Lists the nodes of all graphs, then their edges."""
-        counts = [
+        nodes_of, rows_of, edges_of = (
             jnp.bincount(graph, length=self.size)
-            for graph in (self._node_graph, self._edge_graph)
-        ]
-        starts = [jnp.cumsum(c) - c for c in counts]
+            for graph in (self._node_graph, self._edge_graph, self._graph_once)
+        )
+        starts = [jnp.cumsum(c) - c for c in (nodes_of, rows_of)]
         values = jnp.concatenate([nodes, self._full(edges[0])])
         return Rows(
             values,
             jnp.concatenate([starts[0], len(nodes) + starts[1]]),
-            jnp.concatenate(counts),
+            jnp.concatenate([nodes_of, edges_of]),
             jnp.tile(jnp.arange(self.size), 2),
         )
 
     def mean_over_shared(self, edges: Edges) -> Edges:
-        return edges
+        repeat, repeated = self.graphs.repeat, self.graphs.repeated
+        if not len(repeat):
+            return edges
+        e = self._full(edges[0])
+        others = jnp.take(e, repeat, axis=0, mode="clip")
+        sums = e.at[repeated].add(others, mode="drop")
+        count = jnp.ones((len(e), 1)).at[repeated].add(1.0, mode="drop")
+        mean = sums / count
+        of_repeats = jnp.take(mean, repeated, axis=0, mode="clip")
+        return (mean.at[repeat].set(of_repeats, mode="drop"),)
 
 
 def _without_padding(
