@@ -21,13 +21,11 @@ from helpers.metanetworks import (
     scale_equivariant,
     subject,
 )
-from helpers.symmetry_networks import NETWORKS
 
 from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.graphs import (
     Budget,
-    build_topology,
     compile_topology,
     first_fit_decreasing,
     pack,
@@ -377,9 +375,3 @@ def test_packing_errors():
         pack([known], [weights[:3]], Budget(100, 1000, 4))
     with pytest.raises(MetanetError, match="exceed the budget"):
         pack([known], [weights], Budget(2, 1000, 4))
-    mixer = NETWORKS["mixer"]()
-    symmetry = sym.discover(mixer.apply_fn, mixer.params, *mixer.inputs, check=False)
-    topology = build_topology(symmetry)
-    net = build_model("gmn", {}, topology=topology, rngs=nnx.Rngs(0))
-    with pytest.raises(MetanetError, match="stack graphs of one topology"):
-        _ = compile_topology(topology, net.schema).packed

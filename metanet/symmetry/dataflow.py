@@ -323,13 +323,13 @@ class Dataflow(NullDataflow):
         ]
         activations: dict[int, Chain] = {}
         # Single entries of a concatenation are no units; they share an activation.
-        shared: set[tuple[int, ...]] = set()
+        recorded: set[tuple[int, ...]] = set()
         for choice in itertools.product(*(range(len(axes[i])) for i in unit_axes)):
             chosen = [(axes[i], j) for i, j in zip(unit_axes, choice, strict=True)]
             key = tuple(j if axis[j] else -1 for axis, j in chosen)
-            if key in shared:
+            if key in recorded:
                 continue
-            shared.add(key)
+            recorded.add(key)
             target = len(self._drafts)
             draft = _Draft("hidden", (*trace.location, 0), depth=trace.depth)
             self._drafts.append(draft)

@@ -84,9 +84,9 @@ def model_inputs(network: Any) -> ModelInputs:
     return ModelInputs(network, symmetry, build_topology(symmetry), params)
 
 
-def build(model: str, subjects: list[ModelInputs], seed: int = 0):
+def build(model: str, subjects: list[ModelInputs], seed: int = 0, depth: int = 2):
     first = subjects[0]
-    small = {"dim": 16, "depth": 2}
+    small = {"dim": 16, "depth": depth}
     options = {k: v for k, v in small.items() if k in MODELS.options(model.split()[0])}
     probe = None
     if model in PROBING:
