@@ -147,6 +147,22 @@ def test_default_budget(zoo, edges):
     assert budget.graphs == min(budget.edges // smallest + 1, 256)
 
 
+def test_default_budget_holds_averages_and_repeats_beside_its_edges(zoo):
+    """Networks of which a bin holds the most have the most of them per edge."""
+
+    def counts(edges: int, averages: int, averaged: int, repeats: int):
+        return zoo[3][0]._replace(
+            source=np.zeros(edges),
+            average_size=np.zeros(averages),
+            averaged=np.zeros(averaged),
+            repeat=np.zeros(repeats),
+        )
+
+    plans = [counts(30, 1, 5, 0), counts(9, 0, 0, 4), counts(7, 0, 0, 0)]
+    budget = default_budget(plans, 100)
+    assert (budget.averages, budget.averaged, budget.repeats) == (3, 16, 44)
+
+
 def test_the_number_of_graphs_can_be_the_limit(zoo):
     """Bins that could hold many more nodes and edges hold two networks each."""
     plans = zoo[3]
@@ -154,7 +170,7 @@ def test_the_number_of_graphs_can_be_the_limit(zoo):
     bins = first_fit_decreasing([(p.nodes, p.edges) for p in plans], budget)
     assert [len(members) for members in bins] == [2, 2, 2, 2, 1]
     weights = zoo[2]
-    with pytest.raises(MetanetError, match="3 networks .* exceed the budget of 2"):
+    with pytest.raises(MetanetError, match="3 networks exceed the budget of 2 graphs"):
         pack(plans[:3], weights[:3], budget)
 
 

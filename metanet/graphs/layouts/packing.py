@@ -9,8 +9,7 @@ serves thousands of architectures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from operator import le
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -107,10 +106,6 @@ class Budget:
             sum(len(t.repeat) for t in topologies),
         )
 
-    def holds(self, other: Budget) -> bool:
-        """Returns True for a budget that is nowhere greater than this one."""
-        return all(map(le, astuple(other), astuple(self)))
-
 
 def first_fit_decreasing(
     sizes: Sequence[tuple[int, int]], budget: Budget
@@ -171,11 +166,13 @@ def pack(
         MetanetError: when they do not fit the budget, or weights have another length.
     """
     needed = Budget.of(topologies)
-    if not budget.holds(needed):
-        raise MetanetError(
-            f"pack: {len(topologies)} networks with {needed.nodes} nodes and "
-            f"{needed.edges} edges exceed the budget: {needed}, {budget}"
-        )
+    for name, most in asdict(budget).items():
+        count = getattr(needed, name)
+        if count > most:
+            raise MetanetError(
+                f"pack: {len(topologies)} networks exceed the budget of {most} {name} "
+                f"({count})"
+            )
     features = 1 if weights[0].ndim == 1 else weights[0].shape[1]
     columns = topologies[0].edge_index.shape[1]
     node_columns = topologies[0].node_index.shape[1]
