@@ -145,8 +145,6 @@ def row(value: Any, like: jax.Array) -> jax.Array:
 SUM = lambda h: h.sum(1, keepdims=True)
 ARGMAX = {
     "itself": lambda h, p, x: h,
-    "relu": lambda h, p, x: relu(h),
-    "relu plus a constant along the units": lambda h, p, x: relu(h) + x[:, :1],
     "relu times a scalar": lambda h, p, x: relu(h) * p["s"][None, None],
     "at most zero": lambda h, p, x: jnp.minimum(h, 0),
     "at most zero plus a constant along the units": lambda h, p, x: (
@@ -783,10 +781,6 @@ between(
     ),
 )
 between(
-    "scan over units",
-    lambda h, p, x: lax.scan(lambda c, u: (tanh(c + u), u * 2), h[:, 0] * 0, h.T)[1].T,
-)
-between(
     "scan over units, ordered",
     lambda h, p, x: lax.scan(lambda c, u: (tanh(c + u), c), h[:, 0] * 0, h.T)[1].T,
 )
@@ -895,10 +889,6 @@ between(
     ),
 )
 between("fft over rows", lambda h, p, x: jnp.fft.fft(relu(h), axis=0).real)
-between(
-    "fft over units",
-    lambda h, p, x: (lambda z: z.real + z.imag)(jnp.fft.fft(relu(h), axis=1)),
-)
 between(
     "absolute fft over rows",
     lambda h, p, x: jnp.abs(jnp.fft.rfft(h, axis=0)).sum(0, keepdims=True) * h,
@@ -1151,7 +1141,6 @@ between(
     "permuted and back",
     lambda h, p, x: relu(h[:, np.array(ORDER)])[:, np.argsort(ORDER)],
 )
-between("flipped sum", lambda h, p, x: relu(h) + relu(h)[:, ::-1])
 between(
     "channel shuffle",
     lambda h, p, x: relu(h).reshape(5, 2, 2).swapaxes(1, 2).reshape(5, 4),
@@ -1696,7 +1685,7 @@ def gathered(p, x):
 
 
 def gathered_of_relu(p, x):
-    index = jnp.argmax(relu(x @ p["r"]), 1)
+    index = jnp.argmax(jnp.minimum(x @ p["r"], 0), 1)
     h = relu(jnp.einsum("ti,tih->th", x, p["a"][index]))
     return jnp.einsum("th,tho->to", h, p["b"][index])
 
