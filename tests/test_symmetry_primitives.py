@@ -174,6 +174,20 @@ def dropped(noise):
     return units(lambda h, key: h * noise(key).astype(h.dtype), inputs=(X, KEY))
 
 
+def fused_layers(p, x):
+    p = jax.device_put(p)
+    h = (x @ p["w"]).reshape(5, 2, 4)
+    return tanh(h[:, 0]) @ p["o"][0] + relu(h[:, 1]) @ p["o"][1]
+
+
+@jax.custom_batching.custom_vmap
+def batched_square(h):
+    return h * jnp.abs(h)
+
+
+batched_square.def_vmap(lambda size, batched, h: (h * jnp.abs(h), True))
+
+
 def updated_memory(p, x, start):
     written = lax.dynamic_update_slice(p["memory"], x @ p["w"], (start, 0))
     return relu(written) @ p["o"]
@@ -213,6 +227,11 @@ FREE = {
         lambda h: lax.platform_dependent(h, cpu=jnp.negative, default=jnp.positive)
     ),
     "device_put": units(jax.device_put),
+    # Two fused layers, which stay two through the copy.
+    "device_put of fused layers": Case(
+        fused_layers, 24**2, {"positive": 1, "sign": 1}, {"w": (3, 8), "o": (2, 4, 2)}
+    ),
+    "custom_vmap": units(batched_square),
     "name": units(lambda h: checkpoint_name(h, "h")),
     "preferred type": Case(
         lambda p, x: tanh(lax.dot(x, p["w"], preferred_element_type=x.dtype)) @ p["o"]

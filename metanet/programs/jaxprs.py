@@ -40,7 +40,7 @@ def call_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     """Returns the called jaxpr and its constants, or None if the equation is no call."""
     if not traits_of(eqn.primitive.name).calls:
         return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
         inner = eqn.params.get(key)
         if inner is not None:
             return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())

@@ -32,6 +32,7 @@ class Traits:
         calls: Only evaluates a jaxpr of its parameters, once (``jit``, ``remat``).
         elementwise: An entry of the result depends on the entries of the operands at the
             same position alone.
+        returns_operands: Each result is the operand at the same place.
         copies: The result has the entries of the operand in the same order, up to
             rounding.
         rearranges: The result has the entries of the operand, repeated or in another
@@ -50,6 +51,7 @@ class Traits:
 
     calls: bool = False
     elementwise: bool = False
+    returns_operands: bool = False
     copies: bool = False
     rearranges: bool = False
     linear: bool = False
@@ -66,6 +68,7 @@ def declare_traits(
     *primitives: str,
     calls: bool = False,
     elementwise: bool = False,
+    returns_operands: bool = False,
     copies: bool = False,
     rearranges: bool = False,
     linear: bool = False,
@@ -78,8 +81,8 @@ def declare_traits(
 
     Args:
         *primitives: Names of primitives, as `jax.make_jaxpr` prints them.
-        calls, elementwise, copies, rearranges, linear, injective, analytic, never_zero,
-            pooling: See `Traits`.
+        calls, elementwise, returns_operands, copies, rearranges, linear, injective,
+            analytic, never_zero, pooling: See `Traits`.
     """
     for name in primitives:
         known = traits_of(name)
@@ -87,6 +90,7 @@ def declare_traits(
             known,
             calls=calls or known.calls,
             elementwise=elementwise or known.elementwise,
+            returns_operands=returns_operands or known.returns_operands,
             copies=copies or known.copies,
             rearranges=rearranges or known.rearranges,
             linear=linear or known.linear,
@@ -124,12 +128,15 @@ CONTINUOUS_ACTIVATIONS = frozenset(
 declare_traits("jit", "pjit", "closed_call", "core_call", "composite", calls=True)
 declare_traits("remat", "remat2", "checkpoint", calls=True)
 declare_traits("custom_jvp_call", "custom_lin", calls=True)
-declare_traits("custom_vjp_call", "custom_vjp_call_jaxpr", calls=True)
+declare_traits(
+    "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call", calls=True
+)
 
 # Copies and changes of the type.
 declare_traits("convert_element_type", "copy", elementwise=True, linear=True)
 declare_traits("stop_gradient", "name", elementwise=True, linear=True)
-declare_traits("optimization_barrier", "device_put", "pvary", linear=True)
+declare_traits("optimization_barrier", "device_put", returns_operands=True, linear=True)
+declare_traits("pvary", linear=True)
 declare_traits(
     *("convert_element_type", "copy", "copy_p", "reduce_precision"),
     copies=True,

@@ -56,14 +56,19 @@ def _intervals_of(
     shape, params, name = shape_of(variable), eqn.params, eqn.primitive.name
     inner = call_jaxpr(eqn)
     if inner is not None:
-        intervals: set[Interval] = set()
-        for outside, inside in zip(eqn.invars, inner[0].invars, strict=True):
-            if outside is variable:
-                more = read_intervals(readers_of(inner[0]), inside, axis, merged)
-                if more is None:
-                    return None
-                intervals |= more
-        return intervals
+        arguments = [
+            inside
+            for outside, inside in zip(eqn.invars, inner[0].invars, strict=True)
+            if outside is variable
+        ]
+        return _read_of_all(readers_of(inner[0]), arguments, axis, merged)
+    if traits_of(name).returns_operands:
+        results = [
+            result
+            for operand, result in zip(eqn.invars, eqn.outvars, strict=True)
+            if operand is variable
+        ]
+        return _read_of_all(readers, results, axis, merged)
     if name == "slice":
         bounds = [*zip(params["start_indices"], params["limit_indices"], strict=True)]
         others = [b == (0, n) for b, n in zip(bounds, shape, strict=True)]
@@ -81,6 +86,19 @@ def _intervals_of(
     if after is None:
         return None
     return read_intervals(readers, eqn.outvars[0], after, merged)
+
+
+def _read_of_all(
+    readers: Readers, variables: Sequence[Var], axis: int, merged: bool
+) -> set[Interval] | None:
+    """Returns the intervals that are read of several copies of an array."""
+    intervals: set[Interval] = set()
+    for variable in variables:
+        more = read_intervals(readers, variable, axis, merged)
+        if more is None:
+            return None
+        intervals |= more
+    return intervals
 
 
 def _merges_with_next(eqn: JaxprEqn, axis: int) -> bool:
@@ -185,6 +203,8 @@ def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     """Returns the results of an equation that reads values in parts."""
     name, params = eqn.primitive.name, eqn.params
     number, split = next((i, x.split) for i, x in enumerate(inputs) if x.split)
+    if traits_of(name).returns_operands:
+        return list(inputs)
     if name == "slice":
         start = params["start_indices"][split.axis]
         return [split.parts[split.starts.index(start)]]
