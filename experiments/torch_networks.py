@@ -1,5 +1,7 @@
 # pyright: reportMissingImports=false
-"""PyTorch modules for `symmetry_table`: torch.nn, timm and transformers, random weights.
+"""PyTorch modules for `symmetry_table`: torch.nn, timm, transformers and diffusers.
+
+Weights are random.
 
 Each entry gives the module, example inputs, and the symmetry group on paper: degree of a
 symmetric group -> how many independent copies act (None: not derived by hand).
@@ -54,6 +56,58 @@ def _tokens(kind: str, **options: Any) -> Callable[[], Any]:
 
         x = torch.randint(0, 50, (2, 6))
         return Logits(), (torch.randn(2, 3, 16, 16) if "ViT" in kind else x,)
+
+    return make
+
+
+def _encoder_states(kind: str, **options: Any) -> Callable[[], Any]:
+    """An encoder of transformers, whose last states are the outputs."""
+
+    def make() -> Any:
+        import torch
+        import transformers
+
+        config = getattr(transformers, f"{kind.replace('EncoderModel', '')}Config")
+        model = getattr(transformers, kind)(config(**options))
+
+        class States(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, x: Any) -> Any:
+                return self.model(x).last_hidden_state
+
+        return States(), (torch.randint(0, 50, (2, 6)),)
+
+    return make
+
+
+def _diffusion(kind: str, *inputs: Any, **options: Any) -> Callable[[], Any]:
+    """A model of diffusers; inputs are shapes of images, or integers."""
+
+    def make() -> Any:
+        import diffusers
+        import torch
+
+        model = getattr(diffusers, kind)(**options)
+
+        class Sample(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, x: Any, *more: Any) -> Any:
+                if kind == "AutoencoderKL":
+                    posterior = self.model.encode(x).latent_dist
+                    decoded = self.model.decode(posterior.mode()).sample
+                    return decoded, posterior.logvar
+                return self.model(x, *more).sample
+
+        def example(x: Any) -> Any:
+            return torch.randn(x) if isinstance(x, tuple) else torch.tensor([x, x + 1])
+
+        return Sample(), tuple(example(x) for x in inputs)
 
     return make
 
@@ -136,6 +190,15 @@ ROTARY = SMALL | {
 # Query heads of a key head; channels of queries and keys are held by the rotation.
 GROUPED = {2: 2 + 4, 4: 4, 16: 1, 20: 2}
 VIT = {"img_size": 32, "patch_size": 8}
+PARTIAL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "max_position_embeddings": 16,
+    "use_cache": False,
+}
 
 NETWORKS: dict[str, TorchNetwork] = {
     "MLP": TorchNetwork("MLP", "torch.nn", _plain(_mlp, 4, 3), {8: 1, 7: 1}),
@@ -235,6 +298,29 @@ NETWORKS: dict[str, TorchNetwork] = {
         _images("poolformer_s12"),
         {64: 1, 128: 1, 256: 2, 320: 1, 512: 3, 1280: 6, 2048: 2},
     ),
+    "repvgg_a0": TorchNetwork(
+        "CNN of parallel branches",
+        "timm",
+        _images("repvgg_a0"),
+        {48: 2, 96: 1, 192: 1, 1280: 1},
+    ),
+    # Grouped convolutions: 32 groups, and their channels before and after.
+    "resnext50_32x4d": TorchNetwork(
+        "grouped CNN",
+        "timm",
+        _images("resnext50_32x4d"),
+        {4: 64 * 3, 8: 64 * 4, 16: 64 * 6, 32: 64 * 3 + 16}
+        | {64: 1, 256: 1, 512: 1, 1024: 1, 2048: 1},
+    ),
+    "deit_tiny_distilled_patch16_224": TorchNetwork(
+        "ViT",
+        "timm",
+        _images("deit_tiny_distilled_patch16_224", 32, **VIT),
+        _blocks(12, 3, 64, 768, 192),
+    ),
+    "gmlp_s16_224": TorchNetwork(
+        "gated MLP", "timm", _images("gmlp_s16_224", 32, **VIT), {256: 1, 768: 30}
+    ),
     "Bert": TorchNetwork(
         "transformer",
         "transformers",
@@ -314,6 +400,160 @@ NETWORKS: dict[str, TorchNetwork] = {
         ),
         {4: 2, 8: 8, 6: 8, 20: 2, 32: 1},
     ),
+    "Qwen3, query and key norms": TorchNetwork(
+        "rotary decoder",
+        "transformers",
+        _tokens("Qwen3ForCausalLM", head_dim=4, **ROTARY),
+        GROUPED,
+    ),
+    "Gemma2, capped scores": TorchNetwork(
+        "rotary decoder",
+        "transformers",
+        _tokens("Gemma2ForCausalLM", head_dim=4, **ROTARY),
+        GROUPED,
+    ),
+    # Of eight channels of queries and keys four are rotated.
+    "Phi, partial rotation": TorchNetwork(
+        "rotary decoder",
+        "transformers",
+        _tokens("PhiForCausalLM", partial_rotary_factor=0.5, **PARTIAL),
+        {2: 2, 4: 4, 8: 4, 20: 2, 16: 1},
+    ),
+    "GPT-J, pairs rotated": TorchNetwork(
+        "rotary decoder",
+        "transformers",
+        _tokens(
+            "GPTJForCausalLM",
+            vocab_size=50,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_inner=20,
+            n_positions=16,
+            rotary_dim=4,
+            use_cache=False,
+            bos_token_id=1,
+            eos_token_id=1,
+        ),
+        {2: 2, 4: 4, 8: 4, 20: 2, 16: 1},
+    ),
+    # Query heads share a key, whose channels are rotated, and a value.
+    "Falcon, one key head": TorchNetwork(
+        "rotary decoder",
+        "transformers",
+        _tokens(
+            "FalconForCausalLM",
+            vocab_size=50,
+            hidden_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            multi_query=True,
+            new_decoder_architecture=False,
+            use_cache=False,
+        ),
+        {3: 2, 4: 2, 48: 2, 12: 1},
+    ),
+    # Slopes tell heads apart; queries, keys and values lie side by side in each.
+    "Bloom, fused per head": TorchNetwork(
+        "decoder",
+        "transformers",
+        _tokens(
+            "BloomForCausalLM",
+            vocab_size=50,
+            hidden_size=12,
+            n_layer=2,
+            n_head=3,
+            use_cache=False,
+        ),
+        {4: 12, 48: 2, 12: 1},
+    ),
+    # One table of biases per head for both layers; the stream is an output.
+    "T5 encoder": TorchNetwork(
+        "transformer",
+        "transformers",
+        _encoder_states(
+            "T5EncoderModel",
+            vocab_size=50,
+            d_model=12,
+            d_kv=4,
+            d_ff=16,
+            num_layers=2,
+            num_heads=3,
+            dropout_rate=0.0,
+        ),
+        {3: 1, 4: 12, 16: 2},
+    ),
+    # Stream; inner channels, entries of the state and rank of the step per layer.
+    "Mamba": TorchNetwork(
+        "state space",
+        "transformers",
+        _tokens(
+            "MambaForCausalLM",
+            vocab_size=50,
+            hidden_size=12,
+            state_size=4,
+            num_hidden_layers=2,
+            time_step_rank=3,
+            use_cache=False,
+        ),
+        {12: 1, 24: 2, 4: 2, 3: 2},
+    ),
+    # Of streams whose norm has two groups of four and of inner channels: 2! x 4!^2; of
+    # attention: two heads, channels; two streams without norm; both layers of the time.
+    "UNet2DModel": TorchNetwork(
+        "diffusion",
+        "diffusers",
+        _diffusion(
+            "UNet2DModel",
+            (2, 3, 8, 8),
+            3,
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            norm_num_groups=2,
+            attention_head_dim=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        ),
+        {2: 5 + 8 + 4, 4: 2 * 5 + 2 * 8 + 4 * 4, 8: 2, 32: 2},
+    ),
+    # Groups of every norm; the mean and what is made of it; queries and values.
+    "AutoencoderKL": TorchNetwork(
+        "autoencoder",
+        "diffusers",
+        _diffusion(
+            "AutoencoderKL",
+            (2, 3, 8, 8),
+            block_out_channels=(8, 12),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=2,
+            sample_size=8,
+        ),
+        {2: 7 + 9, 4: 12 + 2, 6: 8 + 12, 8: 1, 12: 4},
+    ),
+    # Stream; per block both layers of the time's embedding, heads, hidden units.
+    "DiTTransformer2DModel": TorchNetwork(
+        "diffusion transformer",
+        "diffusers",
+        _diffusion(
+            "DiTTransformer2DModel",
+            (2, 4, 8, 8),
+            3,
+            1,
+            num_attention_heads=2,
+            attention_head_dim=4,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            sample_size=8,
+            patch_size=2,
+            num_embeds_ada_norm=10,
+        ),
+        {2: 2, 4: 8, 8: 1 + 4, 32: 2},
+    ),
     "ViT": TorchNetwork(
         "ViT",
         "transformers",
@@ -336,7 +576,8 @@ CONSTANTS = ("*inv_freq", "*rotary_emb*")
 
 def missing() -> Iterator[str]:
     """Packages that are needed to export the modules, and are not installed."""
-    for name in ("torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime"):
+    exporters = ("torch", "onnx", "onnxscript", "onnxruntime")
+    for name in (*exporters, "timm", "transformers", "diffusers"):
         if importlib.util.find_spec(name) is None:
             yield name
 
