@@ -319,7 +319,7 @@ NETWORKS: dict[str, TorchNetwork] = {
         _blocks(12, 3, 64, 768, 192),
     ),
     "gmlp_s16_224": TorchNetwork(
-        "gated MLP", "timm", _images("gmlp_s16_224", 32, **VIT), {256: 1, 768: 30}
+        "gated MLP", "timm", _images("gmlp_s16_224", 64), {256: 1, 768: 30}
     ),
     "Bert": TorchNetwork(
         "transformer",
@@ -570,8 +570,6 @@ NETWORKS: dict[str, TorchNetwork] = {
         _blocks(2, 3, 4, 16, 12),
     ),
 }
-# Tables of a program that exporters store beside the weights.
-CONSTANTS = ("*inv_freq", "*rotary_emb*")
 
 
 def missing() -> Iterator[str]:
