@@ -74,7 +74,9 @@ _OUTPUT = flags.DEFINE_string(
 _EXPORTS = flags.DEFINE_string(
     "exports", "", "Folder in which exported files are kept and looked up."
 )
-_MODELS = flags.DEFINE_list("models", ["gmn"], "Metanetworks that read every network.")
+_MODELS = flags.DEFINE_list(
+    "models", ["gmn"], "Metanetworks that read every network; none with --models="
+)
 
 # A metanetwork runs on networks up to this size; of others the layouts are built alone.
 LARGEST_READ = 300_000
@@ -129,13 +131,14 @@ class Result(NamedTuple):
     Attributes:
         cells: Text of every column.
         paper: The order on paper divided by that found; None if it was not derived.
-        readable: True if a metanetwork reads the network, and is invariant.
+        readable: True if metanetworks read the network and are invariant; None if none
+            has tried.
         seconds: Time of discovery.
     """
 
     cells: tuple[str, ...]
     paper: Fraction | None
-    readable: bool
+    readable: bool | None
     seconds: float
 
 
@@ -288,7 +291,9 @@ def reading(symmetry: sym.Symmetry, params: Any, model: str) -> float:
     return max(float(jnp.abs(x).max() / jnp.abs(dense).max()) for x in changes)
 
 
-def _reading_cell(symmetry: sym.Symmetry, params: Any) -> tuple[str, bool]:
+def _reading_cell(symmetry: sym.Symmetry, params: Any) -> tuple[str, bool | None]:
+    if not _MODELS.value:
+        return "", None
     size = sum(x.size for x in jax.tree.leaves(params))
     if size > LARGEST_READ:
         params = jax.eval_shape(lambda: params)
@@ -346,15 +351,19 @@ def summary(results: Sequence[Result], failed: Sequence[str]) -> str:
     derived = [r.paper for r in results if r.paper is not None]
     exact = derived.count(Fraction(1))
     larger = sum(ratio.denominator > 1 for ratio in derived)
-    readable = sum(r.readable for r in results)
+    tried = [r.readable for r in results if r.readable is not None]
     text = (
         f"{len(results)} networks of {len(libraries)} libraries ({'; '.join(libraries)}). "
         f"The group was derived for {len(derived)}, and is found exactly for "
         f"{exact} of them ({exact / max(len(derived), 1):.1%}); it is larger than "
-        f"on paper for {larger}. A graph metanetwork reads {readable} in both "
-        f"layouts and is invariant to {INVARIANT:.0e}. Discovery takes "
+        f"on paper for {larger}. Discovery takes "
         f"{max((r.seconds for r in results), default=0):.1f} s at most."
     )
+    if tried:
+        text += (
+            f" Graph metanetworks ({', '.join(_MODELS.value)}) were given {len(tried)}, "
+            f"and read {sum(tried)} in both layouts, invariant to {INVARIANT:.0e}."
+        )
     lines = textwrap.wrap(text, 90, break_on_hyphens=False)
     if failed:
         lines += ["", "Failed:", "", *(f"* {reason}" for reason in failed)]
