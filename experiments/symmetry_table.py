@@ -62,7 +62,7 @@ from metanet import symmetry as sym
 from metanet.errors import MetanetError
 from metanet.files import write_file
 from metanet.graphs import Budget, build_topology, compile_topology, pack, to_graph
-from metanet.models import build_model
+from metanet.models import GraphModel, build_model
 from metanet.networks import Network
 from metanet.progress import track
 
@@ -267,6 +267,8 @@ def reading(symmetry: sym.Symmetry, params: Any, model: str) -> float:
     topology = build_topology(symmetry)
     options = {"dim": 8, "depth": 1}
     net = build_model(model, options, topology=topology, rngs=nnx.Rngs(0))
+    if not isinstance(net, GraphModel):
+        raise MetanetError(f"{model} reads no graphs")
     packed = compile_topology(topology, net.schema).packed
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
         return 0.0
