@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -356,8 +357,13 @@ def test_groups_that_the_inputs_hide_are_reported():
     assert "not provable on these inputs: permutations S3 of k[1], q[1]" in str(result)
 
 
-def test_axes_that_no_input_shows_are_reported():
-    """The bias before a softmax, and an unused table; each in its groups alone."""
+@pytest.mark.parametrize("operations", [0.0, math.inf])
+def test_axes_that_no_input_shows_are_reported(operations, monkeypatch):
+    """The bias before a softmax, and an unused table; each in its groups alone.
+
+    Derivatives and outputs agree on it.
+    """
+    monkeypatch.setattr("metanet.symmetry.verification._MANY_OPERATIONS", operations)
     params = {**PARAMS, "c": array(4, seed=4), "unused": array(4, 3, seed=5)}
 
     def apply_fn(p, x):
@@ -384,3 +390,19 @@ def test_a_group_on_one_axis_alone_is_provable():
     symmetry = sym.discover(apply_fn, params, X)
     result = sym.check(symmetry, apply_fn, params, X)
     assert [g.name for g in result.groups] and not result.unproven
+
+
+def test_programs_without_derivatives_are_broken_by_their_outputs(monkeypatch):
+    """A loop until a condition holds, and a look-up whose derivative is 0."""
+    monkeypatch.setattr("metanet.symmetry.verification._MANY_OPERATIONS", 0.0)
+
+    def looped(p, x):
+        h = tanh(x @ p["w"] + p["b"][None])
+        halved = lax.while_loop(lambda h: (h * h).sum() > 1, lambda h: h / 2, h)
+        return halved @ p["o"]
+
+    symmetry = sym.discover(looped, PARAMS, X, check=False)
+    assert not sym.check(symmetry, looped, PARAMS, X).unproven
+    apply_fn = of_scores(DIFFERENT_SCORES["generic"])
+    result = sym.check(symmetry_of_scores(), apply_fn, SCORED, X)
+    assert not result.unproven

@@ -56,6 +56,13 @@ _ROUNDINGS = 2.0**8
 _DRAWS = 4
 _STEP_DRAWS = 16
 
+# Floating-point operations from which on a program is worth optimising, and derivatives
+# take the place of outputs for every group that is broken.
+_MANY_OPERATIONS = 1e7
+
+# First-order change, relative to the outputs' size, that is no rounding.
+_LEAST_CHANGE = 1e-8
+
 
 class SymmetryError(MetanetError):
     """Error for a discovered group that changes the function."""
@@ -67,9 +74,11 @@ class GroupCheck:
 
     Attributes:
         name: Kind of the group and its axes.
-        deviation: Change of the outputs under an element, relative to their size.
+        deviation: Change of the outputs under an element, relative to their size; for a
+            program of many operations, under an element of all groups together.
         breaking: Change of the outputs, relative to their size, when an element acts on
-            one axis of a parameter alone; the smallest of all axes.
+            one axis of a parameter alone; the smallest of all axes. For a program of many
+            operations, its estimate by derivatives where these are not 0.
         hidden: Axes ("path[axis]") for which the outputs do not move then: the inputs
             cannot tell whether the group acts on them rightly.
     """
@@ -168,6 +177,10 @@ def verify(symmetry: Symmetry, closed: ClosedJaxpr, params: Any, inputs: Any) ->
         _Proof(symmetry, closed, params, inputs, 0).largest_deviation()
 
 
+# Change of a leaf.
+_Change = Callable[[np.ndarray], np.ndarray]
+
+
 class _Probe(NamedTuple):
     """Parameters and inputs at which outputs are compared.
 
@@ -209,14 +222,53 @@ class _Function:
                 moved = act(symmetry, invert(symmetry, element), moved)
                 for output, leaf in symmetry.state_outputs:
                     results[output] = moved[leaf]
-            return [x for x in results if not _is_key(x)]
+            return [_vector(x) for x in results if not _is_key(x)]
 
-        self._outputs = jax.jit(outputs, compiler_options=fast_compile_options())
+        self._outputs = outputs
+        self._compiled: jax.stages.Compiled | None = None
+        self.is_heavy = False
 
     def __call__(self, element: Element, probe: _Probe) -> list[np.ndarray]:
         """Returns the outputs as vectors of real numbers."""
-        outputs = self._outputs(element, probe.params, probe.inputs)
-        return [_vector(np.asarray(x)) for x in outputs]
+        arguments = (element, probe.params, probe.inputs)
+        if self._compiled is None:
+            lowered = jax.jit(self._outputs).lower(*arguments)
+            operations = (lowered.cost_analysis() or {}).get("flops", 0.0)
+            self.is_heavy = operations > _MANY_OPERATIONS
+            options: Any = None if self.is_heavy else fast_compile_options()
+            self._compiled = lowered.compile(options)
+        return [np.asarray(x) for x in self._compiled(*arguments)]
+
+    def gradients(
+        self, probe: _Probe, weights: Sequence[np.ndarray]
+    ) -> dict[int, np.ndarray]:
+        """Returns the gradients of a weighted sum of the outputs.
+
+        Args:
+            probe: Parameters and inputs.
+            weights: Weights of each output.
+
+        Returns:
+            Gradients of the real leaves by number; none of a program that has no
+            derivative (a loop until a condition holds).
+        """
+        numbers = {
+            i: x
+            for i, x in enumerate(probe.params)
+            if jnp.issubdtype(x.dtype, jnp.floating)
+        }
+
+        def weighted_sum(numbers: dict[int, Any], inputs: list[Any]) -> jax.Array:
+            params = [numbers.get(i, x) for i, x in enumerate(probe.params)]
+            outputs = self._outputs(self.identity, params, inputs)
+            return jnp.stack(
+                [jnp.vdot(w, x) for w, x in zip(weights, outputs, strict=True)]
+            ).sum()
+
+        try:
+            return jax.jit(jax.grad(weighted_sum))(numbers, probe.inputs)
+        except (NotImplementedError, ValueError):
+            return {}
 
 
 class _Proof:
@@ -481,18 +533,23 @@ class _Proof:
                 for f in self.symmetry.scaling_groups
             ),
         ]
-        parts = self.parts(self.element())
+        is_heavy = self.function.is_heavy
+        first_order = self.first.first_order() if is_heavy else _nothing
+        elements = self.element()
+        whole = self.first.change(elements)
+        parts = self.parts(elements)
         for (name, element), changes in zip(parts, breaks, strict=True):
             if not changes:
                 continue
-            deviation = self.first.relative(self.first.change(element))
+            alone = whole if is_heavy else self.first.change(element)
             smallest, hidden = math.inf, []
             for axis, leaf, change in changes:
                 moves = (c.moved(leaf, change) for c in comparisons)
-                moved = next(filter(None, moves), 0.0)
+                moved = first_order(leaf, change) or next(filter(None, moves), 0.0)
                 smallest = min(smallest, moved)
                 if not moved:
                     hidden.append(axis)
+            deviation = self.first.relative(alone)
             yield GroupCheck(name, deviation, smallest, tuple(hidden))
 
 
@@ -559,13 +616,35 @@ class _Comparison:
             inputs=[nudge(x) for x in self.probe.inputs],
         )
 
-    def moved(self, leaf: int, change: Callable[[np.ndarray], np.ndarray]) -> float:
+    def moved(self, leaf: int, change: _Change) -> float:
         """Returns the relative change when one leaf changes; 0 if it is rounding."""
         params = list(self.probe.params)
         params[leaf] = change(params[leaf])
         probe = self.probe._replace(params=params)
         moved = self._distances(self.function(self.function.identity, probe))
         return 0.0 if self.is_rounding(moved) else self.relative(moved)
+
+    def first_order(self) -> Callable[[int, _Change], float]:
+        """Returns a function that estimates the relative change when one leaf changes.
+
+        It is the first-order change of a random sum of the outputs; 0 if that is rounding
+        or not finite.
+        """
+        weights = [
+            np.where(np.isfinite(x), self.rng.normal(size=x.shape), 0.0)
+            for x in self._reference
+        ]
+        gradients = self.function.gradients(self.probe, weights)
+
+        def estimate(leaf: int, change: _Change) -> float:
+            if leaf not in gradients or not self._size:
+                return 0.0
+            values = self.probe.params[leaf]
+            moved = abs(float(np.vdot(gradients[leaf], change(values) - values)))
+            relative = moved / self._size
+            return relative if _LEAST_CHANGE < relative < math.inf else 0.0
+
+        return estimate
 
     def _distances(self, outputs: list[np.ndarray]) -> list[float]:
         return [
@@ -579,6 +658,10 @@ class _Comparison:
             return math.inf
         finite &= np.isfinite(output)
         return float(np.abs(output[finite] - reference[finite]).max(initial=0.0))
+
+
+def _nothing(leaf: int, change: _Change) -> float:
+    return 0.0
 
 
 def _is_inexact(x: Any) -> bool:
@@ -599,9 +682,9 @@ def _of_type(x: Any, aval: Any) -> Any:
     return x if _is_key(aval) else np.asarray(x, double_dtype(aval.dtype))
 
 
-def _vector(x: np.ndarray) -> np.ndarray:
-    if np.iscomplexobj(x):
-        x = np.stack([np.real(x), np.imag(x)])
+def _vector(x: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(x):
+        x = jnp.stack([x.real, x.imag])
     return x.astype(np.float64).ravel()
 
 
@@ -641,7 +724,7 @@ def _element(permutations: list[Any], factors: list[Any]) -> Element:
 
 
 # Axis, number of the leaf, and the change of the leaf when a group acts on the axis alone.
-_Break = tuple[str, int, Callable[[np.ndarray], np.ndarray]]
+_Break = tuple[str, int, _Change]
 # Blocks of a leaf, and the numbers of the positions at which each is changed.
 _Places = list[tuple[Block, tuple[int, ...]]]
 
@@ -683,7 +766,7 @@ def _breaks_of_factors(
     """Returns the changes when factors act on one axis of a parameter alone."""
     if not signs.size:
         return []
-    changes: list[tuple[int, Position, Callable[[np.ndarray], np.ndarray]]] = []
+    changes: list[tuple[int, Position, _Change]] = []
     for e in scaling_group.exponents:
         if scaling_group.kind in ("positive", "nonzero"):
             factors = 1.5 ** (float(e.power) * signs)
@@ -712,7 +795,7 @@ def _break(
     leaf: int,
     axes: Sequence[int],
     blocks: _Places,
-    change: Callable[[np.ndarray], np.ndarray],
+    change: _Change,
     alone: bool,
 ) -> _Break:
     """Returns the change of a leaf whose units in some blocks change.
@@ -724,7 +807,7 @@ def _break(
         blocks: The blocks, and the positions of the units in them.
         change: The change of units ``[..., degree]``.
         alone: The group acts on no other axis, so that the change alone is an element of
-            it; the entries of one unit are changed instead.
+            it; the entries are changed in another way instead.
     """
 
     def changed_leaf(values: np.ndarray) -> np.ndarray:
@@ -736,7 +819,7 @@ def _break(
             last = tuple(range(-len(moved), 0))
             turned = np.moveaxis(part.reshape(sizes), moved, last)
             units = turned.reshape(*turned.shape[: -len(moved)], -1)
-            new = _changed_unit(units) if alone else change(units)
+            new = _changed_units(units) if alone else change(units)
             turned = new.astype(values.dtype).reshape(turned.shape)
             values[entries] = np.moveaxis(turned, last, moved).reshape(part.shape)
         return values
@@ -745,9 +828,6 @@ def _break(
     return name, leaf, changed_leaf
 
 
-def _changed_unit(units: np.ndarray) -> np.ndarray:
-    """Changes the entries of the first unit, each by another factor."""
-    units = units.copy()
-    first = units[..., 0]
-    units[..., 0] = first * np.linspace(1.5, 2.5, first.size).reshape(first.shape)
-    return units
+def _changed_units(units: np.ndarray) -> np.ndarray:
+    """Changes every entry of the units by another factor."""
+    return units * np.linspace(1.5, 2.5, units.size).reshape(units.shape)
