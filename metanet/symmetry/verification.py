@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -516,12 +517,24 @@ class _Proof:
 
     # Groups that are broken on purpose.
 
+    @cached_property
+    def further_draws(self) -> list[_Comparison]:
+        """Comparisons at other values, for leaves that the first do not show."""
+        probes = [self.lookup_probe(), *(self.drawn_probe() for _ in range(_DRAWS))]
+        return [
+            _Comparison(self.function, p, self.rng) for p in probes if p is not None
+        ]
+
+    def moved(self, leaf: int, change: _Change) -> float:
+        """Returns the relative change of the outputs when one leaf changes, or 0."""
+        moved = self.first.moved(leaf, change)
+        if not moved:
+            moves = (c.moved(leaf, change) for c in self.further_draws)
+            moved = next(filter(None, moves), 0.0)
+        return moved
+
     def group_checks(self) -> Iterator[GroupCheck]:
         """Yields the evidence for each group of more than one element."""
-        probes = (self.lookup_probe(), self.generic_probe())
-        comparisons = [self.first]
-        for probe in filter(None, probes):
-            comparisons.append(_Comparison(self.function, probe, self.rng))
         sizes = [i.size for i in self.symmetry.indices]
         breaks = [
             *(
@@ -544,8 +557,7 @@ class _Proof:
             alone = whole if is_heavy else self.first.change(element)
             smallest, hidden = math.inf, []
             for axis, leaf, change in changes:
-                moves = (c.moved(leaf, change) for c in comparisons)
-                moved = first_order(leaf, change) or next(filter(None, moves), 0.0)
+                moved = first_order(leaf, change) or self.moved(leaf, change)
                 smallest = min(smallest, moved)
                 if not moved:
                     hidden.append(axis)
