@@ -59,7 +59,7 @@ _STEP_DRAWS = 16
 
 # Floating-point operations from which on a program is worth optimising, and derivatives
 # take the place of outputs for every group that is broken.
-_MANY_OPERATIONS = 1e7
+_MANY_OPERATIONS = 1e6
 
 # First-order change, relative to the outputs' size, that is no rounding.
 _LEAST_CHANGE = 1e-8
