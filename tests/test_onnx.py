@@ -652,6 +652,41 @@ def test_tables_are_told_from_parameters_by_their_use(tmp_path):
     assert set(network.params) == {"gain.g", "feature.w"}
 
 
+def test_sines_of_positions_are_no_parameters(tmp_path):
+    """Exporters compute tables of positions; learned tables stay parameters."""
+    angles = np.arange(6)[:, None] / 100 ** (np.arange(4) / 4)
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    nodes = [
+        ("Add", ["x", "waves.w"], ["a"], {}),
+        ("Add", ["a", "learned.w"], ["b"], {}),
+        ("Mul", ["b", "decay.w"], ["c"], {}),
+        ("Add", ["c", "zero.b"], ["y"], {}),
+    ]
+    arrays = {
+        "zero.b": np.zeros(8, np.float32),
+        "waves.w": waves,
+        "learned.w": values(6, 8),
+        "decay.w": (0.5 ** np.arange(8.0)).astype(np.float32),
+    }
+    model = model_of(nodes, [("x", FLOAT, [2, 6, 8])], arrays)
+    network = load_network(saved(model, tmp_path / "waves.onnx"))
+    assert set(network.params) == {"zero.b", "learned.w", "decay.w"}
+
+
+def test_sizes_that_an_exporter_fixed_are_tried(tmp_path):
+    nodes = [
+        ("Reshape", ["x", "shape"], ["h"], {}),
+        ("MatMul", ["h", "w.k"], ["y"], {}),
+    ]
+    arrays = {"shape": np.array([7, -1, 3]), "w.k": values(3, 2)}
+    nodes.append(("Reshape", ["h", "fixed"], ["z"], {}))
+    arrays["fixed"] = np.array([-1, 11, 3])
+    inputs = [("x", FLOAT, ["batch", "time", 3])]
+    model = model_of(nodes, inputs, arrays, outputs=("y", "z"))
+    network = load_network(saved(model, tmp_path / "fixed.onnx"))
+    assert network.inputs[0].shape[0] * network.inputs[0].shape[1] % 77 == 0
+
+
 def test_token_ids_are_drawn_from_the_whole_vocabulary(tmp_path):
     nodes = [("Gather", ["e.table", "ids"], ["y"], {})]
     model = model_of(nodes, [("ids", INT, [4, 50])], {"e.table": values(30, 2)})

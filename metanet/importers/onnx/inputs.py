@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ _SIZES = (
     *(16000, 48000),
 )
 # Trials of sizes end after so many seconds and trials.
-_MAX_SECONDS, _MAX_TRIALS = 15.0, 200
+_MAX_SECONDS, _MAX_TRIALS = 15.0, 300
+_MAX_STORED_SIZES = 16
 
 
 class Axis(NamedTuple):
@@ -98,10 +100,18 @@ def read_inputs(path: Path, model: Any, stored: Mapping[str, Any]) -> list[Input
     return inputs
 
 
+def sizes_in(stored: Mapping[str, np.ndarray]) -> list[int]:
+    """Returns numbers in stored shapes, of which some are sizes that an exporter fixed."""
+    shapes = [a.ravel() for a in stored.values() if a.dtype.kind == "i" and a.size < 9]
+    counts = Counter(int(n) for shape in shapes for n in shape if 4 <= n <= 4096)
+    return [n for n, _ in counts.most_common(_MAX_STORED_SIZES)]
+
+
 def choose_sizes(
     path: Path,
     inputs: Sequence[Input],
     dims: Mapping[str, int],
+    stored_sizes: Sequence[int],
     evaluate: Callable[[Mapping[str, int]], None],
 ) -> dict[str, int]:
     """Chooses sizes of the open axes with which a model can be evaluated.
@@ -110,6 +120,7 @@ def choose_sizes(
         path: The file, for messages.
         inputs: Inputs of the model.
         dims: Sizes that are known, by the axis' name or as "input:axis".
+        stored_sizes: Sizes to try beside the usual ones.
         evaluate: Evaluates the model abstractly with sizes of all open axes.
 
     Returns:
@@ -123,6 +134,7 @@ def choose_sizes(
     axes = list(dict.fromkeys(a.name for a in open_axes))
     known = _known_sizes(path, inputs, axes, dims)
     first = {a.name for a in open_axes if a.is_batch}
+    candidates = (*_SIZES, *(n for n in stored_sizes if n not in _SIZES))
     best: tuple[Misfit, dict[str, int]] | None = None
     tried: set[tuple[int, ...]] = set()
     start = time.monotonic()
@@ -146,7 +158,7 @@ def choose_sizes(
     while True:
         batch = [name for name in axes if name in first and name not in known]
         other = [name for name in axes if name not in first and name not in known]
-        for size, batch_size in itertools.product(_SIZES, _BATCH_SIZES):
+        for size, batch_size in itertools.product(candidates, _BATCH_SIZES):
             sizes = (
                 known | dict.fromkeys(batch, batch_size) | dict.fromkeys(other, size)
             )
@@ -155,7 +167,7 @@ def choose_sizes(
         # One axis on its own, which is kept if the network then comes further.
         assert best is not None
         progress, sizes = best[0].progress, best[1]
-        for size, name in itertools.product((1, 2, 3, *_SIZES), [*other, *batch]):
+        for size, name in itertools.product((1, 2, 3, *candidates), [*other, *batch]):
             if fits(sizes | {name: size}):
                 return sizes | {name: size}
             if best[0].progress > progress:

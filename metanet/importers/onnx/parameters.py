@@ -15,7 +15,7 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.importers.onnx.operators import OPERATORS, operator_name
 from metanet.importers.onnx.stored import all_nodes, weight_roles
-from metanet.importers.onnx.uses import Uses, is_count
+from metanet.importers.onnx.uses import Uses, is_count, is_wave_table
 
 # Names that exporters give to tensors which have none: a number, or these words with a
 # number ("onnx::MatMul_123", "val_7", "/fc/Constant_2_output_0", "p2o.helper.constant.5").
@@ -59,7 +59,8 @@ def split_tensors(
 
     Parameters are floating-point arrays with at least one axis, unless they configure an
     operator, hold one number throughout (and are neither a layer's weights nor have a
-    module's name), are read only as factors of positions, or fit one of ``constants``.
+    module's name), are sines of positions or read only as factors of positions, or fit one
+    of ``constants``.
 
     Args:
         path: The file, for messages.
@@ -96,6 +97,7 @@ def split_tensors(
         and name not in settings
         and (name in weights or not _is_filler(name, array))
         and not is_count(array)
+        and not is_wave_table(array)
         and not uses.is_table(name)
     ]
     names = _parameter_names(chosen, stored, uses)

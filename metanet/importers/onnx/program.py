@@ -26,6 +26,7 @@ from metanet.importers.onnx.inputs import (
     example_inputs,
     read_inputs,
     shapes_of,
+    sizes_in,
 )
 from metanet.importers.onnx.limits import MAX_DEPTH, MAX_ELEMENTS, Budget, TooLarge
 from metanet.importers.onnx.operators import (
@@ -86,7 +87,7 @@ def load_onnx(
         ]
         jax.eval_shape(program, params, *arguments)
 
-    sizes = choose_sizes(path, inputs, dims or {}, evaluate)
+    sizes = choose_sizes(path, inputs, dims or {}, sizes_in(stored), evaluate)
     uses = Uses(model, stored)
     rows = {i.name: n for i in inputs if (n := uses.rows_read_by(i.name)) is not None}
     shapes = shapes_of(path, inputs, sizes)

@@ -33,6 +33,8 @@ _WAVES = frozenset({"Sin", "Cos"})
 # Origins of values, each including those before it: constants and shapes; positions
 # counted along an axis; integer inputs; weights and all other inputs.
 _NUMBERS, _POSITIONS, _INTEGERS, _DATA = range(4)
+# Values of the largest array that is tested for sines.
+_MAX_TABLE = 1 << 24
 # Operators whose results are counted.
 _COUNTERS = frozenset({"CumSum", "NonZero", "Range"})
 
@@ -45,6 +47,30 @@ def is_count(array: np.ndarray) -> bool:
     values = array.ravel().astype(np.float64)
     steps = np.diff(values)
     return bool(steps[0] != 0 and (steps == steps[0]).all() and (values % 1 == 0).all())
+
+
+def is_wave_table(array: np.ndarray) -> bool:
+    """Returns True for sines and cosines of positions, which an exporter computed.
+
+    Along the axis of the positions, x[t - 1] + x[t + 1] is 2 cos(f) x[t], with a frequency f
+    of each column. No trained array is like that.
+    """
+    if array.dtype.kind not in "fV" or array.size > _MAX_TABLE:
+        return False
+    array = array.astype(np.float64)
+    tolerance = 2e-3 * np.abs(array).max(initial=0)
+    for axis, length in enumerate(array.shape):
+        x = np.moveaxis(array, axis, 0).reshape(length, -1)
+        if length < 4 or (length - 3) * x.shape[1] < 4:
+            continue
+        middle, sides = x[1:-1], x[2:] + x[:-2]
+        power = (middle * middle).sum(0)
+        factor = (middle * sides).sum(0) / np.where(power == 0, 1, power)
+        fits = (np.abs(sides - factor * middle) <= tolerance).all()
+        waves = (power > 0) & (np.abs(factor) < 1.99)
+        if fits and waves.any() and (factor <= 2 + 1e-3).all():
+            return True
+    return False
 
 
 class Reader(NamedTuple):
