@@ -660,10 +660,13 @@ def test_sines_of_positions_are_no_parameters(tmp_path):
         ("Add", ["x", "waves.w"], ["a"], {}),
         ("Add", ["a", "learned.w"], ["b"], {}),
         ("Mul", ["b", "decay.w"], ["c"], {}),
-        ("Add", ["c", "zero.b"], ["y"], {}),
+        ("Add", ["c", "zero.b"], ["d"], {}),
+        ("Sin", ["angles.w"], ["sines"], {}),
+        ("Add", ["d", "sines"], ["y"], {}),
     ]
     arrays = {
         "zero.b": np.zeros(8, np.float32),
+        "angles.w": np.repeat(angles, 2, 1).astype(np.float32),
         "waves.w": waves,
         "learned.w": values(6, 8),
         "decay.w": (0.5 ** np.arange(8.0)).astype(np.float32),

@@ -73,6 +73,17 @@ def is_wave_table(array: np.ndarray) -> bool:
     return False
 
 
+def _is_linear(array: np.ndarray) -> bool:
+    """Returns True for values in equal steps along an axis of at least four."""
+    if array.dtype.kind != "f" or not 0 < array.size <= _MAX_TABLE:
+        return False
+    tolerance = 1e-4 * np.abs(array).max()
+    return any(
+        n > 3 and bool((np.abs(np.diff(array, 2, axis)) <= tolerance).all())
+        for axis, n in enumerate(array.shape)
+    )
+
+
 class Reader(NamedTuple):
     """A node that reads a value, and the position among its inputs."""
 
@@ -137,11 +148,16 @@ class Uses:
     def is_table(self, name: str) -> bool:
         """Returns True for frequencies and slopes: factors of positions, nothing else.
 
+        So are products of frequencies with stored positions, of which only sines are taken.
+
         The positions are counted from constants and shapes; or they are integer inputs,
         and a sine or cosine is taken of the product. (A layer with an integer feature
         also multiplies it, but goes on otherwise.)
         """
-        shape = self._stored[name].shape
+        array = self._stored[name]
+        if _is_linear(array) and self._ends_in_waves({name}):
+            return True
+        shape = array.shape
         if sum(n > 1 for n in shape) > 1:
             return False
         return self._is_factor({name})
