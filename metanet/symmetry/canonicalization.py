@@ -27,14 +27,14 @@ def canonicalize(symmetry: Symmetry, params: Any) -> Any:
     """Moves parameters to the canonical representative of their orbit.
 
     Scales: incoming weights of each unit, with its bias, have norm 1. Phases: biases lie
-    within half a turn of the group around 0. Signs: biases (without one, the sums of the
-    incoming weights' cubes) are not negative.
+    within half of the smallest shift (a quarter or half turn) of 0. Signs: biases
+    (without one, the sums of the incoming weights' cubes) are not negative.
 
     Groups that multiply the same arrays along several axes, so that none can be
     determined before the others (rows and columns of a matrix), are determined together:
-    scales such that the logarithms of the norms of all slices add up to 0 for each
-    factor, signs such that slices are positive, the largest ones first, as far as the
-    group can make them so.
+    scales such that the logarithms of the norms of the slices that a factor multiplies
+    add up to 0, times its powers; signs such that slices are positive, the largest ones
+    first, as far as the group can make them so.
 
     Permutations are not applied: they move the representative along. All parameters of
     an orbit have one representative if they are in general position, that is, unless all
@@ -471,9 +471,9 @@ def _joint_signs(part: Symmetry, leaves: Sequence[jax.Array]) -> tuple[jax.Array
         # Numbers of the signs that multiply each slice; the last stands for none.
         numbers = np.full((*cubes.shape, width), count)
         for k, (i, term) in enumerate(s.terms):
-            own = starts[i] + np.arange(counts[i]).reshape(shapes[i])
             group = part.scaling_groups[i]
-            numbers[..., k] = spread(group, own, s.block, term.position)
+            of_group = starts[i] + np.arange(counts[i]).reshape(shapes[i])
+            numbers[..., k] = spread(group, of_group, s.block, term.position)
         totals.append(cubes.ravel())
         members.append(numbers.reshape(-1, width))
     total = jax.lax.stop_gradient(jnp.concatenate(totals))
@@ -491,7 +491,7 @@ class _Signs(NamedTuple):
         forms: ``[signs, signs]``, True where a sign depends on a free one.
         offsets: ``[signs]``, the constant terms.
         codes: ``[signs, 2]``, a random linear function of each form: a sum of forms is 0
-            if the sum of its codes is 0, which is faster to compute.
+            if that of their codes is (else with probability 2^-64), which takes less time.
         strongest: Number of the largest slice whose sign is not determined.
         proceed: False if there is none.
     """
