@@ -282,3 +282,54 @@ def test_turns_of_a_loop_without_an_order(name):
     apply_fn, order = LOOPS[name]
     params = {"up": array(6, 3, 4), "down": array(6, 4, 2)}
     assert sym.discover(apply_fn, params, X).order == order
+
+
+def group_norm(h, groups, p):
+    t = h.reshape(5, groups, -1)
+    t = t - t.mean(2, keepdims=True)
+    t = t / jnp.sqrt((t * t).mean(2, keepdims=True) + 1e-3)
+    return t.reshape(h.shape) * p["g"][None]
+
+
+def norm_of_two(p, x):
+    """Groups of two channels, two of the first array and four of the second."""
+    h = jnp.concatenate([tanh(x @ p["a"]), relu(x @ p["b"])], 1)
+    return group_norm(h, 6, p) @ p["o"]
+
+
+def norm_across(p, x):
+    """A group of four channels is half of each array."""
+    h = jnp.concatenate([tanh(x @ p["a"]), relu(x @ p["b"])], 1)
+    return group_norm(h, 3, p) @ p["o"]
+
+
+def heads_of_two(p, x):
+    h = jnp.concatenate([x @ p["a"], relu(x @ p["b"])], 1).reshape(5, 3, 4)
+    return jax.nn.softmax(h, -1).reshape(5, 12) @ p["o"]
+
+
+SEAMS = {
+    "groups of two arrays": (norm_of_two, (3, 4), (3, 8), 2 * 2**2 * 24 * 2**4),
+    "heads of two arrays": (heads_of_two, (3, 4), (3, 8), 24 * 2 * 24**2),
+}
+
+
+@pytest.mark.parametrize("name", SEAMS)
+def test_groups_between_the_seams_of_a_concatenation(name):
+    apply_fn, a, b, order = SEAMS[name]
+    params = {"a": array(*a), "b": array(*b, seed=1), "o": array(12, 2)}
+    if name.startswith("groups"):
+        params["g"] = array(12, seed=2)
+    assert sym.discover(apply_fn, params, X).order == order
+
+
+def test_a_group_across_a_seam_is_not_cut():
+    params = {
+        "a": array(3, 6),
+        "b": array(3, 6, seed=1),
+        "o": array(12, 2),
+        "g": array(12),
+    }
+    order = sym.discover(norm_across, params, X).order
+    # On paper: whole groups of four, and twice two channels of the group across the seam.
+    assert (24 * 2 * 2 * 24) % order == 0

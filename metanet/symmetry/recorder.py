@@ -465,7 +465,12 @@ class Trace(ABC):
 
     def chain(self, value: Value, name: str) -> Value:
         """Appends a nonlinearity to the chains of the value's activations."""
-        return value if self._inside_activation else value.through(name)
+        if self._inside_activation:
+            return value
+        if value.split is None:
+            return value.through(name)
+        parts = tuple(part.through(name) for part in value.split.parts)
+        return replace(value, split=value.split._replace(parts=parts))
 
     @contextmanager
     def named_activation(self) -> Iterator[None]:

@@ -16,12 +16,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from jax.extend.core import JaxprEqn, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Var
 
 from metanet.programs import Readers, call_jaxpr, readers_of, shape_of, traits_of
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.recorder import Trace
-from metanet.symmetry.values import SplitValue, Value
+from metanet.symmetry.values import Chain, SplitValue, Value
 
 Interval = tuple[int, int]
 
@@ -116,12 +116,145 @@ def _axis_after(eqn: JaxprEqn, variable: Any, axis: int) -> int | None:
     if name == "squeeze":
         return axis - sum(d < axis for d in params["dimensions"])
     before, after = shape_of(variable), shape_of(eqn.outvars[0])
+    if name in ("reduce_sum", "reduce_max", "reduce_min"):
+        reduced = params["axes"]
+        return None if axis in reduced else axis - sum(d < axis for d in reduced)
+    if name == "reshape":
+        wide = [[i for i, n in enumerate(s) if n != 1] for s in (before, after)]
+        is_same = [before[i] for i in wide[0]] == [after[i] for i in wide[1]]
+        return wide[1][wide[0].index(axis)] if is_same and axis in wide[0] else None
     if name == "broadcast_in_dim":
         target = params["broadcast_dimensions"][axis]
         unchanged = after[target] == before[axis]
         return target if unchanged and len(eqn.invars) == 1 else None
     unchanged = len(before) == len(after) and before[axis] == after[axis]
     return axis if traits_of(name).elementwise and unchanged else None
+
+
+def seam_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
+    """Returns a reshape of a concatenation into groups, in parts between its seams.
+
+    The channels in the groups of one array have nothing to do with those in the groups of
+    another.
+
+    Returns:
+        The value; None if no seam is a border of groups, or if the groups are not read
+        group by group.
+    """
+    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    added = len(after) - len(before)
+    for i in range(len(before)):
+        count, *inner = after[i : i + added + 1]
+        is_factored = (
+            added > 0 and (*before[:i], count, *inner, *before[i + 1 :]) == after
+        )
+        width, axis = math.prod(inner), trace.indices.normal(x.axes[i])
+        if not is_factored or count == 1 or width == 1 or len(axis) < 2:
+            continue
+        ends = [
+            (start, start + trace.indices.segment_size(segment))
+            for start, segment in zip(trace.indices.starts(axis), axis, strict=True)
+        ]
+        if any(a[1] != b[0] for a, b in itertools.pairwise(ends)):
+            continue  # parts of every head
+        seams = [start // width for start, _ in ends if start % width == 0]
+        starts = (*seams, count)
+        if len(starts) > 2 and _reads_groups(trace.readers, eqn.outvars[0], i):
+            parts = _factored_parts(trace, x, i, starts, tuple(inner))
+            if parts is None:
+                return None
+            trace.forbid_phase(x)
+            return trace.split_value(after, i, starts, parts)
+    return None
+
+
+def _reads_groups(readers: Readers, variable: Any, axis: int) -> bool:
+    """Returns True if entries along an axis do not meet until they are joined again."""
+    for eqn in readers.get(variable, ()):
+        if eqn is None:
+            return False
+        if eqn.primitive.name == "reshape" and _merges_with_next(eqn, axis):
+            continue
+        inner = call_jaxpr(eqn)
+        if inner is not None:
+            if not _reads_groups_inside(readers, eqn, inner[0], variable, axis):
+                return False
+            continue
+        after = _axis_after(eqn, variable, axis)
+        if after is None or not _reads_groups(readers, eqn.outvars[0], after):
+            return False
+    return True
+
+
+def _reads_groups_inside(
+    readers: Readers, eqn: JaxprEqn, jaxpr: Jaxpr, variable: Any, axis: int
+) -> bool:
+    """Returns True if a called function, too, reads an axis entry by entry."""
+    inside = readers_of(jaxpr)
+    # What the function returns is read on by the equations around it.
+    joined = {
+        inner: [
+            *(e for e in inside.get(inner, ()) if e is not None),
+            *(
+                reader
+                for result, outer in zip(jaxpr.outvars, eqn.outvars, strict=True)
+                if result is inner
+                for reader in readers.get(outer, ())
+            ),
+        ]
+        for inner in {*inside, *jaxpr.outvars}
+        if isinstance(inner, Var)
+    }
+    everywhere = {**readers, **joined}
+    return all(
+        _reads_groups(everywhere, inner, axis)
+        for outer, inner in zip(eqn.invars, jaxpr.invars, strict=True)
+        if outer is variable
+    )
+
+
+def concatenated(
+    trace: Trace, inputs: Sequence[Value], at: int, shape: Sequence[int]
+) -> Value:
+    """Returns the concatenation of values along an axis.
+
+    Args:
+        trace: The pass.
+        inputs: The values.
+        at: The axis.
+        shape: Shape of the result.
+    """
+    axes = [trace.indices.normal(a) for a in inputs[0].axes]
+    live = not inputs[0].zero
+    for x in inputs[1:]:
+        for i in range(len(axes)):
+            if i == at:
+                axes[i] = axes[i] + trace.indices.normal(x.axes[i])
+                continue
+            aligned = trace.indices.align(axes[i], x.axes[i], trace.why)
+            if aligned is None:
+                old = [axes[i], x.axes[i]]
+                axes[i] = trace.fresh(shape[i], trace.why)
+                trace.record([*axes, *old])
+                continue
+            axes[i] = trace.joined_axis(aligned, live, not x.zero)
+        live = live or not x.zero
+    activations: dict[int, Chain] = {}
+    for x in inputs:
+        activations |= x.activations
+    of_same_axis = all(
+        x.index_of == inputs[0].index_of and x.from_end == inputs[0].from_end
+        for x in inputs
+    )
+    return Value(
+        axes,
+        activations,
+        frozenset().union(*(x.leaves for x in inputs)),
+        constant=all(x.constant for x in inputs),
+        zero=all(x.zero for x in inputs),
+        index_of=inputs[0].index_of if of_same_axis else None,
+        from_end=inputs[0].from_end,
+    )
 
 
 def partition(intervals: set[Interval] | None, size: int) -> tuple[int, ...] | None:
@@ -213,11 +346,14 @@ def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         return [split.parts[split.starts.index(s)] for s in starts]
     if name == "unstack":
         return [p.with_axes(_without(p.axes, split.axis)) for p in split.parts]
-    if name == "reshape":
+    if name == "reshape" and _merges_with_next(eqn, split.axis):
         return trace.apply_rule(eqn, inputs)
     after = _axis_after(eqn, eqn.invars[number], split.axis)
     assert after is not None
-    operands = [_operand_parts(trace, x, split) for x in inputs]
+    operands = [
+        _operand_parts(trace, x, split, shape_of(variable))
+        for x, variable in zip(inputs, eqn.invars, strict=True)
+    ]
     shape = shape_of(eqn.outvars[0])
     values = []
     # A part does not know its position in the whole, which is what is captured.
@@ -237,13 +373,22 @@ def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     return [trace.split_value(shape, after, split.starts, values)]
 
 
-def _operand_parts(trace: Trace, x: Value, split: SplitValue) -> list[Value]:
-    """Returns an operand part by part; the same for all if it is constant along them."""
+def _operand_parts(
+    trace: Trace, x: Value, split: SplitValue, shape: Sequence[int]
+) -> list[Value]:
+    """Returns an operand part by part; the same for all if it is constant along them.
+
+    Args:
+        trace: The pass.
+        x: The operand.
+        split: The parts of another operand.
+        shape: Shape of the operand.
+    """
     sizes = [stop - start for start, stop in itertools.pairwise(split.starts)]
     if x.split is not None:
-        # Both are read by the same later equations, hence cut alike.
-        assert x.split.starts == split.starts and x.split.axis == split.axis
-        return list(x.split.parts)
+        if (x.split.starts, x.split.axis) == (split.starts, split.axis):
+            return list(x.split.parts)
+        x = concatenated(trace, x.split.parts, x.split.axis, shape)
     axis = split.axis
     if len(x.axes) <= axis or trace.indices.axis_size(x.axes[axis]) == 1:
         return [x] * len(sizes)

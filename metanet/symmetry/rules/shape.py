@@ -8,7 +8,7 @@ from metanet.programs import shape_of
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.recorder import Trace, register_rule
 from metanet.symmetry.rules.slicing import join_along
-from metanet.symmetry.split_values import unstack_reshape
+from metanet.symmetry.split_values import seam_reshape, unstack_reshape
 from metanet.symmetry.values import Value
 
 
@@ -40,20 +40,27 @@ def _reshape(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
     x = inputs[0]
     if x.split is not None:  # merges the axis with the next: a concatenation
         at = x.split.axis
-        rows = [v.with_axes([*v.axes[:at], *v.axes[at + 1 :]]) for v in x.split.parts]
+        rows = [v.with_axes(_merge_with_next(trace, v, at)) for v in x.split.parts]
         return join_along(trace, eqn, rows, at)
     if eqn.params.get("dimensions") is not None:
         return trace.pin_all(eqn, inputs)
     before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if 0 in before:
         return trace.pin_all(eqn, inputs)
-    unstacked = unstack_reshape(trace, eqn, x)
-    if unstacked is not None:
-        return [unstacked]
+    for in_parts in (unstack_reshape, seam_reshape):
+        value = in_parts(trace, eqn, x)
+        if value is not None:
+            return [value]
     axes: list[Axis] = []
     for old, new in _groups(before, after):
         axes += _regroup(trace, [x.axes[i] for i in old], [after[j] for j in new])
     return [x.with_axes(axes)]
+
+
+def _merge_with_next(trace: Trace, x: Value, at: int) -> list[Axis]:
+    """Returns the axes of a value, two neighbours merged."""
+    merged = trace.indices.product(x.axes[at : at + 2])
+    return [*x.axes[:at], merged, *x.axes[at + 2 :]]
 
 
 def _groups(

@@ -11,8 +11,8 @@ from jax.extend.core import JaxprEqn
 from metanet.programs import shape_of
 from metanet.symmetry.indices import Axis
 from metanet.symmetry.recorder import Trace, register_rule
-from metanet.symmetry.split_values import partition, read_intervals
-from metanet.symmetry.values import Chain, Value
+from metanet.symmetry.split_values import concatenated, partition, read_intervals
+from metanet.symmetry.values import Value
 
 # Cuts.
 
@@ -230,38 +230,7 @@ def join_along(
     intervals = read_intervals(trace.readers, eqn.outvars[0], at, merged=True)
     if eqn.primitive.name != "reshape" and partition(intervals, starts[-1]) == starts:
         return [trace.split_value(shape, at, starts, inputs)]
-    axes = [trace.indices.normal(a) for a in inputs[0].axes]
-    live = not inputs[0].zero
-    for x in inputs[1:]:
-        for i in range(len(axes)):
-            if i == at:
-                axes[i] = axes[i] + trace.indices.normal(x.axes[i])
-                continue
-            aligned = trace.indices.align(axes[i], x.axes[i], trace.why)
-            if aligned is None:
-                old = [axes[i], x.axes[i]]
-                axes[i] = trace.fresh(shape[i], trace.why)
-                trace.record([*axes, *old])
-                continue
-            axes[i] = trace.joined_axis(aligned, live, not x.zero)
-        live = live or not x.zero
-    activations: dict[int, Chain] = {}
-    for x in inputs:
-        activations |= x.activations
-    of_same_axis = all(
-        x.index_of == inputs[0].index_of and x.from_end == inputs[0].from_end
-        for x in inputs
-    )
-    joined = Value(
-        axes,
-        activations,
-        frozenset().union(*(x.leaves for x in inputs)),
-        constant=all(x.constant for x in inputs),
-        zero=all(x.zero for x in inputs),
-        index_of=inputs[0].index_of if of_same_axis else None,
-        from_end=inputs[0].from_end,
-    )
-    return [joined]
+    return [concatenated(trace, inputs, at, shape)]
 
 
 # Padding and reversal.
