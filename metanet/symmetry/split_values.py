@@ -143,11 +143,9 @@ def seam_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
     """
     before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     added = len(after) - len(before)
-    for i in range(len(before)):
+    for i in range(len(before) if added > 0 else 0):
         count, *inner = after[i : i + added + 1]
-        is_factored = (
-            added > 0 and (*before[:i], count, *inner, *before[i + 1 :]) == after
-        )
+        is_factored = (*before[:i], count, *inner, *before[i + 1 :]) == after
         width, axis = math.prod(inner), trace.indices.normal(x.axes[i])
         if not is_factored or count == 1 or width == 1 or len(axis) < 2:
             continue
