@@ -110,6 +110,12 @@ class _Builder:
             for edge, name in zip(self.edges, names, strict=True)
         )
         leaves = tuple((leaf.path, leaf.shape) for leaf in self.symmetry.leaves)
+        if edges and not identity_edges and all(e.source is None for e in edges):
+            # Models take edges for granted: where parameters meet no activation, the
+            # nodes of the first one have loops.
+            target = edges[0].target
+            loop = tuple((i, i) for i in range(len(nodes[target].units)))
+            identity_edges = (IdentityEdgeSet(target, target, "loop", (), loop),)
         return Topology(nodes, edges, identity_edges, leaves)
 
     def nodes(self) -> Iterable[NodeSet]:

@@ -87,6 +87,10 @@ def unread_square(p, x):
     return tanh(x @ p["w"]) @ p["o"] + 0 * jnp.vdot(p["m"] @ p["m"], p["m"])
 
 
+def parameters_alone(p, x):
+    return p["a"] @ p["b"]
+
+
 def unequal_slices(p, x):
     h = (x @ p["w"]).reshape(5, 2, 4)
     first = jnp.einsum("bhd,do->bo", h[..., :1], p["a"])
@@ -151,6 +155,9 @@ PATHS: dict[str, Callable[[], Case]] = {
     ),
     "unread square": lambda: case(
         unread_square, fac(4) ** 2, {"sign": 2}, w=(3, 4), m=(4, 4), o=(4, 2)
+    ),
+    "parameters alone": lambda: case(
+        parameters_alone, fac(4), {"positive": 1, "sign": 1}, a=(3, 4), b=(4, 2)
     ),
     "unequal slices": lambda: case(
         unequal_slices,
