@@ -99,6 +99,11 @@ alone); "runtime error" is the largest difference from onnxruntime, relative to 
 "seconds" is discovery from shapes, tracing included, without the check.
 
 {summary}
+
+"On paper" leaves out what is no permutation of units: a permutation that needs a factor
+besides (units times a constant vector, the two leaves of a soft split), matrices of a
+continuous group, shifts that softmax or a norm removes, and entries of parameters that
+nothing reads. Reasons for groups that are smaller than on paper stand in their rows.
 """
 
 

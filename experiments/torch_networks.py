@@ -60,29 +60,6 @@ def _tokens(kind: str, **options: Any) -> Callable[[], Any]:
     return make
 
 
-def _encoder_states(kind: str, **options: Any) -> Callable[[], Any]:
-    """An encoder of transformers, whose last states are the outputs."""
-
-    def make() -> Any:
-        import torch
-        import transformers
-
-        config = getattr(transformers, f"{kind.replace('EncoderModel', '')}Config")
-        model = getattr(transformers, kind)(config(**options))
-
-        class States(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, x: Any) -> Any:
-                return self.model(x).last_hidden_state
-
-        return States(), (torch.randint(0, 50, (2, 6)),)
-
-    return make
-
-
 def _diffusion(kind: str, *inputs: Any, **options: Any) -> Callable[[], Any]:
     """A model of diffusers; inputs are shapes of images, or integers."""
 
@@ -319,7 +296,7 @@ NETWORKS: dict[str, TorchNetwork] = {
         _blocks(12, 3, 64, 768, 192),
     ),
     "gmlp_s16_224": TorchNetwork(
-        "gated MLP", "timm", _images("gmlp_s16_224", 64), {256: 1, 768: 30}
+        "gated MLP", "timm", _images("gmlp_s16_224", 224), {256: 1, 768: 30}
     ),
     "Bert": TorchNetwork(
         "transformer",
@@ -466,22 +443,6 @@ NETWORKS: dict[str, TorchNetwork] = {
             use_cache=False,
         ),
         {4: 12, 48: 2, 12: 1},
-    ),
-    # One table of biases per head for both layers; the stream is an output.
-    "T5 encoder": TorchNetwork(
-        "transformer",
-        "transformers",
-        _encoder_states(
-            "T5EncoderModel",
-            vocab_size=50,
-            d_model=12,
-            d_kv=4,
-            d_ff=16,
-            num_layers=2,
-            num_heads=3,
-            dropout_rate=0.0,
-        ),
-        {3: 1, 4: 12, 16: 2},
     ),
     # Stream; inner channels, entries of the state and rank of the step per layer.
     "Mamba": TorchNetwork(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 MISSED = {
-    "masked estimator": "a constant mask has equal columns, which are interchangeable",
     "oblivious trees": "the order of a tree's splits transposes its leaves",
     "factorised weights": "summands that the program computes one by one",
     "vector quantiser": "codes of which the nearest is chosen",
