@@ -150,7 +150,8 @@ def _range_of(variable: Any, ranges: dict[Var, int]) -> int | None:
 def _gathered(eqn: JaxprEqn) -> int | None:
     shape, cut = shape_of(eqn.invars[0]), eqn.params["slice_sizes"]
     axes = eqn.params["dimension_numbers"].start_index_map
-    return min((shape[a] - cut[a] + 1 for a in axes), default=None)
+    # An axis that is taken whole has only one index.
+    return min((shape[a] - cut[a] + 1 for a in axes if cut[a] < shape[a]), default=None)
 
 
 def _scattered(eqn: JaxprEqn) -> int | None:
