@@ -20,6 +20,8 @@ def low_precision(p, x):
     return (x.astype(jnp.bfloat16) @ p["w"].astype(jnp.bfloat16)).astype(jnp.float32)
 
 
+FORBIDDEN = np.array([0, -np.inf, -np.inf, 0], np.float32)
+
 # Scores of four rows of a table of which the greatest is looked up; some may be equal.
 EQUAL_SCORES = {
     "rectified": lambda p, x: relu(x @ p["w"]),
@@ -47,6 +49,10 @@ EQUAL_SCORES = {
     "entries of a Gram matrix": lambda p, x: (
         (h := (x @ p["w"])[:, :2])[:, :, None] * h[:, None]
     ).reshape(5, 4),
+    "masked by minus infinity": lambda p, x: x @ p["w"] + FORBIDDEN[None],
+    "masked by a large number": lambda p, x: x @ p["w"] - 1e9 * (FORBIDDEN[None] < 0),
+    "infinite": lambda p, x: (x @ p["w"]) * jnp.inf,
+    "divided by infinity": lambda p, x: (x @ p["w"]) / jnp.inf,
     "masked": lambda p, x: jnp.where(x[:, :1] > 0, x @ p["w"], -1.0),
     "products with zeros": lambda p, x: relu(x @ p["v"]) @ p["w"],
     "sums of centred rows": lambda p, x: (

@@ -115,7 +115,8 @@ def with_facts(
     evaluates = eqn.primitive.name == "scan" and eqn.params["length"] > 0
     results = []
     for value, variable in zip(outputs, eqn.outvars, strict=True):
-        value = replace(value, depends=depends)
+        is_extreme = value.constant and any(x.extreme for x in inputs)
+        value = replace(value, depends=depends, extreme=is_extreme)
         # The parts of a value in parts have facts of their own.
         if value.split is None and not evaluates:
             facts = _facts(indices, eqn, inputs, value)
@@ -134,7 +135,7 @@ def _facts(
     """Returns the facts about a result; none for an equation that is not listed."""
     name = eqn.primitive.name
     traits = traits_of(name)
-    if any(x.split is not None for x in inputs):
+    if any(x.split is not None or x.extreme for x in inputs):
         return _Facts()
     if name == "gather" and _fills_rows(eqn, inputs[1]):
         return _Facts()
@@ -253,7 +254,8 @@ def _product(
 ) -> _Facts:
     x, y = inputs
     if eqn.primitive.name == "div":
-        y = replace(y, nonzero=True)  # its reciprocal is multiplied
+        # Its reciprocal is multiplied, which is 0 for no number.
+        y = replace(y, nonzero=y.nonzero or not y.constant)
     along: list[list[tuple[Sources, bool]]] = []
     for pairs in _operand_pairs(indices, inputs, value):
         row = []

@@ -58,6 +58,8 @@ class RegisteredRule(NamedTuple):
     entrywise: EntrywiseAxes | None = None
 
 
+# Numbers to which a float32 of size 1 is added with a loss of most of its digits.
+_LARGE = 1e5
 # Bounds on constants of which equal slices are told apart, and on the number of these.
 _MAX_CONSTANT, _MAX_CLASSES = 1 << 16, 64
 
@@ -277,6 +279,8 @@ class Trace(ABC):
             constant=True,
             zero=filled and first == 0,
             nonzero=bool((entries != 0).all()),
+            extreme=entries.dtype.kind in "iufc"
+            and not bool((np.abs(entries) < _LARGE).all()),
             scalar=float(first) if is_number else None,
             entries=entries if is_index_array(entries) and not is_key else None,
         )

@@ -61,6 +61,8 @@ class Value:
         sources: Leaves and inputs through which each entry is 0 or has a continuous
             distribution, see `metanet.symmetry.distinctness`.
         nonzero: No entry is 0, with probability one.
+        extreme: A constant of which some entries are infinite, or so large that other
+            numbers are rounded away when they are added.
         number: For an array of integers, a number that equal arrays share.
         entries: The entries of a constant array of few integers.
         lookups: The rows that its entries belong to, see `metanet.symmetry.lookups`.
@@ -80,6 +82,7 @@ class Value:
     depends: frozenset[int] = frozenset()
     sources: frozenset[int] = frozenset()
     nonzero: bool = False
+    extreme: bool = False
     number: int | None = None
     entries: np.ndarray | None = field(default=None, compare=False)
     lookups: tuple[Lookup, ...] = ()
