@@ -410,13 +410,20 @@ def _resized(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 
+class _ResizedVariable:
+    """A part of a variable, which no equation of the program reads by itself."""
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+
 def _resized_equation(
     eqn: JaxprEqn, shapes: Sequence[tuple[int, ...]], shape: tuple[int, ...]
 ) -> JaxprEqn:
     """Returns the equation with operands and result of other shapes, for a rule."""
 
-    def variable(like: Any, shape: tuple[int, ...]) -> SimpleNamespace:
-        return SimpleNamespace(aval=SimpleNamespace(shape=shape, dtype=like.aval.dtype))
+    def variable(like: Any, shape: tuple[int, ...]) -> _ResizedVariable:
+        return _ResizedVariable(SimpleNamespace(shape=shape, dtype=like.aval.dtype))
 
     resized = SimpleNamespace(
         primitive=eqn.primitive,
