@@ -406,3 +406,8 @@ def test_programs_without_derivatives_are_broken_by_their_outputs(monkeypatch):
     apply_fn = of_scores(DIFFERENT_SCORES["generic"])
     result = sym.check(symmetry_of_scores(), apply_fn, SCORED, X)
     assert not result.unproven
+
+
+def test_networks_without_numbers_as_outputs_cannot_be_checked():
+    with pytest.raises(sym.SymmetryError, match="not finite"):
+        sym.check(symmetry_of("sign"), lambda p, x: jax.random.key(0), PARAMS, X)

@@ -15,7 +15,8 @@ has the permutations of its experts. Ties of positive measure (entries cut off a
 rounded, or converted to fewer bits) are counterexamples. A program without such operations
 has nothing that depends on the order of equal entries, and so is also evaluated with zero,
 equal and very large rows. For one with them, generic parameters and inputs are drawn
-several times, and conversions of computed values to fewer bits are evaluated as steps.
+several times, also with one sign per leaf, which cuts off whole layers, and what is computed
+in 16 bits or fewer is evaluated in very wide steps.
 
 *Inputs.* Integers are also drawn from all values that the program can look up with them
 (tokens of a vocabulary); values that it looks nothing up with stay those of the example.
@@ -583,7 +584,8 @@ class _Comparison:
     def __init__(self, function: _Function, probe: _Probe, rng: np.random.Generator):
         self.function, self.probe, self.rng = function, probe, rng
         self._reference = function(function.identity, probe)
-        finite = np.concatenate([x[np.isfinite(x)] for x in self._reference])
+        finite = [x[np.isfinite(x)] for x in self._reference]
+        finite = np.concatenate([np.empty(0), *finite])
         self.finite = finite.size > 0
         self._size = float(np.abs(finite).max(initial=0.0))
         self._rounding: list[float] | None = None
