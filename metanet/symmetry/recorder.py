@@ -280,7 +280,7 @@ class Trace(ABC):
             zero=filled and first == 0,
             nonzero=bool((entries != 0).all()),
             extreme=entries.dtype.kind in "iufc"
-            and not bool((np.abs(entries) < _LARGE).all()),
+            and not float(np.abs(entries).max(initial=0)) < _LARGE,
             scalar=float(first) if is_number else None,
             entries=entries if is_index_array(entries) and not is_key else None,
         )
