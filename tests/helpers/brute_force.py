@@ -344,10 +344,15 @@ def permutation_elements(symmetry: sym.Symmetry) -> Iterator[tuple[str, sym.Elem
 
 
 def scaling_elements(
-    symmetry: sym.Symmetry, seed: int = 0
+    symmetry: sym.Symmetry, *, exact: bool = False
 ) -> Iterator[tuple[str, sym.Element]]:
-    """Yields two elements of every group of scales, signs or phases."""
-    rng = np.random.default_rng(seed)
+    """Yields two elements of every group of scales, signs or phases.
+
+    Args:
+        symmetry: The symmetry.
+        exact: Scales are powers of 4, which change no rounding.
+    """
+    rng = np.random.default_rng(0)
     plain = _identity(symmetry)
     for i, group in enumerate(symmetry.scaling_groups):
         shape = factor_shape(symmetry, group)
@@ -357,6 +362,7 @@ def scaling_elements(
         for turn in range(2):
             if group.kind in ("positive", "nonzero"):
                 values = np.exp(0.5 * rng.normal(size=shape))
+                values = rng.choice([0.25, 4.0], shape) if exact else values
             else:
                 values = rng.integers(0, 2, shape).astype(np.float64)
                 values.flat[turn % max(values.size, 1)] = 1.0
@@ -539,11 +545,16 @@ def _generators(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def find_false_element(
-    symmetry: sym.Symmetry, cases: Cases, params: dict[str, Any]
+    symmetry: sym.Symmetry,
+    cases: Cases,
+    params: dict[str, Any],
+    *,
+    exact: bool = False,
 ) -> str:
     """Returns a description of a group that changes the outputs, or nothing."""
     actions = Actions(symmetry, params)
-    elements = [*permutation_elements(symmetry), *scaling_elements(symmetry)]
+    scalings = scaling_elements(symmetry, exact=exact)
+    elements = [*permutation_elements(symmetry), *scalings]
     if not elements:
         return ""
     entries = [actions.entries(element) for _, element in elements]

@@ -2162,7 +2162,7 @@ KNOWN_SMALLER: dict[str, str] = {
     "argmax over a concatenation": "An index into two kinds of units pins both.",
     "argmax over a concatenation of relus": "An index into two kinds of units pins both.",
     "interleaved": "Two kinds of units alternate along one axis.",
-    "experts gathered by an index with ties": "The axis of experts is pinned, and their hidden units tied.",
+    "experts gathered by an index with ties": "Hidden units of pinned experts are tied.",
     "experts in a Python loop": "Experts named one by one are not exchanged.",
     "experts in a switch": "Branches are not exchanged.",
     "experts sliced by index": "A slice at a computed index pins its axis.",
