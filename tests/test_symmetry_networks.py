@@ -174,7 +174,7 @@ PROGRAMS = {
     ),
     # Only part of the group is discovered; the rest is pinned.
     "index swapped": (doubled, dict(w=(3, 4), o=(4, 2)), 2),
-    "cut across": (joined, dict(a=(3, 2), b=(3, 4), o=(3, 2)), 1),
+    "cut across": (joined, dict(a=(3, 2), b=(3, 4), o=(3, 2)), 2),  # of 4
     "chosen rectified": (
         lambda p, x: jax.nn.one_hot(jnp.argmax(relu(x @ p["w"] - 9), -1), 4) @ p["o"],
         dict(w=(3, 4), o=(4, 2)),

@@ -168,7 +168,7 @@ def seam_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
 
 def _reads_groups(readers: Readers, variable: Any, axis: int) -> bool:
     """Returns True if entries along an axis do not meet until they are joined again."""
-    for eqn in readers.get(variable, ()):
+    for eqn in readers.get(variable, (None,)):
         if eqn is None:
             return False
         if eqn.primitive.name == "reshape" and _merges_with_next(eqn, axis):
