@@ -164,8 +164,9 @@ ROTARY = SMALL | {
     "intermediate_size": 20,
     "use_cache": False,
 }
-# Query heads of a key head; channels of queries and keys are held by the rotation.
-GROUPED = {2: 2 + 4, 4: 4, 16: 1, 20: 2}
+# Query heads of a key head; channels of queries and keys are held by the rotation, but
+# in pairs follow the two frequencies, which are stored in the file.
+GROUPED = {2: 2 + 4 + 1, 4: 4, 16: 1, 20: 2}
 VIT = {"img_size": 32, "patch_size": 8}
 PARTIAL = {
     "vocab_size": 50,
@@ -389,12 +390,12 @@ NETWORKS: dict[str, TorchNetwork] = {
         _tokens("Gemma2ForCausalLM", head_dim=4, **ROTARY),
         GROUPED,
     ),
-    # Of eight channels of queries and keys four are rotated.
+    # Of eight channels of queries and keys four are rotated, at two stored frequencies.
     "Phi, partial rotation": TorchNetwork(
         "rotary decoder",
         "transformers",
         _tokens("PhiForCausalLM", partial_rotary_factor=0.5, **PARTIAL),
-        {2: 2, 4: 4, 8: 4, 20: 2, 16: 1},
+        {2: 2 + 1, 4: 4, 8: 4, 20: 2, 16: 1},
     ),
     "GPT-J, pairs rotated": TorchNetwork(
         "rotary decoder",
@@ -412,9 +413,9 @@ NETWORKS: dict[str, TorchNetwork] = {
             bos_token_id=1,
             eos_token_id=1,
         ),
-        {2: 2, 4: 4, 8: 4, 20: 2, 16: 1},
+        {2: 2 + 1, 4: 4, 8: 4, 20: 2, 16: 1},
     ),
-    # Query heads share a key, whose channels are rotated, and a value.
+    # Query heads share a key, whose channels are rotated at two frequencies, and a value.
     "Falcon, one key head": TorchNetwork(
         "rotary decoder",
         "transformers",
@@ -428,9 +429,10 @@ NETWORKS: dict[str, TorchNetwork] = {
             new_decoder_architecture=False,
             use_cache=False,
         ),
-        {3: 2, 4: 2, 48: 2, 12: 1},
+        {2: 1, 3: 2, 4: 2, 48: 2, 12: 1},
     ),
-    # Slopes tell heads apart; queries, keys and values lie side by side in each.
+    # Heads of both layers follow the slopes, which are stored in the file; queries, keys
+    # and values lie side by side in each.
     "Bloom, fused per head": TorchNetwork(
         "decoder",
         "transformers",
@@ -442,7 +444,7 @@ NETWORKS: dict[str, TorchNetwork] = {
             n_head=3,
             use_cache=False,
         ),
-        {4: 12, 48: 2, 12: 1},
+        {3: 1, 4: 12, 48: 2, 12: 1},
     ),
     # Stream; inner channels, entries of the state and rank of the step per layer.
     "Mamba": TorchNetwork(
