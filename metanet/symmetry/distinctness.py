@@ -169,6 +169,10 @@ def _fills_rows(eqn: JaxprEqn, index: Value) -> bool:
 
 def _apply(indices: Indices, value: Value, facts: _Facts) -> Value:
     """Returns a value with facts in place of those that its rule left."""
+    if facts.along is None and not any(
+        o.sources or o.distinct for axis in value.axes for s in axis for o in s
+    ):
+        return replace(value, sources=facts.sources, nonzero=facts.nonzero)
     axes = [indices.normal(axis) for axis in value.axes]
     along = facts.along or [[(_NONE, False)] * len(_flat(axis)) for axis in axes]
     new = []

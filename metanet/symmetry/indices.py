@@ -257,11 +257,10 @@ class Indices:
 
         Segments without values are left out, so that an axis of size 0 has none.
         """
+        if not any(self.find(o.axis_index) in self._children for s in axis for o in s):
+            normal = [self._representatives(segment) for segment in axis]
+            return [segment for segment in normal if segment is not None]
         segments = [s for s in axis if self.segment_size(s)]
-        if all(
-            self.find(o.axis_index) not in self._children for s in segments for o in s
-        ):
-            return [self._representatives(s) for s in segments]
         starts = self.starts(segments)
         pieces = [
             piece
@@ -270,12 +269,18 @@ class Indices:
         ]
         return [segment for _, segment in sorted(pieces, key=lambda piece: piece[0])]
 
-    def _representatives(self, segment: Segment) -> Segment:
-        return [
-            o._replace(axis_index=self.find(o.axis_index))
-            for o in segment
-            if self.size(o.axis_index) != 1
-        ]
+    def _representatives(self, segment: Segment) -> Segment | None:
+        """Returns a segment without indices of size 1; None if it has no values."""
+        occurrences = []
+        for o in segment:
+            root = self.find(o.axis_index)
+            size = self._size[root]
+            if size == 0:
+                return None
+            if size != 1:
+                same = root == o.axis_index
+                occurrences.append(o if same else o._replace(axis_index=root))
+        return occurrences
 
     def _refined(self, start: int, segment: Segment) -> list[tuple[int, Segment]]:
         """Returns the finer segments of a segment, each with its first entry."""
@@ -294,7 +299,7 @@ class Indices:
                 part = occurrence._replace(axis_index=child, stride=stride)
                 pieces += self._refined(start + first, [*before, part, *after])
             return pieces
-        return [(start, self._representatives(segment))]
+        return [(start, self._representatives(segment) or [])]
 
     def _part(
         self, occurrence: Occurrence, values: Sequence[int]
