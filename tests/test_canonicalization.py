@@ -168,40 +168,12 @@ def assert_near(actual: Any, expected: Any, tolerance: float) -> None:
             np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale + 1e-30)
 
 
-LONG = {
-    "fused, split (jnp)",
-    "fused, reshape (jnp)",
-    "grouped query (jnp)",
-    "nnx lstm (jnp)",
-    "hypernetwork (jnp)",
-    "routed experts (jnp)",
-    "padded shortcut (jnp)",
-    "cross attention (jnp)",
-    "lstm (Linen)",
-    "gru (Linen)",
-    "simple recurrence (Linen)",
-    "separable convolution (Linen)",
-    "weight and rms norm (Linen)",
-    "transformer (jnp)",
-    "densenet (jnp)",
-    "group norm (jnp)",
-    "vision transformer (jnp)",
-    "u-net (jnp)",
-    "rotary (jnp)",
-    "convolutions, flattened (Linen)",
-    "residual block (Linen)",
-    "transformer encoder (Linen)",
-    "bidirectional gru (Linen)",
-    "group norm (Linen)",
-    "decoder (Linen)",
-    "3-d convolutions (Linen)",
-    "tied embedding (Linen)",
-}
+QUICK = [*COUPLED, *list(ALL)[::4]]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in ALL],
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ALL],
 )
 def test_an_orbit_has_one_representative(name):
     network, symmetry = discovered(name)

@@ -43,12 +43,10 @@ GRAPH_MODELS = [
 PACKED_PAIRS = (("residual CNN with norm", "GRU"), ("small CNN", "RNN"))
 PACKED_QUICKLY = {
     "product_gmn": PACKED_PAIRS[0],
-    "gmn loops": PACKED_PAIRS[0],
     "gmn parallel": PACKED_PAIRS[1],
     "gmn pna": PACKED_PAIRS[1],
     "scale_gmn_b": PACKED_PAIRS[1],
     "dmc": PACKED_PAIRS[1],
-    "set_transformer": PACKED_PAIRS[1],
 }
 BUILT_IN = {m for m in MODELS if MODELS[m].__module__.startswith("metanet.")}
 # Change of the pooled feature relative to its largest entry: less than the first under the

@@ -29,7 +29,6 @@ from metanet.graphs import (
     build_topology,
     make_layout,
     map_edges,
-    parameter_graph,
     stack,
     to_graph,
 )
@@ -119,15 +118,6 @@ def test_equal_messages_have_no_deviation():
     values = 1000.0 * jnp.sqrt(jnp.arange(2.0, 10.0))
     large = map_edges(lambda e: jnp.broadcast_to(values, e.shape), edges)
     assert np.isfinite(net.blocks[0].aggregators[0](layout, large, "target")).all()
-
-
-def test_parallel_edges_cannot_be_shared():
-    """A convolution over tokens, which all channels share, is one edge per pair."""
-    network = NETWORKS["mixer"]()
-    graph = parameter_graph(network.apply_fn, network.params, *network.inputs)
-    net = GMN.for_graphs(graph.topology, kernel="parallel", rngs=nnx.Rngs(0))
-    with pytest.raises(MetanetError, match="parameter t1: parallel edges that several"):
-        net(stack([graph]))
 
 
 def change_of_pooled(
