@@ -25,7 +25,9 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize("config", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "config", [EXPERIMENTS[0], pytest.param(EXPERIMENTS[1], marks=pytest.mark.slow)]
+)
 def test_smoke_variant_runs_end_to_end(config, tmp_path, capsys):
     run, zoo = tmp_path / "run", tmp_path / "zoo"
     train = [

@@ -372,6 +372,7 @@ def test_two_processes_do_not_train_one_run(zoo, tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_combination_once(zoo, tmp_path, capsys):
     """Failures are told and do not stop it; what is finished is not run again."""
     file = tmp_path / "base.py"

@@ -19,7 +19,6 @@ QUICK = {
     "grouped query",
     "hypernetwork",
     "p4 convolution",
-    "stacked layers",
 }
 
 

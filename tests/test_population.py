@@ -74,7 +74,7 @@ PLAIN = Settings(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.data())
 def test_convolutions_by_patches_equal_those_of_xla(data):
     """In values and gradients."""

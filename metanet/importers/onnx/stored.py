@@ -43,9 +43,9 @@ def replace_nodes(graph: Any, change: Callable[[Any], list[Any]]) -> None:
     for node in nodes:
         for inner in subgraphs(node):
             replace_nodes(inner, change)
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(copies)
 
 
 def rename_values(graph: Any, names: dict[str, str]) -> None:

@@ -124,8 +124,8 @@ def _constant_selection(
     if moved is None:
         return None
     rest = [a for i, a in enumerate(x.axes) if i != axis]
-    (place,) = set(range(len(x.axes))).difference(numbers.offset_dims)
-    axes = [*rest[:place], moved, *rest[place:]]
+    (position,) = set(range(len(x.axes))).difference(numbers.offset_dims)
+    axes = [*rest[:position], moved, *rest[position:]]
     activations = trace.dataflow.remaining(x, axes)
     return replace(x, axes=axes, activations=activations, shift={}, index_of=None)
 
