@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Discovered symmetries compared with brute force, or tried on random programs.
 
     python experiments/symmetry_brute_force.py                    # all tricky programs
