@@ -81,8 +81,8 @@ def declare_traits(
 
     Args:
         *primitives: Names of primitives, as `jax.make_jaxpr` prints them.
-        calls, elementwise, returns_operands, copies, rearranges, linear, injective,
-            analytic, never_zero, pooling: See `Traits`.
+        calls, elementwise, returns_operands, copies, rearranges: See `Traits`.
+        linear, injective, analytic, never_zero, pooling: See `Traits`.
     """
     for name in primitives:
         known = traits_of(name)
