@@ -154,9 +154,8 @@ def _fills_rows(eqn: JaxprEqn, index: Value) -> bool:
     """Returns True if a gather may put equal numbers in place of rows that do not exist."""
     if eqn.params["mode"] != GatherScatterMode.FILL_OR_DROP:
         return False
-    if (
-        index.entries is None
-    ):  # a fill value is asked for where indices may be too large
+    if index.entries is None:
+        # A fill value is asked for where indices may be too large.
         fill = eqn.params["fill_value"]
         return fill is not None and not np.isnan(fill)
     sizes = np.asarray(shape_of(eqn.invars[0]))

@@ -158,11 +158,7 @@ def seam_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
         seams = [start // width for start, _ in ends if start % width == 0]
         starts = (*seams, count)
         if len(starts) > 2 and _reads_groups(trace.readers, eqn.outvars[0], i):
-            parts = _factored_parts(trace, x, i, starts, tuple(inner))
-            if parts is None:
-                return None
-            trace.forbid_phase(x)
-            return trace.split_value(after, i, starts, parts)
+            return _in_parts(trace, x, i, starts, tuple(inner), after)
     return None
 
 
@@ -287,22 +283,20 @@ def unstack_reshape(trace: Trace, eqn: JaxprEqn, x: Value) -> Value | None:
             if outer is None:
                 return None
             heads = replace(x, axes=[*x.axes[:i], *outer, *x.axes[i + 1 :]])
-            parts = _factored_parts(trace, heads, axis, starts, factors[lead + 1 :])
-            if parts is None:
-                return None
-            trace.forbid_phase(x)
-            return trace.split_value(after, axis, starts, parts)
+            inner = factors[lead + 1 :]
+            return _in_parts(trace, heads, axis, starts, inner, after)
     return None
 
 
-def _factored_parts(
+def _in_parts(
     trace: Trace,
     x: Value,
     axis: int,
     starts: tuple[int, ...],
     inner: tuple[int, ...],
-) -> tuple[Value, ...] | None:
-    """Cuts an axis in parts, and factors each of them.
+    shape: Sequence[int],
+) -> Value | None:
+    """Returns an array as parts of one of its axes, each factored.
 
     Args:
         trace: The pass.
@@ -310,9 +304,10 @@ def _factored_parts(
         axis: Its axis, a product of the axis that is read in parts and inner ones.
         starts: First entry of each part, and the size of the axis read in parts.
         inner: Sizes of the inner axes.
+        shape: Shape of the result.
 
     Returns:
-        The parts; None if the axis does not factor so.
+        The array; None if the axis does not factor so.
     """
     counts = [stop - start for start, stop in itertools.pairwise(starts)]
     widths = [n * math.prod(inner) for n in counts]
@@ -327,7 +322,8 @@ def _factored_parts(
         axes = [*x.axes[:axis], *new, *x.axes[axis + 1 :]]
         activations = trace.dataflow.remaining(x, axes)
         values.append(replace(x, axes=axes, activations=activations, shift={}))
-    return tuple(values)
+    trace.forbid_phase(x)
+    return trace.split_value(shape, axis, starts, values)
 
 
 def read_split(trace: Trace, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:

@@ -92,7 +92,7 @@ class GroupCheck:
 
     @property
     def provable(self) -> bool:
-        """Whether breaking the group on any of its axes moves the outputs."""
+        """True if breaking the group on any of its axes moves the outputs."""
         return not self.hidden
 
 
@@ -505,19 +505,6 @@ class _Proof:
             axes = ", ".join(self.symmetry.axes_of((scaling_group.axis_index,)))
             name = f"{scaling_group.kind} group of {axes}"
             yield name, identity._replace(factors=only)
-
-    def nudged(self, probe: _Probe, unit: float) -> _Probe:
-        """Changes all real and complex values of a probe by a unit of rounding."""
-
-        def nudge(x: Any) -> Any:
-            if not _is_inexact(x):
-                return x
-            return x * (1 + unit * self.rng.choice([-1.0, 1.0], x.shape))
-
-        return probe._replace(
-            params=[nudge(x) for x in probe.params],
-            inputs=[nudge(x) for x in probe.inputs],
-        )
 
     # Groups that are broken on purpose.
 

@@ -491,8 +491,8 @@ def compare(program: Program) -> Result:
     with jax.enable_x64(True):
         message = find_false_element(symmetry, cases, program.params)
         actions = Actions(symmetry, program.params)
-        found, outside = _count(program, actions, symmetry, pairs)
-    status: Status = "equal" if found == len(pairs) else "smaller"
+        count, outside = _count(program, actions, symmetry, pairs)
+    status: Status = "equal" if count == len(pairs) else "smaller"
     if message:
         status = "false"
     else:
@@ -501,7 +501,7 @@ def compare(program: Program) -> Result:
         except Exception as error:  # noqa: BLE001
             status = "refused"
             message = f"{type(error).__name__}: {error}".splitlines()[0][:150]
-    return Result(status, len(pairs), found, outside, seconds, message)
+    return Result(status, len(pairs), count, outside, seconds, message)
 
 
 def _invariant_pairs(program: Program, cases: Cases) -> list[Pair]:
@@ -588,8 +588,8 @@ def _count(
     chain = PermutationChain(len(move(pairs[0])), generators)
     true_generators = [move(pair) for pair in _generators(pairs)]
     if all(generator in chain for generator in true_generators):
-        found = len(pairs)
+        count = len(pairs)
     else:
-        found = sum(move(pair) in chain for pair in pairs)
+        count = sum(move(pair) in chain for pair in pairs)
     all_moves = PermutationChain(len(move(pairs[0])), true_generators)
-    return found, any(generator not in all_moves for generator in generators)
+    return count, any(generator not in all_moves for generator in generators)

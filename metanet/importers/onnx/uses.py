@@ -1,4 +1,4 @@
-"""How an ONNX model uses its stored tensors: readers, positions, frequency tables."""
+"""Uses of the stored tensors of an ONNX model: readers, positions, frequency tables."""
 
 from __future__ import annotations
 
